@@ -1,0 +1,104 @@
+"""Small factories for tests: journals with made-up curves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tune import journal as j
+from vqc.config import TrainConfig
+from vqc.epoch import EpochReport, Scores
+
+START_MS = 1_790_000_000_000
+
+
+def epoch_report(epoch: int, *, ap50: float, image_size: int = 128, batch_size: int = 8) -> EpochReport:
+    """A plausible report of one epoch that reached ``ap50``."""
+    train_s = 2.0 * (image_size / 128) ** 2
+    return EpochReport(
+        epoch=epoch,
+        step=epoch * (128 // batch_size),
+        learning_rate=1e-3,
+        losses={"classification": 1.5 / epoch, "bbox_regression": 0.8 / epoch, "total": 2.3 / epoch},
+        grad_norm=3.0 / epoch,
+        scores=Scores(
+            ap=ap50 * 0.5, ap50=ap50, ap75=ap50 * 0.4, ar=ap50 * 0.7, class_ap={"scratch": ap50 * 0.5, "dent": None}
+        ),
+        data_s=0.05,
+        train_s=train_s,
+        eval_s=0.3,
+        images_per_s=128 / train_s,
+        peak_vram_gb=None,
+        peak_ram_gb=0.9,
+    )
+
+
+def events(*, trials: int = 6, epochs: int = 6, name: str = "demo") -> list[j.Event]:
+    """A finished search: the first trial is the default and completes, the second fails, the third cannot fit,
+    later ones are stopped after two epochs unless they beat all before them."""
+    clock = START_MS
+    settings = {"metric": "ap50", "trials": trials, "train": TrainConfig(num_epochs=epochs).model_dump(mode="json"), "rungs": [1 / 3],
+                "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [4, 8]},
+                          "image_size": {"choices": [96, 128, 160], "unit": "px"}}}  # fmt: skip
+    out: list[j.Event] = [
+        j.SearchStarted(
+            at_ms=clock,
+            name=name,
+            search_id=f"id-of-{name}",
+            settings=settings,
+            versions={"torch": "2.15"},
+            data={"root": "sample", "fingerprint": "abc123", "images": {"train": 128, "val": 48, "test": 48}},
+            command="python tune/search.py",
+        )  # fmt: skip
+    ]
+    best = 0.0
+    for number in range(1, trials + 1):
+        rate = 1e-4 * 10 ** (2 * ((number * 0.618) % 1))
+        params: dict[str, float | int | str] = {
+            "learning_rate": rate,
+            "batch_size": (4, 8)[number % 2],
+            "image_size": (96, 128, 160)[number % 3],
+        }
+        config = TrainConfig(
+            num_epochs=epochs, learning_rate=rate, batch_size=int(params["batch_size"]), image_size=params["image_size"]
+        )
+        clock += 300
+        out.append(
+            j.TrialProposed(
+                at_ms=clock, trial=number, params=params, config=config, origin="default" if number == 1 else "sampler"
+            )
+        )
+        clock += 200
+        out.append(j.TrialStarted(at_ms=clock, trial=number, worker="4711@host"))
+        if number == 3:
+            out.append(
+                j.TrialEnded(
+                    at_ms=clock + 10, trial=number, state="infeasible", reason="one image of 160x160 does not fit"
+                )
+            )
+            continue
+        top = 0.8 * math.exp(-((math.log10(rate) + 2.6) ** 2))
+        state: j.Ended = "completed"
+        for epoch in range(1, epochs + 1):
+            clock += 2300
+            value = top * (1 - math.exp(-epoch / 2))
+            out.append(j.EpochMeasured(at_ms=clock, trial=number, report=epoch_report(epoch, ap50=value)))
+            if number == 2 or (epoch == 2 and value < best):
+                state = "failed" if number == 2 else "stopped"
+                break
+        best = max(best, value)
+        reason = {"completed": "all epochs", "failed": "RuntimeError: boom", "stopped": "below the best at epoch 2"}[
+            state
+        ]
+        out.append(j.TrialEnded(at_ms=clock + 5, trial=number, state=state, reason=reason))
+    out.append(j.SearchEnded(at_ms=clock + 50, reason="trials"))
+    return out
+
+
+def write_journal(path: Path, some: list[j.Event]) -> Path:
+    """Write events to a journal file and return its path."""
+    book = j.Journal(path)
+    for event in some:
+        book.append(event)
+    book.close()
+    return path

@@ -1,0 +1,313 @@
+"""The journal of a search: an append-only file of what happened, and the table read from it.
+
+One JSON object a line, each fsynced before anyone acts on it. The engine's callback is the only writer;
+proposals, stops, progress, MLflow, the report and the promotion are functions of what is read here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from vqc.config import Record, TrainConfig
+from vqc.epoch import EpochReport
+from vqc.errors import SearchError
+
+__all__ = [
+    "EpochMeasured",
+    "Event",
+    "Follower",
+    "Journal",
+    "SearchEnded",
+    "SearchResumed",
+    "SearchStarted",
+    "State",
+    "Table",
+    "Trial",
+    "TrialEnded",
+    "TrialProposed",
+    "TrialStarted",
+    "WorkerReplaced",
+    "read_table",
+]
+
+State: TypeAlias = Literal[
+    "proposed", "running", "paused", "completed", "stopped", "infeasible", "failed", "interrupted"
+]
+Ended: TypeAlias = Literal["completed", "stopped", "infeasible", "failed", "interrupted"]
+Param: TypeAlias = float | int | str
+
+
+class _Event(Record):
+    at_ms: int = Field(description="wall clock when it was written, Unix milliseconds; never renewed on replay")
+
+
+class SearchStarted(_Event):
+    """First line of every journal."""
+
+    event: Literal["search_started"] = "search_started"
+    name: str
+    search_id: str = Field(description="random, unique over all searches: what MLflow runs are found by")
+    settings: dict[str, Any] = Field(description="the resolved SearchSettings")
+    data: dict[str, Any] = Field(description="root, fingerprint, and counts per split")
+    versions: dict[str, str] = Field(description="package -> version, and the commit where there is one")
+    command: str
+
+
+class SearchResumed(_Event):
+    event: Literal["search_resumed"] = "search_resumed"
+    command: str
+    trials: int = Field(description="trials asked for from here on, those already there included")
+
+
+class TrialProposed(_Event):
+    event: Literal["trial_proposed"] = "trial_proposed"
+    trial: int = Field(ge=1, description="counted from 1 in the order of proposal")
+    params: dict[str, Param] = Field(description="the searched values by dimension name")
+    config: TrainConfig
+    origin: str = Field(description="who proposed it: default, start-up, sampler")
+
+
+class TrialStarted(_Event):
+    """A worker took the trial; ``after_epoch`` above 0 is a resumption."""
+
+    event: Literal["trial_started"] = "trial_started"
+    trial: int
+    after_epoch: int = 0
+    worker: str = Field(description="process and host")
+
+
+class EpochMeasured(_Event):
+    event: Literal["epoch"] = "epoch"
+    trial: int
+    report: EpochReport
+
+
+class TrialPaused(_Event):
+    event: Literal["trial_paused"] = "trial_paused"
+    trial: int
+
+
+class TrialEnded(_Event):
+    event: Literal["trial_ended"] = "trial_ended"
+    trial: int
+    state: Ended
+    reason: str
+
+
+class WorkerReplaced(_Event):
+    """A reused worker kept memory after a trial, or died."""
+
+    event: Literal["worker_replaced"] = "worker_replaced"
+    worker: str
+    reason: str
+
+
+class SearchEnded(_Event):
+    event: Literal["search_ended"] = "search_ended"
+    reason: Literal["trials", "hours", "interrupted", "failed"]
+
+
+Event: TypeAlias = (
+    SearchStarted
+    | SearchResumed
+    | TrialProposed
+    | TrialStarted
+    | EpochMeasured
+    | TrialPaused
+    | TrialEnded
+    | WorkerReplaced
+    | SearchEnded
+)
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """One row of the table: what was tried and how it went."""
+
+    number: int
+    params: dict[str, Param]
+    config: TrainConfig
+    origin: str
+    proposed_ms: int
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    state: State = "proposed"
+    reason: str = ""
+    reports: list[EpochReport] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs."""
+        return len(self.reports)
+
+    def values(self, metric: str) -> list[float]:
+        """The metric after each finished epoch; an epoch that could not be scored counts as 0."""
+        return [getattr(report.scores, metric) or 0.0 for report in self.reports]
+
+    def best(self, metric: str) -> tuple[float, int]:
+        """Highest value and the (first) epoch that reached it; ``(0.0, 0)`` before the first epoch."""
+        values = self.values(metric)
+        if not values:
+            return 0.0, 0
+        best = max(values)
+        return best, values.index(best) + 1
+
+
+@dataclass(kw_only=True)
+class Table:
+    """All that a journal says, kept up to date event by event."""
+
+    started: SearchStarted | None = None
+    trials: dict[int, Trial] = field(default_factory=dict)
+    ended: SearchEnded | None = None
+    trials_asked: int = 0
+    last_ms: int = 0
+    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each sitting, for wall-clock use
+
+    @property
+    def metric(self) -> str:
+        """The objective: a field of ``Scores``; higher is better."""
+        return str(self.header.settings["metric"])
+
+    @property
+    def header(self) -> SearchStarted:
+        if self.started is None:
+            raise SearchError("the journal has no first line: the search ended before it began")
+        return self.started
+
+    def leaders(self) -> list[Trial]:
+        """Trials with at least one epoch, best first; equal values in the order of proposal."""
+        scored = [trial for trial in self.trials.values() if trial.epochs]
+        return sorted(scored, key=lambda trial: (-trial.best(self.metric)[0], trial.number))
+
+    def apply(self, event: Event) -> None:
+        """Take one more event into account."""
+        self.last_ms = event.at_ms
+        if isinstance(event, SearchStarted | SearchResumed):
+            self.spans_ms.append([event.at_ms, event.at_ms])
+        elif self.spans_ms:
+            self.spans_ms[-1][1] = event.at_ms
+        match event:
+            case SearchStarted():
+                self.started = event
+                self.trials_asked = int(event.settings["trials"])
+            case SearchResumed():
+                self.ended = None
+                self.trials_asked = event.trials
+            case SearchEnded():
+                self.ended = event
+            case TrialProposed():
+                self.trials[event.trial] = Trial(
+                    number=event.trial,
+                    params=event.params,
+                    config=event.config,
+                    origin=event.origin,
+                    proposed_ms=event.at_ms,
+                )
+            case TrialStarted():
+                trial = self.trials[event.trial]
+                trial.state = "running"
+                trial.started_ms = trial.started_ms or event.at_ms
+                del trial.reports[event.after_epoch :]  # epochs behind the checkpoint are measured again
+            case EpochMeasured():
+                trial = self.trials[event.trial]
+                if event.report.epoch == trial.epochs + 1:
+                    trial.reports.append(event.report)
+            case TrialPaused():
+                self.trials[event.trial].state = "paused"
+            case TrialEnded():
+                trial = self.trials[event.trial]
+                trial.state, trial.reason, trial.ended_ms = event.state, event.reason, event.at_ms
+
+
+class Journal:
+    """The writer. One process holds it; each event is on the disk before ``append`` returns.
+
+    A last line that was cut short by a crash is removed when the journal is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        self._file.truncate(_whole_bytes(path))
+
+    def append(self, event: Event) -> None:
+        self._file.write(event.model_dump_json().encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Follower:
+    """A reader that remembers how far it has read; each ``poll`` costs what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._line = 0
+
+    def poll(self) -> Iterator[Event]:
+        """Events written since the last call; a line still being written waits for the next one.
+
+        Raises:
+            SearchError: a whole line is not an event (someone edited the file, or the disk lost it).
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                fresh = file.read()
+        except FileNotFoundError:
+            return
+        for line in fresh.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                return
+            self._offset += len(line)
+            self._line += 1
+            yield self._parse(line)
+
+    def _parse(self, line: bytes) -> Event:
+        try:
+            return _EVENT.validate_json(line)
+        except ValidationError as error:
+            reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+            raise SearchError(f"{self.path}, line {self._line}: not an event of this journal ({reason})") from None
+
+
+def read_table(path: Path) -> Table:
+    """The table of a journal.
+
+    Raises:
+        SearchError: there is none, it is empty, or a line is broken.
+    """
+    return table_of(Follower(path).poll(), path)
+
+
+def table_of(events: Iterable[Event], path: Path) -> Table:
+    table = Table()
+    for event in events:
+        table.apply(event)
+    if table.started is None:
+        raise SearchError(f"{path}: no search was begun here", command="python tune/search.py --trials 30")
+    return table
+
+
+def now_ms() -> int:
+    """The wall clock in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def _whole_bytes(path: Path) -> int:
+    """Length of the file up to and with its last line end."""
+    data = path.read_bytes()
+    return data.rfind(b"\n") + 1

@@ -1,0 +1,119 @@
+"""Frozen records of one search: what is searched, for how long, by which rule, with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vqc.config import Record, TrainConfig, parse_record, read_json
+from vqc.errors import ConfigError, nearest
+
+__all__ = ["Dimension", "SearchSettings", "load_settings"]
+
+
+class Dimension(Record):
+    """One searched field of ``TrainConfig``: a range (``low``, ``high``) or a list of ``choices``."""
+
+    low: float | None = Field(None, description="smallest value")
+    high: float | None = Field(None, description="largest value")
+    log: bool = Field(False, description="even on a logarithmic scale")
+    integer: bool = Field(False, description="whole numbers only")
+    choices: tuple[float | int | str, ...] | None = Field(
+        None, description="the values allowed, in order where they have one"
+    )
+    unit: str = Field("", description="shown behind the value")
+    reason: str = Field("", description="why this range")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Dimension:
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("expected either low and high, or choices")
+        if self.choices is not None and len(set(self.choices)) != len(self.choices):
+            raise ValueError("expected choices that differ")
+        if self.low is not None and self.high is not None:
+            if self.low >= self.high:
+                raise ValueError(f"expected low < high, got {self.low} and {self.high}")
+            if self.log and self.low <= 0:
+                raise ValueError(f"expected low > 0 on a logarithmic scale, got {self.low}")
+        return self
+
+    def corners(self) -> tuple[float | int | str, ...]:
+        """The extreme values, or all choices."""
+        if self.choices is not None:
+            return self.choices
+        ends = (self.low or 0.0, self.high or 0.0)
+        return tuple(int(end) for end in ends) if self.integer else ends
+
+
+class SearchSettings(Record):
+    """All that decides what a search does, but for the data."""
+
+    train: TrainConfig = Field(description="the default configuration: trial 1, and the base of all others")
+    space: dict[str, Dimension] = Field(
+        min_length=1, description="field of the training configuration -> what is tried"
+    )
+    metric: Literal["ap", "ap50", "ap75", "ar"] = Field("ap50", description="val score to maximise")
+    trials: int = Field(30, ge=1, le=100_000, description="configurations to try")
+    hours: float | None = Field(None, gt=0, description="wall clock after which no further trial starts")
+    seed: int = Field(0, ge=0, lt=2**32, description="root of the search's random streams")
+    startup_trials: int = Field(
+        8, ge=1, description="configurations spread over the space before the sampler models it"
+    )
+    rungs: tuple[float, ...] = Field(
+        (1 / 6, 1 / 2), description="shares of num_epochs after which a trial may be stopped"
+    )
+    gpus_per_trial: float = Field(1.0, gt=0, le=1, description="share of the GPU that a trial asks for; 0.5 packs two")
+    concurrent: int = Field(1, ge=1, le=64, description="trials at a time")
+    threads_per_trial: int | None = Field(
+        None, ge=1, description="CPU threads of a trial; none given: by the number of cores"
+    )
+    keep_leaders: int = Field(3, ge=1, description="trials whose best checkpoint is kept")
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> SearchSettings:
+        problems = []
+        for name, dimension in self.space.items():
+            if name not in TrainConfig.model_fields:
+                problems.append(
+                    f"space.{name}: not a field of the training configuration{nearest(name, TrainConfig.model_fields)}"
+                )
+                continue
+            for corner in dimension.corners():
+                try:
+                    with_params(self.train, {name: corner})
+                except ConfigError as error:
+                    problems.append(f"space.{name}: {'; '.join(error.problems)}")
+        if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(self.rungs):
+            problems.append(f"rungs: got {list(self.rungs)}, expected rising shares between 0 and 1")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def with_params(base: TrainConfig, params: Mapping[str, float | int | str]) -> TrainConfig:
+    """The base configuration with the searched values put in.
+
+    Raises:
+        ConfigError: a value does not fit its field.
+    """
+    return parse_record(TrainConfig, {**base.model_dump(), **params}, source="trial")
+
+
+def load_settings(path: Path, overrides: Mapping[str, Any], train_overrides: Mapping[str, Any]) -> SearchSettings:
+    """Settings from a file, with the command line's flags put over it.
+
+    ``train`` in the file is a training configuration or the name of its file, relative to this one.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    values = read_json(path)
+    train = values.get("train", {})
+    if isinstance(train, str):
+        train = read_json(path.parent / train)
+    if isinstance(train, dict):
+        train = {**train, **train_overrides}
+    return parse_record(SearchSettings, {**values, **overrides, "train": train}, source=str(path))

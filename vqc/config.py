@@ -1,0 +1,167 @@
+"""Frozen records of one training run, and how their mistakes are told.
+
+A file is JSON with the guide's keys (``configs/train_config.json``). Unknown keys are errors, all
+mistakes are reported at once, and each is spelled as its path in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from vqc.errors import ConfigError, nearest
+
+__all__ = ["Augmentation", "GpuOptimization", "Record", "TrainConfig", "load_record", "parse_record", "read_json"]
+
+SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
+
+
+class Record(BaseModel):
+    """A frozen, validated record; unknown keys and values that are not finite are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class Augmentation(Record):
+    """What is done to a training image, each with its probability or strength."""
+
+    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability per image")
+    vertical_flip: float = Field(0.5, ge=0, le=1, description="probability per image; parts have no up and down")
+    brightness: float = Field(0.2, ge=0, le=1, description="largest relative change")
+    contrast: float = Field(0.2, ge=0, le=1, description="largest relative change")
+
+
+class GpuOptimization(Record):
+    """The guide's optimisations; each can be switched."""
+
+    mixed_precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32"
+    )
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="batches per optimiser step; the step sees their mean"
+    )
+    cudnn_benchmark: bool = Field(True, description="let cuDNN choose the fastest convolution for the fixed input size")
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "high", description="float32 products on tensor cores; high is TF32"
+    )
+    empty_cache_after_batch: bool = Field(False, description="the guide's torch.cuda.empty_cache() after each batch")
+    max_split_size_mb: int | None = Field(
+        None, ge=21, description="allocator: blocks above this are not split (the guide's 512)"
+    )
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _from_bool(cls, value: object) -> object:
+        return {True: "auto", False: "float32"}[value] if isinstance(value, bool) else value
+
+
+def _pair(value: object) -> object:
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+SizePx = Annotated[int, Field(ge=64, le=4096, multiple_of=SIZE_STEP_PX)]
+
+
+class TrainConfig(Record):
+    """All that decides what a training run computes, but for the data.
+
+    Equal configurations on equal data give equal results on the same hardware and versions.
+    """
+
+    model: str = Field("fasterrcnn_resnet50_fpn", description="name of a detector: see 'vqc models'")
+    weights: Literal["auto", "backbone", "none"] = Field(
+        "auto",
+        description="start from ImageNet backbone weights, from random ones, or (auto) whichever can be had",
+    )
+    image_size: Annotated[tuple[SizePx, SizePx], BeforeValidator(_pair)] = Field(
+        (512, 512),
+        description="height and width in pixels, multiples of 32, or one number for a square; images are fitted in",
+    )
+    batch_size: int = Field(8, ge=1, le=1024, description="images per batch")
+    num_epochs: int = Field(50, ge=1, le=10_000, description="passes over the training images; the schedule spans them")
+    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak of the schedule, per step")
+    weight_decay: float = Field(
+        1e-4, ge=0, le=1, description="AdamW's decoupled decay, per step and unit of learning rate"
+    )
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises linearly")
+    clip_norm: float = Field(10.0, gt=0, description="largest 2-norm of the whole gradient of a step")
+    augmentation: Augmentation = Field(default_factory=Augmentation, description="what is done to training images")
+    gpu_optimization: GpuOptimization = Field(default_factory=GpuOptimization, description="the guide's optimisations")
+    num_workers: int = Field(0, ge=0, le=64, description="processes that prepare batches; 0: a thread of the trainer")
+    seed: int = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
+
+
+R = TypeVar("R", bound=Record)
+
+
+def load_record(kind: type[R], path: Path) -> R:
+    """Read a record from a JSON file; a ``$schema`` key is allowed.
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or does not fit the record; all problems at once.
+    """
+    return parse_record(kind, read_json(path), source=str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, less its ``$schema``.
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, not JSON, or not an object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(path), ["no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(str(path), [f"not JSON: {error}"]) from None
+    if not isinstance(found, dict):
+        raise ConfigError(str(path), [f"expected a JSON object, got {type(found).__name__}"])
+    return {key: value for key, value in found.items() if key != "$schema"}
+
+
+def parse_record(kind: type[R], values: Mapping[str, Any], *, source: str) -> R:
+    """Validate ``values``; ``source`` names where they came from in the message.
+
+    Raises:
+        ConfigError: with every problem, each as ``key.path: got ..., expected ...``.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, list(_problems(kind, error))) from None
+
+
+def _problems(kind: type[Record], error: ValidationError) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        path = ".".join(str(part) for part in item["loc"]) or "the file"
+        if item["type"] == "extra_forbidden":
+            yield f"{path}: unknown key{nearest(str(item['loc'][-1]), _fields_at(kind, item['loc'][:-1]))}"
+        elif item["type"] == "missing":
+            yield f"{path}: missing"
+        else:
+            yield f"{path}: got {item['input']!r:.80}, {_plain(item['msg'])}"
+
+
+def _plain(message: str) -> str:
+    return (
+        message.removeprefix("Value error, ")
+        .replace("Input should be", "expected")
+        .replace("Input should have", "expected")
+    )
+
+
+def _fields_at(kind: type[Record], loc: tuple[int | str, ...]) -> list[str]:
+    """Names allowed where ``loc`` points to."""
+    for part in loc:
+        field = kind.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Record):
+            return []
+        kind = field.annotation
+    return list(kind.model_fields)

@@ -1,0 +1,38 @@
+"""What one epoch measured: the record that training yields and everything else reads."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vqc.config import Record
+
+__all__ = ["EpochReport", "Scores"]
+
+
+class Scores(Record):
+    """COCO box scores in 0..1; ``None`` where there is nothing to score (no ground truth)."""
+
+    ap: float | None = Field(description="mean over IoU 0.50:0.05:0.95, all areas, 100 detections per image")
+    ap50: float | None = Field(description="at IoU 0.50")
+    ap75: float | None = Field(description="at IoU 0.75")
+    ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95 at 100 detections per image")
+    class_ap: dict[str, float | None] = Field(description="category name -> AP over IoU 0.50:0.05:0.95")
+
+
+class EpochReport(Record):
+    """Figures of one epoch; the scores are those of the val split after it."""
+
+    epoch: int = Field(ge=1, description="finished epochs, this one included")
+    step: int = Field(ge=0, description="optimiser steps since the start of the run")
+    learning_rate: float = Field(description="of the epoch's last step")
+    losses: dict[str, float] = Field(description="mean of each loss term over the epoch's images, and 'total'")
+    grad_norm: float = Field(description="mean over steps of the gradient's 2-norm before clipping")
+    scores: Scores
+    data_s: float = Field(ge=0, description="waiting for batches")
+    train_s: float = Field(ge=0, description="the epoch's steps, waiting for batches included")
+    eval_s: float = Field(ge=0, description="detections on val and their scoring")
+    images_per_s: float = Field(ge=0, description="training images per second of train_s")
+    peak_vram_gb: float | None = Field(
+        None, description="peak of the GPU's allocator since the epoch began; None without a GPU"
+    )
+    peak_ram_gb: float = Field(ge=0, description="peak resident memory of the process since its start")

@@ -1,0 +1,111 @@
+"""The exception tree: what ends a command, and what ends one trial.
+
+::
+
+    VqcError
+    ├── UserError              the user can mend it: one sentence, exit status 2, no traceback
+    │   ├── ConfigError        a settings file or a flag; holds every problem found
+    │   ├── DataError          images or annotations; holds every finding
+    │   ├── ModelError         a detector's name, its weights, a checkpoint
+    │   └── SearchError        a search that is missing, locked, or has nothing to give
+    └── InfeasibleError        the configuration cannot work; the trial ends, the search goes on
+        └── NonFiniteLossError
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "InfeasibleError",
+    "ModelError",
+    "NonFiniteLossError",
+    "SearchError",
+    "UserError",
+    "VqcError",
+    "nearest",
+]
+
+
+class VqcError(Exception):
+    """Root of every exception that this project raises on purpose."""
+
+
+class UserError(VqcError):
+    """A mistake the user can mend.
+
+    Args:
+        what: one sentence or, for several findings, one line each: what, where, got, expected.
+        command: the next command to type, without a prompt sign.
+    """
+
+    exit_status = 2
+
+    def __init__(self, what: str, *, command: str | None = None) -> None:
+        self.what = what
+        self.command = command
+        super().__init__(what if command is None else f"{what}\n  next: {command}")
+
+
+class ConfigError(UserError):
+    """One or more bad settings; every problem is named in the spelling of its file or flag."""
+
+    def __init__(self, source: str, problems: Sequence[str], *, command: str | None = None) -> None:
+        self.problems = tuple(problems)
+        what = (
+            f"{source}: {problems[0]}"
+            if len(problems) == 1
+            else "\n".join([f"{source}: {len(problems)} problems", *(f"  - {p}" for p in problems)])
+        )
+        super().__init__(what, command=command)
+
+
+class DataError(UserError):
+    """The images or annotations cannot be used."""
+
+
+class ModelError(UserError):
+    """The detector, its weights or its checkpoint cannot be used."""
+
+
+class SearchError(UserError):
+    """The named search cannot do what was asked."""
+
+
+class InfeasibleError(VqcError):
+    """This configuration cannot be trained here; the sampler hears it as a constraint."""
+
+
+class NonFiniteLossError(InfeasibleError):
+    """A loss is NaN or infinite.
+
+    Args:
+        step: optimiser step, counted from 1 over the whole run.
+        losses: name -> value of each term of the loss of this step.
+        learning_rate: of this step.
+        scale: the gradient scaler's factor (1 without one).
+    """
+
+    def __init__(self, *, step: int, losses: Mapping[str, float], learning_rate: float, scale: float) -> None:
+        self.step, self.losses, self.learning_rate, self.scale = step, dict(losses), learning_rate, scale
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        super().__init__(
+            f"the loss is not finite at step {step}: {terms}; learning rate {learning_rate:.3g}, loss scale {scale:g}"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions travel between processes; keyword-only arguments need their own way back.
+        return _non_finite, (self.step, self.losses, self.learning_rate, self.scale)
+
+
+def _non_finite(step: int, losses: Mapping[str, float], learning_rate: float, scale: float) -> NonFiniteLossError:
+    return NonFiniteLossError(step=step, losses=losses, learning_rate=learning_rate, scale=scale)
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the closest allowed word, or nothing where none is close."""
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
