@@ -107,19 +107,19 @@ def test_no_content_raises_or_leads_out_of_the_folder(root: Path, watch: Watch, 
 
 @THOROUGH
 @given(
-    x=st.floats(-3, 70, width=32),
-    y=st.floats(-3, 70, width=32),
-    width=st.floats(-1, 70, width=32),
-    height=st.floats(-1, 70, width=32),
+    x=st.floats(-1.5, 2) | st.floats(2, 70),
+    y=st.floats(-1.5, 2) | st.floats(2, 70),
+    right=st.floats(62.5, 65.5) | st.floats(0, 70),  # often near the border, which is at 64
+    bottom=st.floats(46.5, 49.5) | st.floats(0, 70),  # at 48
 )
-def test_a_box_is_refused_or_inside_and_not_empty(root: Path, x: float, y: float, width: float, height: float) -> None:
-    boxes = [images.annotation(1, 1, (x, y, width, height)), images.annotation(2, 2)]
+def test_a_box_is_refused_or_inside_and_not_empty(root: Path, x: float, y: float, right: float, bottom: float) -> None:
+    boxes = [images.annotation(1, 1, (x, y, right - x, bottom - y)), images.annotation(2, 2)]
     entries = [images.image(1, "rgb-1.png"), images.image(2, "rgb-2.png")]
     images.write_json(root / "train/annotations.json", images.document(entries, boxes))
     data, findings = inspect_data(root)
-    wrong = width <= 0 or height <= 0 or min(x, y) < -1.02 or x + width > 65.02 or y + height > 49.02
-    right = width > 0.01 and height > 0.01 and min(x, y) >= 0 and x + width <= 64 and y + height <= 48
+    wrong = right <= x or bottom <= y or min(x, y) < -1.02 or right > 65.02 or bottom > 49.02
+    fine = right > x + 0.01 and bottom > y + 0.01 and min(x, y) >= 0 and right <= 64 and bottom <= 48
     assert not (wrong and data is not None)
-    assert not (right and data is None), findings
+    assert not (fine and data is None), findings
     kept = [] if data is None else data.train.images[0].boxes.tolist()
-    assert all(0 <= left < right <= 64 and 0 <= top < bottom <= 48 for left, top, right, bottom in kept)
+    assert all(0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 48 for x1, y1, x2, y2 in kept)
