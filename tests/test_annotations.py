@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import images
@@ -94,6 +94,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @THOROUGH
 @given(content=DOCUMENT | ANYTHING)
+@example(content=images.document([images.image(id_, name) for id_, name in enumerate(OUTSIDE)]))
 def test_no_content_raises_or_leads_out_of_the_folder(root: Path, watch: Watch, content: object) -> None:
     images.write_json(root / "train/annotations.json", content)
     watch.opened.clear()
