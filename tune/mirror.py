@@ -131,6 +131,8 @@ class Mirror:
                 behind = self._translator.line - self._mirrored
                 what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 self._state, pause_s = MirrorState(behind=behind, error=what), min(2 * pause_s, LONGEST_PAUSE_S)
+                if isinstance(error, SearchError):
+                    self._rewind()  # a broken line must not be stepped over
             if last:
                 return
             self._stopping.wait(pause_s)

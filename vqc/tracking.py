@@ -45,9 +45,7 @@ _ENVIRONMENT = {
     "MLFLOW_CONFIGURE_LOGGING": "false",  # its messages go where the program's own go
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the terminal belongs to the progress display
     # A server that is down is noticed in seconds; whoever calls decides when to try again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
