@@ -24,8 +24,8 @@ __all__ = ["CURVES_MAX", "curves", "influence", "timeline"]
 CURVES_MAX = 60  # beyond so many, single curves cannot be told apart and are drawn as one faint sheaf
 
 # What is drawn in matplotlib with a stand-in colour and shown by the page in the role's colour.
-_ROLES = ("ink", "muted", "line", "faint", "surface", "best", "default", "good", "stopped", "bad", "odd", "train", "eval",
-          "wait")  # fmt: skip
+_ROLES = ("ink", "muted", "line", "faint", "surface", "best", "default", "good", "stopped", "bad", "odd", "train",
+          "eval", "wait")  # fmt: skip
 _COLOUR = {role: f"#{number:02x}fe{number:02x}" for number, role in enumerate(_ROLES, start=1)}
 _STATE_ROLE: Mapping[State, str] = {"completed": "good", "stopped": "stopped", "infeasible": "odd", "failed": "bad",
                                     "interrupted": "odd"}  # fmt: skip
@@ -74,13 +74,13 @@ def influence(table: Table, name: str) -> str:
         ]
         axes.scatter(
             [_place(trial.params[name], ladder) for trial in group],
-            [score(trial, table.metric) for trial in group],
+            [trial.best(table.metric)[0] for trial in group],
             marker=_STATE_MARKER.get(state, "D"), s=46, linewidths=0.8,
             color=_COLOUR[_STATE_ROLE.get(state, "muted")], edgecolors=_COLOUR["surface"], alpha=0.85,
         )  # fmt: skip
     for trial, role in ((default, "default"), (best, "best")):
         if trial is not None and name in trial.params and score(trial, table.metric) is not None:
-            axes.scatter([_place(trial.params[name], ladder)], [score(trial, table.metric)], marker="o", s=88,
+            axes.scatter([_place(trial.params[name], ladder)], [trial.best(table.metric)[0]], marker="o", s=88,
                          facecolors=_COLOUR["best"] if role == "best" else "none", edgecolors=_COLOUR[role],
                          linewidths=2, zorder=5)  # fmt: skip
     if ladder:

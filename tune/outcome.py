@@ -109,7 +109,7 @@ def saved_by_stopping(table: Table) -> tuple[int, float]:
 
 
 def elapsed_s(table: Table, at_ms: int | None = None) -> float:
-    """Seconds that the search had been running at an instant (now: the last event), pauses between sittings left out."""
+    """Seconds that the search had run by an instant (default: the last event), without the pauses between sittings."""
     upto = table.last_ms if at_ms is None else at_ms
     return sum(max(0, min(end, upto) - begin) for begin, end in table.spans_ms) / 1000
 

@@ -185,11 +185,11 @@ def _plots(table: Table) -> dict[str, Any]:
     from tune import figures
 
     def wide_and_narrow(draw: Any) -> list[Markup]:
-        return [Markup(draw(table, width_px=width_px)) for width_px in (1000, 400)]  # noqa: S704 (our own drawing)
+        return [Markup(draw(table, width_px=width_px)) for width_px in (1000, 400)]
 
     if not outcome.scored(table):
         return {"curves": [], "influences": [], "timeline": []}
-    drawn = [Markup(figures.influence(table, name)) for name in _param_names(table)]  # noqa: S704 (our own drawing)
+    drawn = [Markup(figures.influence(table, name)) for name in _param_names(table)]
     return {
         "curves": wide_and_narrow(figures.curves),
         "influences": drawn,
@@ -236,9 +236,10 @@ def _distributions(table: Table) -> dict[str, Any]:
     def of(dimension: Dimension) -> Any:
         if dimension.choices is not None:
             return CategoricalDistribution(dimension.choices)
-        low, high = dimension.corners()
-        kind = IntDistribution if dimension.integer else FloatDistribution
-        return kind(low, high, log=dimension.log)
+        low, high = dimension.low or 0.0, dimension.high or 0.0
+        if dimension.integer:
+            return IntDistribution(int(low), int(high), log=dimension.log)
+        return FloatDistribution(low, high, log=dimension.log)
 
     space = table.header.settings.get("space", {})
     return {name: of(Dimension.model_validate(values)) for name, values in space.items()}
