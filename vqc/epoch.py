@@ -26,7 +26,9 @@ class EpochReport(Record):
     step: int = Field(ge=0, description="optimiser steps since the start of the run")
     learning_rate: float = Field(description="of the epoch's last step")
     losses: dict[str, float] = Field(description="mean of each loss term over the epoch's images, and 'total'")
-    grad_norm: float = Field(description="mean over steps of the gradient's 2-norm before clipping")
+    grad_norm: float | None = Field(
+        description="mean over steps of the gradient's 2-norm before clipping; None: overflowed"
+    )
     scores: Scores
     data_s: float = Field(ge=0, description="waiting for batches")
     train_s: float = Field(ge=0, description="the epoch's steps, waiting for batches included")

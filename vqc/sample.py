@@ -214,11 +214,11 @@ def _grid(x: float, y: float) -> tuple[Canvas, Canvas]:
 
 
 def _defects(rng: np.random.Generator) -> list[_Defect]:
-    """One to three defects that do not touch, all lit by the same lamp."""
+    """One to five defects that do not touch, all lit by the same lamp."""
     lamp = float(rng.uniform(0, 2 * math.pi))
     makers: tuple[Callable[[np.random.Generator, float], _Defect], ...] = (_scratch, _dent, _stain)
     found: list[_Defect] = []
-    for _ in range(rng.choice(3, p=(0.45, 0.38, 0.17)) + 1):
+    for _ in range(rng.choice(5, p=(0.15, 0.25, 0.25, 0.2, 0.15)) + 1):
         make = makers[rng.integers(len(makers))]
         for _ in range(20):  # a part too full to take one more keeps what it has
             defect = make(rng, lamp)

@@ -1,0 +1,148 @@
+"""Detections of a split and their COCO scores.
+
+Used by training after each epoch, by the promotion and by ``vqc evaluate``. Boxes are xyxy pixels of the image
+as annotated, float32; scoring is pycocotools' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vqc.coco import ImageRecord, Split
+from vqc.dataset import Batch, fit_scale
+from vqc.epoch import Scores
+from vqc.precision import Precision
+
+__all__ = ["Detections", "coco_scores", "detect"]
+
+IOU_50, IOU_75 = 0.5, 0.75
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """What was found on one image, best first.
+
+    ``boxes`` float32 [m, 4] xyxy pixels of the annotated image, ``scores`` float32 [m] in 0..1,
+    ``labels`` int64 [m] in 1..C.
+    """
+
+    image_id: int
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def detect(
+    model: nn.Module, batches: Iterable[Batch], split: Split, *, size: tuple[int, int], precision: Precision
+) -> list[Detections]:
+    """Detections on the images of the batches, in their order; the model is left in the mode it was in.
+
+    Args:
+        size: height and width that the batches were fitted to.
+    """
+    was_training = model.training
+    model.eval()
+    found = []
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                images = batch.images.to(precision.device, non_blocking=True)
+                with precision.autocast():
+                    outputs = model(images)
+                for index, output in zip(batch.indices, outputs, strict=True):
+                    found.append(_restored(output, split.images[index], size))
+    finally:
+        model.train(was_training)
+    return found
+
+
+def _restored(output: dict[str, torch.Tensor], record: ImageRecord, size: tuple[int, int]) -> Detections:
+    """One image's output in the pixels of the annotated image. The CPU waits for the GPU here."""
+    scale = fit_scale(record.width, record.height, size)
+    boxes = (output["boxes"].float().cpu() / scale).numpy()
+    limits = np.array([record.width, record.height] * 2, np.float32)
+    scores = output["scores"].float().cpu().numpy()
+    best_first = np.argsort(-scores, kind="stable")
+    return Detections(
+        image_id=record.image_id,
+        boxes=np.clip(boxes, np.float32(0), limits)[best_first],
+        scores=scores[best_first],
+        labels=output["labels"].cpu().numpy()[best_first],
+    )
+
+
+def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
+    """pycocotools' figures for the detections against the split; images without a detection count as empty.
+
+    IoU thresholds are looked up by value. A category without ground truth has no AP and is left out of the means.
+    """
+    evaluation = _evaluated(split, detections)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all areas, 100 per image
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # [IoU, class]
+    thresholds = evaluation.params.iouThrs
+    return Scores(
+        ap=_mean(precision),
+        ap50=_mean(precision[np.isclose(thresholds, IOU_50)]),
+        ap75=_mean(precision[np.isclose(thresholds, IOU_75)]),
+        ar=_mean(recall),
+        class_ap={c.name: _mean(precision[:, :, k]) for k, c in enumerate(split.categories)},
+    )
+
+
+def _evaluated(split: Split, detections: Sequence[Detections]) -> Any:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports each of its phases
+        truth, found = COCO(), COCO()
+        images = [{"id": r.image_id, "width": r.width, "height": r.height} for r in split.images]
+        categories = [{"id": k, "name": c.name} for k, c in enumerate(split.categories, start=1)]
+        truth.dataset = {"images": images, "categories": categories, "annotations": _annotations(split.images)}
+        found.dataset = {"images": images, "categories": categories, "annotations": _results(detections)}
+        truth.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for record in images:
+        for box, label, area, crowd in zip(
+            record.boxes.tolist(), record.labels, record.areas, record.crowd, strict=True
+        ):
+            rows.append(
+                _row(len(rows) + 1, record.image_id, box, int(label)) | {"area": float(area), "iscrowd": int(crowd)}
+            )
+    return rows
+
+
+def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in detections:
+        for box, score, label in zip(one.boxes.tolist(), one.scores.tolist(), one.labels, strict=True):
+            row = _row(len(rows) + 1, one.image_id, box, int(label))
+            rows.append(row | {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score})
+    return rows
+
+
+def _row(number: int, image_id: int, box: list[float], label: int) -> dict[str, Any]:
+    x0, y0, x1, y1 = box
+    return {"id": number, "image_id": image_id, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Mean over what could be scored; pycocotools marks the rest with -1."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None

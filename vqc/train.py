@@ -1,0 +1,223 @@
+"""THE training loop: ``fit()`` yields one report per epoch; nothing else in this project trains.
+
+Called by ``vqc train``, by every trial of a search and by the final runs. A run is a function of its
+configuration and data: each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate
+from the step, so a run resumed after epoch k computes what it would have computed without stopping.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vqc.checkpoint import LoopState, ModelInfo, load_state
+from vqc.coco import Data
+from vqc.config import TrainConfig
+from vqc.dataset import Batch, FittedImages, Target, evaluation_batches, training_batches
+from vqc.detector import build_detector
+from vqc.epoch import EpochReport, Scores
+from vqc.errors import NonFiniteLossError
+from vqc.evaluate import coco_scores, detect
+from vqc.memory import peak_ram_gb, peak_vram_gb, restart_peak_vram
+from vqc.precision import Precision, choose_precision
+from vqc.randomness import stream_seed
+
+__all__ = ["Epoch", "fit", "learning_rate_at"]
+
+SANITY_BATCHES = 2
+FINAL_RATE = 0.01  # of the peak, at the last step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One finished epoch: its figures, and all that is needed to go on from here.
+
+    ``state`` is live: it is this epoch's until the generator is asked for the next one.
+    """
+
+    report: EpochReport
+    state: LoopState
+
+
+def fit(
+    config: TrainConfig,
+    data: Data,
+    *,
+    resume_from: Path | None = None,
+    cache: Path | None = None,
+    gpu: int | None = None,
+) -> Iterator[Epoch]:
+    """Train the configured detector; yields after every epoch, evaluated on val.
+
+    Args:
+        config: with ``weights`` decided ('none' or 'backbone').
+        resume_from: a file written by ``save_state``; its epochs are not run again.
+        cache: folder for fitted images, shared between runs; None decodes at each access.
+        gpu: index of the CUDA device; None takes the first, or the CPU.
+
+    Raises:
+        InfeasibleError: the configuration cannot work, such as a loss that is not finite.
+        UserError: the data, the weights or the checkpoint cannot be used.
+    """
+    precision = choose_precision(config, gpu=gpu)
+    images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
+    with _backend(config):
+        state = _first_state(config, data, precision)
+        if resume_from is not None:
+            load_state(resume_from, state)
+        _score(state.model, images["val"], config, precision, batches=SANITY_BATCHES)
+        for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
+            restart_peak_vram(precision.device)
+            trained = _train_epoch(state, images["train"], epoch, precision)
+            started_s = time.monotonic()
+            scores = _score(state.model, images["val"], config, precision)
+            eval_s = time.monotonic() - started_s
+            state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
+            yield Epoch(report=_report(state, trained, scores, eval_s, precision), state=state)
+
+
+def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
+    """The rate of step ``step`` (counted from 0) of ``steps``: linear warm-up, then half a cosine down to 1 %."""
+    warmup = config.warmup_fraction * steps
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (math.floor(warmup) + 1)
+    share = (step - warmup) / max(1.0, steps - warmup)
+    return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
+
+
+@dataclass(kw_only=True)
+class _Trained:
+    """Sums over one epoch's steps; losses and norms stay on the device until the epoch's end."""
+
+    images: int = 0
+    steps: int = 0
+    learning_rate: float = 0.0
+    data_s: float = 0.0
+    train_s: float = 0.0
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)
+    grad_norm: torch.Tensor | float = 0.0
+
+
+def _train_epoch(state: LoopState, images: FittedImages, epoch: int, precision: Precision) -> _Trained:
+    config = state.info.config
+    accumulate = config.gpu_optimization.gradient_accumulation_steps
+    steps = math.ceil(math.ceil(len(images) / config.batch_size) / accumulate) * config.num_epochs
+    groups = _grouped(training_batches(images, config, epoch=epoch), accumulate)
+    done = _Trained()
+    started_s = time.monotonic()
+    with torch.random.fork_rng(devices=[precision.device] if precision.device.type == "cuda" else []):
+        torch.manual_seed(
+            stream_seed(config.seed, "sampler", epoch)
+        )  # torchvision's losses draw from the global stream
+        while True:
+            asked_s = time.monotonic()
+            group = next(groups, None)
+            done.data_s += time.monotonic() - asked_s
+            if group is None:
+                break
+            done.learning_rate = learning_rate_at(state.step, steps=steps, config=config)
+            _step(state, group, done, precision)
+    done.train_s = time.monotonic() - started_s
+    return done
+
+
+def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: Precision) -> None:
+    """One optimiser step on the mean loss of a group of batches: rate, scale, backward, unscale, clip, step, zero."""
+    optimization = state.info.config.gpu_optimization
+    for setting in state.optimizer.param_groups:
+        setting["lr"] = done.learning_rate
+    for batch in group:
+        with precision.autocast():
+            terms = state.model(batch.images.to(precision.device, non_blocking=True), _moved(batch.targets, precision))
+            total = torch.stack(list(terms.values())).sum()
+        # The CPU waits for the GPU here, once a batch: a loss that is not finite must not reach the weights.
+        if not math.isfinite(total.item()):
+            raise NonFiniteLossError(
+                step=state.step + 1,
+                losses={name: term.item() for name, term in terms.items()},
+                learning_rate=done.learning_rate,
+                scale=state.scaler.get_scale(),
+            )
+        state.scaler.scale(total / len(group)).backward()  # type: ignore[no-untyped-call]
+        for name, term in {**terms, "total": total}.items():
+            done.losses[name] = done.losses.get(name, 0.0) + term.detach() * len(batch.indices)
+        done.images += len(batch.indices)
+        if optimization.empty_cache_after_batch and precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+    state.scaler.unscale_(state.optimizer)
+    done.grad_norm = done.grad_norm + nn.utils.clip_grad_norm_(state.model.parameters(), state.info.config.clip_norm)
+    state.scaler.step(state.optimizer)  # waits too where it scales: it must know whether a gradient overflowed
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    done.steps += 1
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+def _moved(targets: Sequence[Target], precision: Precision) -> list[Target]:
+    return [{name: tensor.to(precision.device, non_blocking=True) for name, tensor in one.items()} for one in targets]
+
+
+def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
+    model = build_detector(config, num_classes=len(data.categories)).to(precision.device)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=precision.device.type == "cuda"
+    )
+    categories = tuple((category.id, category.name) for category in data.categories)
+    info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
+    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler())
+
+
+def _score(
+    model: nn.Module, images: FittedImages, config: TrainConfig, precision: Precision, *, batches: int | None = None
+) -> Scores:
+    """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before an epoch is spent."""
+    first = None if batches is None else batches * config.batch_size
+    prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
+    found = detect(model, prepared, images.split, size=config.image_size, precision=precision)
+    return coco_scores(images.split, found)
+
+
+def _report(state: LoopState, done: _Trained, scores: Scores, eval_s: float, precision: Precision) -> EpochReport:
+    """The epoch's figures. The CPU waits for the GPU here, once an epoch."""
+    norm = float(done.grad_norm) / done.steps
+    return EpochReport(
+        epoch=state.info.epoch,
+        step=state.step,
+        learning_rate=done.learning_rate,
+        losses={name: float(total) / done.images for name, total in done.losses.items()},
+        grad_norm=norm if math.isfinite(norm) else None,
+        scores=scores,
+        data_s=done.data_s,
+        train_s=done.train_s,
+        eval_s=eval_s,
+        images_per_s=done.images / done.train_s,
+        peak_vram_gb=peak_vram_gb(precision.device),
+        peak_ram_gb=peak_ram_gb(),
+    )
+
+
+@contextmanager
+def _backend(config: TrainConfig) -> Iterator[None]:
+    """The run's choices among torch's global settings, taken back when the run ends."""
+    before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
+    torch.set_float32_matmul_precision(config.gpu_optimization.matmul_precision)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.set_float32_matmul_precision(before[1])
