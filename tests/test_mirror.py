@@ -108,7 +108,7 @@ def test_a_second_time_changes_nothing(database: Path, name: str, capsys: pytest
     assert "nothing was missing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("cut", [1, 3, 20])
 def test_a_journal_in_two_parts_is_as_in_one(database: Path, tmp_path: Path, name: str, cut: int) -> None:
     some = events(name=name)
     whole, parts = f"{name}-whole", f"{name}-parts"
@@ -299,7 +299,7 @@ def test_an_outage_loses_nothing(
     wait_for(lambda: str(follower.state).startswith("8 events behind: cannot reach"))
 
     first = serve()
-    wait_for(lambda: str(follower.state) == "up to date", 120)
+    wait_for(lambda: str(follower.state) == "up to date", 240)
     stop(first)
     write_journal(path, some[8:])
     wait_for(lambda: follower.state.behind == len(some) - 8 and follower.state.error is not None)
@@ -308,7 +308,7 @@ def test_an_outage_loses_nothing(
     report = path.parent / "report.html"
     report.write_text("<p>fine</p>", encoding="utf-8")
     follower.finish([report])
-    wait_for(lambda: str(follower.state) == "up to date", 120)
+    wait_for(lambda: str(follower.state) == "up to date", 240)
     assert follower.stop(timeout_s=30) == MirrorState()
 
     runs = runs_of(uri, name)

@@ -82,7 +82,9 @@ def test_parent_shows_the_best_value_over_time() -> None:
     table = Translator().table
     for event in events(trials=12):
         table.apply(event)
-    assert curve[-1].value == table.leaders()[0].best("ap50")[0]
+    leader = table.leaders()[0]
+    assert curve[-1].value == leader.best("ap50")[0]
+    assert merged(events(trials=12))[PARENT].tags["vqc.best_trial"] == str(leader.number)
 
 
 def test_parent_says_what_was_searched() -> None:

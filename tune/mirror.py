@@ -177,7 +177,7 @@ class _KnownRuns:
     def attach(self, files: Sequence[Path]) -> None:
         """Copy the files that exist into the parent run, unless it has them as they are."""
         files = [file for file in files if file.is_file()]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()[:12]
         parent = self._runs[PARENT]
         if not files or parent.tags.get(_REPORT_TAG) == digest:
             return

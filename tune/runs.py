@@ -68,6 +68,7 @@ class Translator:
         self._epochs_run = 0
         self._trials_ended = 0
         self._best = 0.0
+        self._leader: j.Trial | None = None  # kept at hand: sorting all trials at each end of one would be quadratic
 
     def updates(self, event: j.Event) -> list[Update]:
         """What the next event of the journal means to the runs it touches."""
@@ -167,7 +168,7 @@ class Translator:
         child = self._update(event.trial, points=points, tags={"vqc.epochs": f"{trial.epochs}"})
         if best <= self._best:
             return [child]
-        self._best = best
+        self._best, self._leader = best, trial
         return [child, self._progress(at_ms)]
 
     def _trial_ended(self, event: j.TrialEnded) -> list[Update]:
@@ -200,12 +201,11 @@ class Translator:
             f"- trials: {len(states)} of {table.trials_asked} ({counts or 'none yet'}), {self._epochs_run} epochs run",
         ]
         tags = {}
-        if leaders := table.leaders():
-            best = leaders[0]
-            value, epoch = best.best(table.metric)
-            chosen = ", ".join(f"{name} = {_short(value)}" for name, value in best.params.items())
-            lines.append(f"- best: trial {best.number}, **{value:.4f}** after epoch {epoch}, with {chosen}")
-            tags["vqc.best_trial"] = str(best.number)
+        if self._leader is not None:
+            value, epoch = self._leader.best(table.metric)
+            chosen = ", ".join(f"{name} = {_short(picked)}" for name, picked in self._leader.params.items())
+            lines.append(f"- best: trial {self._leader.number}, **{value:.4f}** after epoch {epoch}, with {chosen}")
+            tags["vqc.best_trial"] = str(self._leader.number)
         return {"mlflow.note.content": "\n".join([lines[0], "", *lines[1:]]), **tags}
 
 
