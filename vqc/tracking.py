@@ -235,8 +235,7 @@ class Tracker:
         if found is None:
             local = artifacts is not None and not self.uri.startswith(("http:", "https:"))
             location = artifacts.resolve().as_uri() if local and artifacts else None
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # or the UI opens on language models
-            return str(self._client.create_experiment(name, artifact_location=location, tags=kind))
+            return str(self._client.create_experiment(name, artifact_location=location))
         if found.lifecycle_stage == "deleted":  # its name stays taken, so a new one cannot be made
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
