@@ -97,7 +97,7 @@ def redacted(uri: str) -> str:
     """
     if uri.startswith(("sqlite:", "file:")):
         return uri
-    bare = re.sub(r"(?<=://).*@", "***@", uri)
+    bare = re.sub(r"(?s)(?<=://).*@", "***@", uri)
     return re.sub(r"(?i)([?&][^=&]*(?:pass|pwd|token|secret|key)[^=&]*=)[^&#]*", r"\1***", bare)
 
 
@@ -267,7 +267,7 @@ def _scrubbed(text: str, uri: str) -> str:
     text = re.sub(r"(?<=://)[^\s/]*@", "***@", text.replace(uri, redacted(uri)))
     if redacted(uri) == uri:
         return text
-    login = re.findall(r"://(.*)@", uri)
+    login = re.findall(r"(?s)://(.*)@", uri)
     passwords = [pair.partition(":")[2] for pair in login] + re.findall(r"[?&][^=&]*=([^&#]*)", uri)
     for secret in sorted({*login, *passwords, *map(unquote, passwords)} - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
