@@ -1,28 +1,27 @@
-"""The journal as the terminal shows it: while a search runs, before it begins and after it ends.
+"""The journal as the terminal shows it while a search runs.
 
-Called by the engine; calls the journal's follower, the outcome and the forecast, and rich. All that is shown is
-drawn from one pure function of the table, ``snapshot``: live in a terminal, else as plain lines. Nothing here can
-stop a search, and nothing is written to ``sys.stdout``, which is a log file while a search runs.
+Called by the engine; calls the journal's follower, the outcome, the forecast, the briefing's tables, and rich.
+All that is shown is drawn from one pure function of the table, ``snapshot``: live in a terminal, else as plain
+lines. Nothing here can stop a search, and nothing is written to ``sys.stdout``, a log file while a search runs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from tune import outcome
+from tune.briefing import console_of, leaderboard, lenient, plan, show, summary
 from tune.forecast import time_left_s
 from tune.journal import Follower, State, Table, Trial, TrialEnded, now_ms
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from tune.settings import SearchSettings
 
 __all__ = ["Progress", "Snapshot", "plan", "show", "snapshot", "summary"]
 
@@ -96,7 +95,7 @@ class Progress:
     ) -> None:
         self._follower = Follower(journal)
         self._table = Table()
-        self._stream = _lenient(stream)
+        self._stream = lenient(stream)
         self._live = stream.isatty() if live is None else live
         self._extras = extras
         self._last_line_s = time.monotonic()
@@ -128,7 +127,7 @@ class Progress:
     def _run_live(self) -> None:
         from rich.live import Live
 
-        with Live(console=_console(self._stream, terminal=True), auto_refresh=False, transient=True,
+        with Live(console=console_of(self._stream, terminal=True), auto_refresh=False, transient=True,
                   redirect_stdout=False, redirect_stderr=False) as display:  # fmt: skip
             while True:
                 last = self._done.is_set()
@@ -145,17 +144,21 @@ class Progress:
             self._table.apply(event)
         while True:
             last = self._done.is_set()
-            fresh = False
-            for event in self._follower.poll():
-                fresh = True
-                self._table.apply(event)
-                if isinstance(event, TrialEnded):
-                    self._say(trial_line(self._table, self._table.trials[event.trial], now_ms()))
-            if fresh and time.monotonic() - self._last_line_s >= PLAIN_LINE_EVERY_S:
-                self._say(status_line(self._snapshot()))
+            self._tell_news()
             if last:
                 return
             self._done.wait(PLAIN_POLL_S)
+
+    def _tell_news(self) -> None:
+        """A line for each trial that has ended since, and one every 10 s while epochs go by."""
+        fresh = False
+        for event in self._follower.poll():
+            fresh = True
+            self._table.apply(event)
+            if isinstance(event, TrialEnded):
+                self._say(trial_line(self._table, self._table.trials[event.trial], now_ms()))
+        if fresh and time.monotonic() - self._last_line_s >= PLAIN_LINE_EVERY_S:
+            self._say(status_line(self._snapshot()))
 
     def _say(self, line: str) -> None:
         self._last_line_s = time.monotonic()
@@ -174,7 +177,7 @@ def trial_line(table: Table, trial: Trial, at_ms: int) -> str:
     if trial.reason and (value is None or trial.state == "failed"):
         parts.append(trial.reason)
     if best is not None:
-        parts.append("the best so far" if best is trial else f"best {_best_text(best, metric)}")
+        parts.append("the best so far" if best is trial else f"best {outcome.best_text(best, metric)}")
     left_s = time_left_s(table, at_ms)
     if left_s:
         parts.append(f"about {outcome.duration(left_s)} left")
@@ -185,14 +188,10 @@ def status_line(shot: Snapshot) -> str:
     """One plain line about a search under way."""
     parts = [_where(shot)]
     if shot.best is not None:
-        parts.append(f"best {_best_text(shot.best, shot.metric)}")
+        parts.append(f"best {outcome.best_text(shot.best, shot.metric)}")
     if shot.left_s is not None:
         parts.append(f"about {outcome.duration(shot.left_s)} left")
     return ", ".join([*parts, *(f"{label} {text}" for label, text in shot.extras.items() if text)])
-
-
-def _best_text(best: Trial, metric: str) -> str:
-    return f"{outcome.score(best, metric) or 0.0:.3f} (trial {best.number})"
 
 
 def _where(shot: Snapshot) -> str:
@@ -267,137 +266,6 @@ def sparkline(values: list[float], *, top: float, ascii_only: bool) -> str:
     cells = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
     means = [sum(cell) / len(cell) for cell in cells]
     return "".join(levels[min(len(levels) - 1, int(mean / top * len(levels))) if top > 0 else 0] for mean in means)
-
-
-def leaderboard(trials: tuple[Trial, ...], metric: str) -> RenderableType:
-    """A table of trials in the order given; names and values are shown as they are, never as markup."""
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
-    for title, justify in (("trial", "right"), (outcome.metric_name(metric), "right"), ("epochs", "right")):
-        grid.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    grid.add_column("state", no_wrap=True)
-    grid.add_column("configuration", overflow="fold")
-    for rank, trial in enumerate(trials):
-        value = outcome.score(trial, metric)
-        grid.add_row(
-            str(trial.number),
-            "-" if value is None else f"{value:.3f}",
-            f"{trial.epochs}/{trial.config.num_epochs}",
-            trial.state,
-            Text(outcome.configuration(trial.params)),
-            style="bold" if rank == 0 else "",
-        )
-    return grid
-
-
-def plan(settings: SearchSettings, data_summary: Mapping[str, Any], links: Mapping[str, str]) -> RenderableType:
-    """What is about to happen: trials, epochs, rungs, space, data, and where to watch.
-
-    Args:
-        settings: of the search.
-        data_summary: label -> value, as the data reports itself; nested values become "name number" lists.
-        links: ``mlflow`` -> the command that opens its pages, ``dashboard`` -> Ray's address; others as they are.
-    """
-    epochs = settings.train.num_epochs
-    rungs = " and ".join(str(epoch) for epoch in outcome.rung_epochs(settings.rungs, epochs))
-    what = f"{outcome.count_text(settings.trials, 'trial')} of up to {outcome.count_text(epochs, 'epoch')}"
-    limit = f", for at most {settings.hours:g} h" if settings.hours else ""
-    rows = [
-        ("search", f"{what}, {settings.concurrent} at a time{limit}"),
-        ("stops", f"weak trials after epoch {rungs}; the first trial is the default and runs in full"
-         if rungs else "no trial is stopped early"),
-        ("goal", f"the highest {outcome.metric_name(settings.metric)} on the val split"),
-        ("detector", settings.train.model),
-        ("space", "; ".join(f"{name} {_range(dimension)}" for name, dimension in settings.space.items())),
-        *((str(label), _flat(value)) for label, value in data_summary.items()),
-    ]  # fmt: skip
-    return _sheet("The plan", rows, _link_rows(links))
-
-
-def _range(dimension: Any) -> str:
-    if dimension.choices is not None:
-        said = ", ".join(outcome.figure(choice) for choice in dimension.choices)
-    else:
-        said = f"{outcome.figure(dimension.low)} to {outcome.figure(dimension.high)}{' (log)' if dimension.log else ''}"
-    return f"{said} {dimension.unit}".strip()
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
-    return ", ".join(map(_flat, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _link_rows(links: Mapping[str, str]) -> list[tuple[str, str]]:
-    names = {"mlflow": "MLflow, in another terminal", "dashboard": "Ray dashboard"}
-    token = [("its token, which it asks for", "ray get-auth-token")] if links.get("dashboard") else []
-    return [*((names.get(label, label), text) for label, text in links.items() if text), *token]
-
-
-def summary(table: Table, folder: Path) -> RenderableType:
-    """What came of the search: the leaders, the improvement, what was saved, the files and the next command."""
-    from rich.console import Group
-    from rich.text import Text
-
-    ranked = tuple(outcome.scored(table))
-    metric, name = outcome.metric_name(table.metric), table.header.name
-    rows = [("trials", ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "none")]
-    gain, default = outcome.gain(table), outcome.default_trial(table)
-    if gain is None:
-        rows.append(("improvement", "cannot be stated: the default configuration or all others have no score"))
-    elif default is not None:
-        base = outcome.score(default, table.metric)
-        told = (
-            f"{metric} {gain:.3f} above the default's {base:.3f}" if gain > 0 else "none: the default is the best yet"
-        )
-        rows.append(("improvement", told))
-    saved_epochs, saved_s = outcome.saved_by_stopping(table)
-    run = f"{outcome.epochs_run(table):,} of {outcome.count_text(outcome.epochs_asked(table), 'epoch')}"
-    rows.append(("epochs run", f"{run} in {outcome.duration(outcome.elapsed_s(table))}"))
-    if saved_epochs:
-        rows.append(("saved", f"{outcome.count_text(saved_epochs, 'epoch')}, about {outcome.duration(saved_s)}"))
-    on = [] if table.ended and table.ended.reason == "trials" else [("go on with", outcome.resume_command(name))]
-    next_ = [("promote the best", outcome.export_command(name))] if ranked else []
-    commands = [("report", str(folder / "report.html")), ("table", str(folder / "trials.csv")), *on, *next_]
-    head = f"Best: {metric} {_best_text(ranked[0], table.metric)}" if ranked else "No trial has a score yet"
-    board = [leaderboard(ranked[:5], table.metric), Text("")] if ranked else []
-    return Group(Text(""), *board, _sheet(head, rows, commands))
-
-
-def _sheet(head: str, rows: list[tuple[str, str]], commands: list[tuple[str, str]]) -> RenderableType:
-    """A headline, a table of facts, and lines to copy, each whole on a line of its own."""
-    from rich.console import Group
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for label, text in rows:
-        grid.add_row(Text(label), Text(text))
-    lines = [Text.assemble((f"{label}: ", "dim"), (text, "cyan"), no_wrap=True) for label, text in commands]
-    return Group(Text(head, style="bold"), grid, Text(""), *lines, Text(""))
-
-
-def show(renderable: RenderableType, stream: TextIO) -> None:
-    """Print a plan or a summary to a text stream; lines to copy are not broken, whatever the width."""
-    _console(_lenient(stream)).print(renderable, soft_wrap=True)
-
-
-def _console(stream: TextIO, *, terminal: bool | None = None) -> Console:
-    from rich.console import Console
-
-    return Console(file=stream, force_terminal=terminal, highlight=False, markup=True, emoji=False)
-
-
-def _lenient(stream: TextIO) -> TextIO:
-    """The stream, told to replace what its code page cannot show (a name in another script) instead of failing."""
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="replace")
-    return stream
 
 
 def _write(stream: TextIO, line: str) -> None:

@@ -255,7 +255,7 @@ def trials_csv(table: Table) -> str:
     """One line per trial, in the order of proposal; the scores are those of the trial's best epoch."""
     names = _param_names(table)
     out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
+    lines = csv.writer(out)
     lines.writerow(["trial", "state", "origin", *names, "best_epoch", *METRICS, "epochs",
                     "epochs_asked", "train_s", "eval_s", "reason"])  # fmt: skip
     for trial in table.trials.values():
