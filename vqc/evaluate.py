@@ -22,7 +22,7 @@ from vqc.dataset import Batch, fit_scale
 from vqc.epoch import Scores
 from vqc.precision import Precision
 
-__all__ = ["Detections", "coco_scores", "detect"]
+__all__ = ["Detections", "coco_scores", "detect", "in_annotated_pixels"]
 
 IOU_50, IOU_75 = 0.5, 0.75
 
@@ -67,16 +67,44 @@ def detect(
 
 def _restored(output: dict[str, torch.Tensor], record: ImageRecord, size: tuple[int, int]) -> Detections:
     """One image's output in the pixels of the annotated image. The CPU waits for the GPU here."""
-    scale = fit_scale(record.width, record.height, size)
-    boxes = (output["boxes"].float().cpu() / scale).numpy()
-    limits = np.array([record.width, record.height] * 2, np.float32)
-    scores = output["scores"].float().cpu().numpy()
+    return in_annotated_pixels(
+        output["boxes"].float().cpu().numpy(),
+        output["scores"].float().cpu().numpy(),
+        output["labels"].cpu().numpy(),
+        image_id=record.image_id,
+        width=record.width,
+        height=record.height,
+        size=size,
+    )
+
+
+def in_annotated_pixels(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    image_id: int,
+    width: int,
+    height: int,
+    size: tuple[int, int],
+) -> Detections:
+    """What a detector found on a fitted image, put back into the image as annotated and sorted best first.
+
+    Args:
+        boxes: [m, 4] xyxy pixels of the fitted image.
+        scores: [m] in 0..1.
+        labels: [m] in 1..C.
+        width, height: of the annotated image, in pixels; boxes are clipped to it.
+        size: height and width that the image was fitted to.
+    """
+    scale = np.float32(fit_scale(width, height, size))
+    limits = np.array([width, height] * 2, np.float32)
     best_first = np.argsort(-scores, kind="stable")
     return Detections(
-        image_id=record.image_id,
-        boxes=np.clip(boxes, np.float32(0), limits)[best_first],
+        image_id=image_id,
+        boxes=np.clip(boxes / scale, np.float32(0), limits)[best_first],
         scores=scores[best_first],
-        labels=output["labels"].cpu().numpy()[best_first],
+        labels=labels[best_first],
     )
 
 

@@ -190,11 +190,19 @@ class Tracker:
             self._client.log_artifact(run_id, str(file))
 
     def register(
-        self, bundle: Path, *, name: str, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, str]
+        self,
+        bundle: Path,
+        *,
+        name: str,
+        run_id: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+        champion: bool = True,
     ) -> str:
-        """Copy the folder ``bundle`` into the run, make it a version of the model ``name`` and the champion.
+        """Copy the folder ``bundle`` into the run and make it a version of the model ``name``.
 
-        The alias moves last, so a failure before leaves the old champion in place.
+        Args:
+            champion: give it the alias, too. That moves last, so a failure before leaves the old champion in place.
 
         Returns:
             The new version's number.
@@ -208,7 +216,8 @@ class Tracker:
                 self._client.create_registered_model(name)
             source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
             version = self._client.create_model_version(name, source, run_id=run_id, tags={**tags, **figures}).version
-            self._client.set_registered_model_alias(name, CHAMPION, str(version))
+            if champion:
+                self._client.set_registered_model_alias(name, CHAMPION, str(version))
         return str(version)
 
     def champion(self, name: str) -> ChampionInfo | None:
