@@ -121,7 +121,7 @@ def test_strings_from_data_never_become_markup() -> None:
     evil: list[j.Event] = []
     for event in some:
         if isinstance(event, j.SearchStarted):
-            space = {**event.settings["space"], EVIL: {"choices": [EVIL, "plain"], "unit": EVIL}}
+            space = {**event.settings["space"], "model": {"choices": [EVIL, "plain"], "unit": EVIL}}
             updates = {
                 "settings": {**event.settings, "space": space},
                 "data": {EVIL: EVIL},
@@ -131,7 +131,9 @@ def test_strings_from_data_never_become_markup() -> None:
             evil.append(event.model_copy(update=updates))
         elif isinstance(event, j.TrialProposed):
             evil.append(
-                event.model_copy(update={"params": {**event.params, EVIL: EVIL if event.trial % 2 else "plain"}})
+                event.model_copy(
+                    update={"params": {**event.params, EVIL: EVIL, "model": EVIL if event.trial % 2 else "plain"}}
+                )
             )
         elif isinstance(event, j.EpochMeasured):
             scores = event.report.scores.model_copy(update={"class_ap": {EVIL: 0.5}})

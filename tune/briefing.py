@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tune import outcome
 from tune.journal import Table, Trial
+from tune.stop import rung_epochs
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -61,7 +62,7 @@ def plan(settings: SearchSettings, data_summary: Mapping[str, Any], links: Mappi
         links: ``mlflow`` -> the command that opens its pages, ``dashboard`` -> Ray's address; others as they are.
     """
     epochs = settings.train.num_epochs
-    rungs = " and ".join(str(epoch) for epoch in outcome.rung_epochs(settings.rungs, epochs))
+    rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
     what = f"{outcome.count_text(settings.trials, 'trial')} of up to {outcome.count_text(epochs, 'epoch')}"
     limit = f", for at most {settings.hours:g} h" if settings.hours else ""
     rows = [

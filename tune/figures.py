@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune.journal import State, Table, Trial
-from tune.outcome import best_trial, default_trial, elapsed_s, figure, metric_name, rung_epochs, score, scored
+from tune.outcome import best_trial, default_trial, elapsed_s, figure, metric_name, score, scored, settings_of
+from tune.stop import rung_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def curves(table: Table, *, width_px: int) -> str:
     if best is not None:
         _curve(axes, best, table.metric, role="best", width=2.6)
     longest = max((trial.config.num_epochs for trial in table.trials.values()), default=1)
-    for epoch in rung_epochs(table.header.settings.get("rungs", ()), longest):
+    for epoch in rung_epochs(settings_of(table)):
         axes.axvline(epoch, color=_COLOUR["muted"], linewidth=0.9, alpha=0.6, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate("rung", (epoch, 1), xycoords=("data", "axes fraction"), xytext=(4, -9),
                       textcoords="offset points", fontsize=10, color=_COLOUR["muted"])  # fmt: skip
@@ -100,6 +101,8 @@ def influence(table: Table, name: str) -> str:
 
 def timeline(table: Table, *, width_px: int) -> str:
     """One bar per trial over the search's own clock: training, evaluation, and the rest of its time."""
+    from matplotlib.collections import PolyCollection
+
     trials = [trial for trial in table.trials.values() if trial.started_ms is not None]
     figure_, axes = _canvas(width_px, min(640, 70 + 15 * len(trials)))
     spans: dict[str, list[tuple[float, float]]] = {"train": [], "eval": [], "wait": []}
@@ -113,8 +116,8 @@ def timeline(table: Table, *, width_px: int) -> str:
         spans["wait"].append((begin + train + evaluation, max(0.0, end - begin - train - evaluation)))
     rows = [trial.number for trial in trials]
     for role, bars in spans.items():
-        axes.barh(rows, [width for _, width in bars], left=[left for left, _ in bars], height=0.72,
-                  color=_COLOUR[role], linewidth=0)  # fmt: skip
+        boxes = [_box(left, row, width) for row, (left, width) in zip(rows, bars, strict=True)]
+        axes.add_collection(PolyCollection(boxes, facecolors=_COLOUR[role], linewidths=0))
     axes.set_ylim(max(rows, default=1) + 0.6, min(rows, default=1) - 0.6)
     axes.set_xlim(0, max(elapsed_s(table) / 60, 1e-3))
     axes.locator_params(axis="y", integer=True, nbins=12, min_n_ticks=1)
@@ -122,6 +125,11 @@ def timeline(table: Table, *, width_px: int) -> str:
     axes.set_xlabel("minutes of the search")
     axes.set_ylabel("trial")
     return _svg(figure_, name=f"timeline{width_px}", label="When each trial ran")
+
+
+def _box(left: float, row: int, width: float) -> list[tuple[float, float]]:
+    right, low, high = left + width, row - 0.36, row + 0.36
+    return [(left, low), (right, low), (right, high), (left, high)]
 
 
 def _canvas(width_px: int, height_px: int) -> tuple[Figure, Axes]:

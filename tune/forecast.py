@@ -7,11 +7,12 @@ seconds of an epoch, which grow with the pixels of an image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 from tune.journal import Table, Trial
-from tune.outcome import default_trial, elapsed_s, epoch_s, rung_epochs
+from tune.outcome import default_trial, elapsed_s, epoch_s, settings_of
+from tune.stop import rung_epochs
 from vqc.config import TrainConfig
 
 __all__ = ["time_left_s"]
@@ -28,9 +29,10 @@ def time_left_s(table: Table, now_ms: int) -> float | None:
         return None
     live = [trial for trial in table.trials.values() if trial.ended_ms is None or trial.state == "interrupted"]
     to_come = max(0, table.trials_asked - len(table.trials))
-    current = [_epochs_left(table, trial) * _pace_s(table, trial) for trial in live]
+    gates = _gates(table)
+    current = [_epochs_left(trial, gates) * _pace_s(table, trial) for trial in live]
     running_s = max(0.0, sum(current) - _since_last_s(table, now_ms, live))
-    future_s = to_come * (_epochs_of_new(table) * _pace_of_new_s(table) + _between_s(table))
+    future_s = to_come * (_epochs_of_new(table, gates) * _pace_of_new_s(table) + _between_s(table))
     slots = int(table.header.settings.get("concurrent", 1))
     left_s = (running_s + future_s) / slots
     hours: float | None = table.header.settings.get("hours")
@@ -46,65 +48,55 @@ def _since_last_s(table: Table, now_ms: int, live: Sequence[Trial]) -> float:
     return min(longest_s, max(0.0, (now_ms - table.last_ms) / 1000))
 
 
-def _epochs_left(table: Table, trial: Trial) -> float:
+def _epochs_left(trial: Trial, gates: Mapping[int, float]) -> float:
     """Epochs that a live trial is expected to run yet; the default is never stopped."""
-    epochs = trial.config.num_epochs
     if trial.origin == "default":
-        return epochs - trial.epochs
-    return _expected_epochs(_pass_rates(table), _rungs(table, epochs), epochs, after=trial.epochs)
+        return trial.config.num_epochs - trial.epochs
+    return _expected_epochs(gates, trial.config.num_epochs, after=trial.epochs)
 
 
-def _epochs_of_new(table: Table) -> float:
+def _epochs_of_new(table: Table, gates: Mapping[int, float]) -> float:
     """Epochs of a trial not yet proposed, counting that some die before their first epoch."""
-    epochs = int(table.header.settings["train"]["num_epochs"])
     ended = [trial for trial in table.trials.values() if trial.ended_ms is not None]
     dead = sum(trial.state in ("infeasible", "failed") and trial.epochs == 0 for trial in ended)
     alive = 1 - dead / (len(ended) + PRIOR_TRIALS)
-    return alive * _expected_epochs(_pass_rates(table), _rungs(table, epochs), epochs, after=0)
+    return alive * _expected_epochs(gates, int(table.header.settings["train"]["num_epochs"]), after=0)
 
 
-def _expected_epochs(rates: Sequence[float], rungs: Sequence[int], epochs: int, *, after: int) -> float:
-    """Mean of the epochs still run after ``after`` of them, when rung i is passed with chance ``rates[i]``."""
+def _expected_epochs(gates: Mapping[int, float], epochs: int, *, after: int) -> float:
+    """Mean of the epochs still run after ``after`` of ``epochs``; gates: rung's epoch -> chance to pass it, rising."""
     expected, reached, done = 0.0, 1.0, after
-    for rung, rate in zip(rungs, rates, strict=False):
-        if rung < after:
-            continue
-        expected += reached * (rung - done)
-        reached, done = reached * rate, rung
+    for rung, chance in gates.items():
+        if after <= rung < epochs:
+            expected += reached * (rung - done)
+            reached, done = reached * chance, rung
     return expected + reached * (epochs - done)
 
 
-def _rungs(table: Table, num_epochs: int) -> list[int]:
-    return rung_epochs(table.header.settings.get("rungs", ()), num_epochs)
-
-
-def _pass_rates(table: Table) -> list[float]:
-    """Chance of a trial to come to pass each rung, from those that were judged there, the recent ones weighing most."""
+def _gates(table: Table) -> dict[int, float]:
+    """Rung's epoch -> chance of a trial to come to pass it, from those judged there, the recent ones weighing most."""
     newest = max(table.trials, default=0)
     to_come = max(1, table.trials_asked - newest)
-    rates = []
-    for index in range(len(_rungs(table, int(table.header.settings["train"]["num_epochs"])))):
-        verdicts = _verdicts(table, index)
+    gates = {}
+    for rung in rung_epochs(settings_of(table)):
+        verdicts = _verdicts(table, rung)
         weights = [0.5 ** ((newest - number) / HALF_LIFE_TRIALS) for number in verdicts]
         passed = sum(weight for weight, went_on in zip(weights, verdicts.values(), strict=True) if went_on)
-        # Whoever must beat all before it is a record, and the k-th of equals is one with chance 1/k.
-        first = len(verdicts) + 1
-        prior = fmean(1 / number for number in range(first + 1, first + 1 + to_come))
-        rates.append((passed + prior * PRIOR_TRIALS) / (sum(weights) + PRIOR_TRIALS))
-    return rates
+        # Whoever must match all before it is a record, and the k-th of equals is one with chance 1/k.
+        first = len(verdicts) + 2
+        prior = fmean(1 / number for number in range(first, first + to_come))
+        gates[rung] = (passed + prior * PRIOR_TRIALS) / (sum(weights) + PRIOR_TRIALS)
+    return gates
 
 
-def _verdicts(table: Table, index: int) -> dict[int, bool]:
-    """Trial number -> whether it passed rung ``index`` (from 0); only trials that were judged there."""
-    verdicts = {}
-    for trial in table.trials.values():
-        rungs = _rungs(table, trial.config.num_epochs)
-        if trial.origin == "default" or index >= len(rungs) or trial.epochs < rungs[index]:
-            continue
-        went_on = trial.epochs > rungs[index]
-        if went_on or trial.state in ("stopped", "paused"):
-            verdicts[trial.number] = went_on
-    return verdicts
+def _verdicts(table: Table, rung: int) -> dict[int, bool]:
+    """Trial number -> whether it passed the rung; only the trials that were judged there."""
+    return {
+        trial.number: trial.epochs > rung
+        for trial in table.trials.values()
+        if trial.origin != "default"
+        and (trial.epochs > rung or (trial.epochs == rung and trial.state in ("stopped", "paused")))
+    }
 
 
 def _pixels(config: TrainConfig) -> int:

@@ -6,13 +6,14 @@ A figure that cannot be known is ``None``, never 0.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import get_args
 
 from tune.journal import Param, State, Table, Trial
+from tune.settings import SearchSettings
+from vqc.config import parse_record
 from vqc.epoch import EpochReport, Scores
 
 __all__ = [
@@ -32,10 +33,10 @@ __all__ = [
     "gain",
     "metric_name",
     "resume_command",
-    "rung_epochs",
     "saved_by_stopping",
     "score",
     "scored",
+    "settings_of",
     "state_counts",
 ]
 
@@ -115,10 +116,13 @@ def elapsed_s(table: Table, at_ms: int | None = None) -> float:
     return sum(max(0, min(end, upto) - begin) for begin, end in table.spans_ms) / 1000
 
 
-def rung_epochs(rungs: Sequence[float], num_epochs: int) -> list[int]:
-    """The epochs after which a trial of ``num_epochs`` may be stopped, rising, each below ``num_epochs``."""
-    # The tolerance keeps 1/3 of 6 at 2: a share is stored as a rounded binary fraction.
-    return sorted({max(1, math.ceil(rung * num_epochs - 1e-9)) for rung in rungs} - {num_epochs})
+def settings_of(table: Table) -> SearchSettings:
+    """The search's settings as the journal's first line has them.
+
+    Raises:
+        ConfigError: the journal is of a version whose settings are not known here.
+    """
+    return parse_record(SearchSettings, table.header.settings, source="the journal's first line, settings")
 
 
 def metric_name(metric: str) -> str:

@@ -205,15 +205,17 @@ def importances(table: Table) -> dict[str, float] | None:
     """
     import optuna
 
-    space = _distributions(table)
+    from tune.space import distributions, to_optuna
+
+    space = outcome.settings_of(table).space
     usable = [
-        (trial, score)
+        (inside, trial.best(table.metric)[0])
         for trial in outcome.scored(table)
-        if trial.state != "failed"
-        and (score := outcome.score(trial, table.metric)) is not None
-        and all(name in trial.params and _inside(space[name], trial.params[name]) for name in space)
-    ]
-    if len(usable) < TRIALS_FOR_IMPORTANCE or len({score for _, score in usable}) < 2 or not space:
+        if trial.state != "failed" and space.keys() <= trial.params.keys()
+        # The default configuration may lie outside of the space, where Optuna has no place for it.
+        and (inside := to_optuna(space, trial.params)) is not None
+    ]  # fmt: skip
+    if len(usable) < TRIALS_FOR_IMPORTANCE or len({score for _, score in usable}) < 2:
         return None
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -221,34 +223,10 @@ def importances(table: Table) -> dict[str, float] | None:
         study = optuna.create_study(direction="maximize")
     finally:
         optuna.logging.set_verbosity(verbosity)
-    for trial, value in usable:
-        params = {name: trial.params[name] for name in space}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=space, value=value))
+    for params, value in usable:
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions(space), value=value))
     # Not fANOVA: it needs scikit-learn, and on simulated searches of 30 trials it named the wrong value more often.
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
-
-
-def _distributions(table: Table) -> dict[str, Any]:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    from tune.settings import Dimension
-
-    def of(dimension: Dimension) -> Any:
-        if dimension.choices is not None:
-            return CategoricalDistribution(dimension.choices)
-        low, high = dimension.low or 0.0, dimension.high or 0.0
-        if dimension.integer:
-            return IntDistribution(int(low), int(high), log=dimension.log)
-        return FloatDistribution(low, high, log=dimension.log)
-
-    space = table.header.settings.get("space", {})
-    return {name: of(Dimension.model_validate(values)) for name, values in space.items()}
-
-
-def _inside(distribution: Any, value: Any) -> bool:
-    """Whether the space allows the value: the default configuration may lie outside of it."""
-    choices = getattr(distribution, "choices", None)
-    return value in choices if choices is not None else distribution.low <= value <= distribution.high
 
 
 def trials_csv(table: Table) -> str:
