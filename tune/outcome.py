@@ -146,11 +146,13 @@ def configuration(params: Mapping[str, Param]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min."""
+    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min, 120 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 99.5:
         return f"{seconds:.0f} s"
+    if seconds >= 360_000:
+        return f"{seconds / 3600:,.0f} h"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
