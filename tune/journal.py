@@ -24,6 +24,7 @@ __all__ = [
     "Event",
     "Follower",
     "Journal",
+    "SearchEndReason",
     "SearchEnded",
     "SearchResumed",
     "SearchStarted",
@@ -31,16 +32,20 @@ __all__ = [
     "Table",
     "Trial",
     "TrialEnded",
+    "TrialPaused",
     "TrialProposed",
     "TrialStarted",
     "WorkerReplaced",
+    "now_ms",
     "read_table",
+    "table_of",
 ]
 
 State: TypeAlias = Literal[
     "proposed", "running", "paused", "completed", "stopped", "infeasible", "failed", "interrupted"
 ]
 Ended: TypeAlias = Literal["completed", "stopped", "infeasible", "failed", "interrupted"]
+SearchEndReason: TypeAlias = Literal["trials", "hours", "interrupted", "failed"]
 Param: TypeAlias = float | int | str
 
 
@@ -111,7 +116,7 @@ class WorkerReplaced(_Event):
 
 class SearchEnded(_Event):
     event: Literal["search_ended"] = "search_ended"
-    reason: Literal["trials", "hours", "interrupted", "failed"]
+    reason: SearchEndReason
 
 
 Event: TypeAlias = (
@@ -160,6 +165,21 @@ class Trial:
         best = max(values)
         return best, values.index(best) + 1
 
+    def apply(self, event: TrialStarted | EpochMeasured | TrialPaused | TrialEnded) -> None:
+        """Take one more event of this trial into account."""
+        match event:
+            case TrialStarted():
+                self.state, self.reason, self.ended_ms = "running", "", None
+                self.started_ms = self.started_ms or event.at_ms
+                del self.reports[event.after_epoch :]  # epochs behind the checkpoint are measured again
+            case EpochMeasured():
+                if event.report.epoch == self.epochs + 1:
+                    self.reports.append(event.report)
+            case TrialPaused():
+                self.state = "paused"
+            case TrialEnded():
+                self.state, self.reason, self.ended_ms = event.state, event.reason, event.at_ms
+
 
 @dataclass(kw_only=True)
 class Table:
@@ -189,7 +209,11 @@ class Table:
         return sorted(scored, key=lambda trial: (-trial.best(self.metric)[0], trial.number))
 
     def apply(self, event: Event) -> None:
-        """Take one more event into account."""
+        """Take one more event into account.
+
+        Raises:
+            SearchError: it is of a trial that was never proposed.
+        """
         self.last_ms = event.at_ms
         if isinstance(event, SearchStarted | SearchResumed):
             self.spans_ms.append([event.at_ms, event.at_ms])
@@ -212,20 +236,13 @@ class Table:
                     origin=event.origin,
                     proposed_ms=event.at_ms,
                 )
-            case TrialStarted():
-                trial = self.trials[event.trial]
-                trial.state = "running"
-                trial.started_ms = trial.started_ms or event.at_ms
-                del trial.reports[event.after_epoch :]  # epochs behind the checkpoint are measured again
-            case EpochMeasured():
-                trial = self.trials[event.trial]
-                if event.report.epoch == trial.epochs + 1:
-                    trial.reports.append(event.report)
-            case TrialPaused():
-                self.trials[event.trial].state = "paused"
-            case TrialEnded():
-                trial = self.trials[event.trial]
-                trial.state, trial.reason, trial.ended_ms = event.state, event.reason, event.at_ms
+            case TrialStarted() | EpochMeasured() | TrialPaused() | TrialEnded():
+                self._trial(event.trial).apply(event)
+
+    def _trial(self, number: int) -> Trial:
+        if number not in self.trials:
+            raise SearchError(f"the journal speaks of trial {number}, which it never proposed: a line of it is missing")
+        return self.trials[number]
 
 
 class Journal:
@@ -269,10 +286,11 @@ class Follower:
                 fresh = file.read()
         except FileNotFoundError:
             return
-        for line in fresh.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                return
-            self._offset += len(line)
+        except OSError as error:
+            raise SearchError(f"{self.path}: cannot be read: {error.strerror or error}") from None
+        *whole, _torn = fresh.split(b"\n")  # not splitlines: a stray carriage return ends no event
+        for line in whole:
+            self._offset += len(line) + 1
             self._line += 1
             yield self._parse(line)
 

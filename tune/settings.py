@@ -6,30 +6,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from vqc.config import Record, TrainConfig, parse_record, read_json
 from vqc.errors import ConfigError, nearest
 
-__all__ = ["Dimension", "SearchSettings", "load_settings"]
+__all__ = ["Dimension", "SearchSettings", "load_settings", "with_params"]
+
+INSIDE = 0.3819660112501051  # share of a range at which a value inside it is tried: on no grid
 
 
 class Dimension(Record):
     """One searched field of ``TrainConfig``: a range (``low``, ``high``) or a list of ``choices``."""
 
-    low: float | None = Field(None, description="smallest value")
-    high: float | None = Field(None, description="largest value")
-    log: bool = Field(False, description="even on a logarithmic scale")
-    integer: bool = Field(False, description="whole numbers only")
-    choices: tuple[float | int | str, ...] | None = Field(
-        None, description="the values allowed, in order where they have one"
+    low: StrictFloat | None = Field(None, description="smallest value")
+    high: StrictFloat | None = Field(None, description="largest value")
+    log: StrictBool = Field(False, description="even on a logarithmic scale")
+    integer: StrictBool = Field(False, description="whole numbers only")
+    choices: tuple[StrictFloat | StrictInt | StrictStr, ...] | None = Field(
+        None, min_length=1, description="the values allowed, in order where they have one"
     )
     unit: str = Field("", description="shown behind the value")
     reason: str = Field("", description="why this range")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Dimension:
-        if (self.choices is None) == (self.low is None or self.high is None):
+        given = (self.low is not None, self.high is not None, self.choices is not None)
+        if given not in ((True, True, False), (False, False, True)):
             raise ValueError("expected either low and high, or choices")
         if self.choices is not None and len(set(self.choices)) != len(self.choices):
             raise ValueError("expected choices that differ")
@@ -39,6 +42,13 @@ class Dimension(Record):
             if self.log and self.low <= 0:
                 raise ValueError(f"expected low > 0 on a logarithmic scale, got {self.low}")
         return self
+
+    def samples(self) -> tuple[float | int | str, ...]:
+        """The corners, and one value inside a range: ends that fit do not make all between them fit."""
+        if self.choices is not None or self.low is None or self.high is None:
+            return self.corners()
+        inside = int(self.low) + 1 if self.integer else self.low + (self.high - self.low) * INSIDE
+        return (*self.corners(), inside)
 
     def corners(self) -> tuple[float | int | str, ...]:
         """The extreme values, or all choices."""
@@ -56,21 +66,23 @@ class SearchSettings(Record):
         min_length=1, description="field of the training configuration -> what is tried"
     )
     metric: Literal["ap", "ap50", "ap75", "ar"] = Field("ap50", description="val score to maximise")
-    trials: int = Field(30, ge=1, le=100_000, description="configurations to try")
-    hours: float | None = Field(None, gt=0, description="wall clock after which no further trial starts")
-    seed: int = Field(0, ge=0, lt=2**32, description="root of the search's random streams")
-    startup_trials: int = Field(
+    trials: StrictInt = Field(30, ge=1, le=100_000, description="configurations to try")
+    hours: StrictFloat | None = Field(None, gt=0, description="wall clock after which no further trial starts")
+    seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of the search's random streams")
+    startup_trials: StrictInt = Field(
         8, ge=1, description="configurations spread over the space before the sampler models it"
     )
-    rungs: tuple[float, ...] = Field(
+    rungs: tuple[StrictFloat, ...] = Field(
         (1 / 6, 1 / 2), description="shares of num_epochs after which a trial may be stopped"
     )
-    gpus_per_trial: float = Field(1.0, gt=0, le=1, description="share of the GPU that a trial asks for; 0.5 packs two")
-    concurrent: int = Field(1, ge=1, le=64, description="trials at a time")
-    threads_per_trial: int | None = Field(
+    gpus_per_trial: StrictFloat = Field(
+        1.0, gt=0, le=1, description="share of the GPU that a trial asks for; 0.5 packs two"
+    )
+    concurrent: StrictInt = Field(1, ge=1, le=64, description="trials at a time")
+    threads_per_trial: StrictInt | None = Field(
         None, ge=1, description="CPU threads of a trial; none given: by the number of cores"
     )
-    keep_leaders: int = Field(3, ge=1, description="trials whose best checkpoint is kept")
+    keep_leaders: StrictInt = Field(3, ge=1, description="trials whose best checkpoint is kept")
 
     @model_validator(mode="after")
     def _space_fits(self) -> SearchSettings:
@@ -81,15 +93,16 @@ class SearchSettings(Record):
                     f"space.{name}: not a field of the training configuration{nearest(name, TrainConfig.model_fields)}"
                 )
                 continue
-            for corner in dimension.corners():
+            for value in dimension.samples():
                 try:
-                    with_params(self.train, {name: corner})
+                    with_params(self.train, {name: value})
                 except ConfigError as error:
-                    problems.append(f"space.{name}: {'; '.join(error.problems)}")
-        if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(self.rungs):
+                    problems.append(f"space.{name}: {', '.join(error.problems)}")
+                    break
+        if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             problems.append(f"rungs: got {list(self.rungs)}, expected rising shares between 0 and 1")
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import torch
@@ -20,12 +20,23 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from vqc.config import Record, TrainConfig
-from vqc.epoch import Scores
+from vqc.epoch import EpochReport, Scores
 from vqc.errors import ModelError
 
-__all__ = ["LoopState", "ModelInfo", "load_model", "load_state", "save_model", "save_state", "write_atomically"]
+__all__ = [
+    "LoopState",
+    "ModelInfo",
+    "load_model",
+    "load_state",
+    "read_info",
+    "read_report",
+    "save_model",
+    "save_state",
+    "write_atomically",
+]
 
 MODEL, OPTIMIZER = "model.", "optimizer."
+T = TypeVar("T")
 
 
 class ModelInfo(Record):
@@ -49,8 +60,8 @@ class LoopState:
     scaler: torch.amp.GradScaler
 
 
-def save_state(path: Path, state: LoopState) -> None:
-    """Write the state of a run; it is on the disk, whole, when this returns. Waits for the GPU."""
+def save_state(path: Path, state: LoopState, report: EpochReport) -> None:
+    """Write the state of a run and its last epoch's report; whole on the disk when this returns. Waits for the GPU."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in slots.items()}
@@ -58,6 +69,7 @@ def save_state(path: Path, state: LoopState) -> None:
         "info": state.info.model_dump_json(),
         "step": str(state.step),
         "scaler": json.dumps(state.scaler.state_dict()),
+        "report": report.model_dump_json(),
     }
     _write(path, tensors, header)
 
@@ -70,8 +82,10 @@ def load_state(path: Path, state: LoopState) -> None:
     """
     tensors, header = _read(path)
     info = _info(path, header)
-    if (info.config, info.fingerprint) != (state.info.config, state.info.fingerprint):
+    if (_computed(info.config), info.fingerprint) != (_computed(state.info.config), state.info.fingerprint):
         raise ModelError(f"{path}: is of another configuration or of other data; expected the run's own checkpoint")
+    if "step" not in header:
+        raise ModelError(f"{path}: holds a model alone, expected the state of a training run")
     state.model.load_state_dict(_under(tensors, MODEL))
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _under(tensors, OPTIMIZER).items():
@@ -79,7 +93,34 @@ def load_state(path: Path, state: LoopState) -> None:
         slots.setdefault(int(index), {})[slot] = tensor
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
     state.scaler.load_state_dict(json.loads(header["scaler"]))
-    state.info, state.step = info, int(header["step"])
+    state.info, state.step = info.model_copy(update={"config": state.info.config}), int(header["step"])
+
+
+def _computed(config: TrainConfig) -> TrainConfig:
+    """What of a configuration decides the result: the number of workers does not."""
+    return config.model_copy(update={"num_workers": 0})
+
+
+def read_report(path: Path) -> EpochReport:
+    """The report of the last epoch that a state file holds; reads and checks the file as a whole.
+
+    Raises:
+        ModelError: the file is missing or damaged.
+    """
+    _, header = _read(path)
+    try:
+        return EpochReport.model_validate_json(header.get("report", ""))
+    except ValidationError:
+        raise ModelError(f"{path}: not the state of a training run") from None
+
+
+def read_info(path: Path) -> ModelInfo:
+    """What a weights file says of itself; its header alone is read.
+
+    Raises:
+        ModelError: the file is missing or not a model of this project.
+    """
+    return _info(path, _opened(path, lambda file: file.metadata() or {}))
 
 
 def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
@@ -125,29 +166,37 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, st
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}  # waits for the GPU
-    write_atomically(path, save(plain, {**header, "sha256": _digest(plain)}))
+    write_atomically(path, save(plain, {**header, "sha256": _digest(plain, header)}))
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    def all_of(file: Any) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+        # Copies: the file stays mapped for as long as one of its tensors lives, and Windows replaces no mapped file.
+        return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+    header, tensors = _opened(path, all_of)
+    if header.pop("sha256", None) != _digest(tensors, header):
+        raise ModelError(f"{path}: damaged, its checksum does not fit")
+    return tensors, header
+
+
+def _opened(path: Path, read: Callable[[Any], T]) -> T:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file, expected a checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            return read(file)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a whole safetensors file ({error})") from None
-    if header.get("sha256") != _digest(tensors):
-        raise ModelError(f"{path}: damaged, its checksum does not fit")
-    return tensors, header
 
 
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    """sha256 over what is described and what is held, in an order that does not depend on the file's."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -1,7 +1,8 @@
 """Frozen records of one training run, and how their mistakes are told.
 
 A file is JSON with the guide's keys (``configs/train_config.json``). Unknown keys are errors, all
-mistakes are reported at once, and each is spelled as its path in the file.
+mistakes are reported at once, and each is spelled as its path in the file. Numbers and switches are strict:
+Python would take ``true`` for 1.
 """
 
 from __future__ import annotations
@@ -9,9 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    field_validator,
+)
 
 from vqc.errors import ConfigError, nearest
 
@@ -29,10 +40,10 @@ class Record(BaseModel):
 class Augmentation(Record):
     """What is done to a training image, each with its probability or strength."""
 
-    horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability per image")
-    vertical_flip: float = Field(0.5, ge=0, le=1, description="probability per image; parts have no up and down")
-    brightness: float = Field(0.2, ge=0, le=1, description="largest relative change")
-    contrast: float = Field(0.2, ge=0, le=1, description="largest relative change")
+    horizontal_flip: StrictFloat = Field(0.5, ge=0, le=1, description="probability per image")
+    vertical_flip: StrictFloat = Field(0.5, ge=0, le=1, description="probability per image; parts have no up and down")
+    brightness: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
+    contrast: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
 
 
 class GpuOptimization(Record):
@@ -41,15 +52,19 @@ class GpuOptimization(Record):
     mixed_precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32"
     )
-    gradient_accumulation_steps: int = Field(
+    gradient_accumulation_steps: StrictInt = Field(
         1, ge=1, description="batches per optimiser step; the step sees their mean"
     )
-    cudnn_benchmark: bool = Field(True, description="let cuDNN choose the fastest convolution for the fixed input size")
+    cudnn_benchmark: StrictBool = Field(
+        True, description="let cuDNN choose the fastest convolution for the fixed input size"
+    )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "high", description="float32 products on tensor cores; high is TF32"
     )
-    empty_cache_after_batch: bool = Field(False, description="the guide's torch.cuda.empty_cache() after each batch")
-    max_split_size_mb: int | None = Field(
+    empty_cache_after_batch: StrictBool = Field(
+        False, description="the guide's torch.cuda.empty_cache() after each batch"
+    )
+    max_split_size_mb: StrictInt | None = Field(
         None, ge=21, description="allocator: blocks above this are not split (the guide's 512)"
     )
 
@@ -63,7 +78,7 @@ def _pair(value: object) -> object:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-SizePx = Annotated[int, Field(ge=64, le=4096, multiple_of=SIZE_STEP_PX)]
+SizePx = Annotated[StrictInt, Field(ge=64, le=4096, multiple_of=SIZE_STEP_PX)]
 
 
 class TrainConfig(Record):
@@ -81,18 +96,24 @@ class TrainConfig(Record):
         (512, 512),
         description="height and width in pixels, multiples of 32, or one number for a square; images are fitted in",
     )
-    batch_size: int = Field(8, ge=1, le=1024, description="images per batch")
-    num_epochs: int = Field(50, ge=1, le=10_000, description="passes over the training images; the schedule spans them")
-    learning_rate: float = Field(1e-4, gt=0, le=10, description="peak of the schedule, per step")
-    weight_decay: float = Field(
+    batch_size: StrictInt = Field(8, ge=1, le=1024, description="images per batch")
+    num_epochs: StrictInt = Field(
+        50, ge=1, le=10_000, description="passes over the training images; the schedule spans them"
+    )
+    learning_rate: StrictFloat = Field(1e-4, gt=0, le=10, description="peak of the schedule, per step")
+    weight_decay: StrictFloat = Field(
         1e-4, ge=0, le=1, description="AdamW's decoupled decay, per step and unit of learning rate"
     )
-    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises linearly")
-    clip_norm: float = Field(10.0, gt=0, description="largest 2-norm of the whole gradient of a step")
+    warmup_fraction: StrictFloat = Field(
+        0.1, ge=0, lt=1, description="share of all steps in which the rate rises linearly"
+    )
+    clip_norm: StrictFloat = Field(10.0, gt=0, description="largest 2-norm of the whole gradient of a step")
     augmentation: Augmentation = Field(default_factory=Augmentation, description="what is done to training images")
     gpu_optimization: GpuOptimization = Field(default_factory=GpuOptimization, description="the guide's optimisations")
-    num_workers: int = Field(0, ge=0, le=64, description="processes that prepare batches; 0: a thread of the trainer")
-    seed: int = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
+    num_workers: StrictInt = Field(
+        0, ge=0, le=64, description="processes that prepare batches; 0: a thread of the trainer"
+    )
+    seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
 
 
 R = TypeVar("R", bound=Record)
@@ -114,12 +135,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, not UTF-8, not JSON, or not an object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a byte order mark in front
     except FileNotFoundError:
         raise ConfigError(str(path), ["no such file"]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [f"cannot be read: {error}"]) from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise ConfigError(str(path), [f"not JSON: {error}"]) from None
     if not isinstance(found, dict):
         raise ConfigError(str(path), [f"expected a JSON object, got {type(found).__name__}"])
@@ -140,11 +161,13 @@ def parse_record(kind: type[R], values: Mapping[str, Any], *, source: str) -> R:
 
 def _problems(kind: type[Record], error: ValidationError) -> Iterator[str]:
     for item in error.errors(include_url=False):
-        path = ".".join(str(part) for part in item["loc"]) or "the file"
+        path = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             yield f"{path}: unknown key{nearest(str(item['loc'][-1]), _fields_at(kind, item['loc'][:-1]))}"
         elif item["type"] == "missing":
             yield f"{path}: missing"
+        elif isinstance(item["input"], Mapping | Record):  # of several keys together: the message names them
+            yield from (f"{path}: {part}" if path else part for part in _plain(item["msg"]).splitlines())
         else:
             yield f"{path}: got {item['input']!r:.80}, {_plain(item['msg'])}"
 
@@ -154,14 +177,17 @@ def _plain(message: str) -> str:
         message.removeprefix("Value error, ")
         .replace("Input should be", "expected")
         .replace("Input should have", "expected")
+        .replace("a valid tuple", "a list")
     )
 
 
-def _fields_at(kind: type[Record], loc: tuple[int | str, ...]) -> list[str]:
-    """Names allowed where ``loc`` points to."""
+def _fields_at(kind: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """Names allowed where ``loc`` points to: through records and through dictionaries of records."""
     for part in loc:
-        field = kind.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Record):
+        if isinstance(kind, type) and issubclass(kind, Record) and str(part) in kind.model_fields:
+            kind = kind.model_fields[str(part)].annotation
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
             return []
-        kind = field.annotation
-    return list(kind.model_fields)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Record) else []

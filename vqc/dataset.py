@@ -26,7 +26,7 @@ from vqc.coco import Data, ImageRecord, read_image
 from vqc.config import TrainConfig
 from vqc.randomness import stream_seed
 
-__all__ = ["Batch", "FittedImages", "Target", "evaluation_batches", "fit_scale", "fit_image", "training_batches"]
+__all__ = ["Batch", "FittedImages", "Target", "evaluation_batches", "fit_image", "fit_scale", "training_batches"]
 
 PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
 CACHE_LIMIT_BYTES = 20 * 2**30
@@ -98,27 +98,41 @@ class FittedImages:
         return fit_image(read_image(record), self.size)
 
     def _mapped(self, path: Path) -> NDArray[np.uint8]:
-        if not path.exists():
-            self._write(path)
+        try:
+            pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+            if pixels.shape == self._shape and pixels.dtype == np.uint8:
+                return pixels
+        except (FileNotFoundError, ValueError, EOFError):
+            pass  # not there, or cut short by a power failure
+        self._write(path)
         return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (len(self), *self.size, 3)
 
     def _write(self, path: Path) -> None:
         """Fill a file of its own, then give it the shared name: two writers cannot meet, a crash leaves no half."""
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.stem}.{uuid4().hex[:8]}.tmp")
         try:
-            pixels = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=(len(self), *self.size, 3))
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                for index, image in enumerate(pool.map(self._fitted, self.split.images)):
-                    pixels[index] = image
-            pixels.flush()
-            del pixels
+            self._fill(draft)
             draft.replace(path)
         except PermissionError:
             if not path.exists():  # on Windows the name is taken while another process has it mapped: use theirs
                 raise
         finally:
             draft.unlink(missing_ok=True)
+
+    def _fill(self, draft: Path) -> None:
+        pixels = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=self._shape)
+        try:
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                for index, image in enumerate(pool.map(self._fitted, self.split.images)):
+                    pixels[index] = image
+            pixels.flush()
+        finally:
+            del pixels  # Windows neither renames nor removes a file that is mapped
 
 
 def evaluation_batches(

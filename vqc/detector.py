@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import OrderedDict
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,6 +34,7 @@ from vqc.randomness import stream_seed
 __all__ = ["build_detector", "resolve_weights"]
 
 PROBE_TIMEOUT_S = 10.0
+BATCH_NORMED = ("ssdlite320_mobilenet_v3_large",)  # train batch norm down to maps of one cell
 FIRST_DISTANCE = 1.5  # in strides, from a cell to each side of its box: at torchvision's 0 the ReLU passes no gradient
 
 
@@ -102,7 +104,21 @@ def _fetch(name: str) -> str | None:
 def _torchvision(config: TrainConfig, num_classes: int, load_backbone: bool) -> Any:
     wanted = ARCHITECTURES[config.model].backbone_weights if config.weights == "backbone" else None
     with contextlib.nullcontext() if load_backbone else _blank_weights():
-        return get_model(config.model, weights=None, weights_backbone=wanted, num_classes=num_classes + 1)
+        own = {"norm_layer": partial(_BatchNorm, eps=0.001, momentum=0.03)} if config.model in BATCH_NORMED else {}
+        return get_model(config.model, weights=None, weights_backbone=wanted, num_classes=num_classes + 1, **own)
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Normalises a single value per channel by the running statistics; torch's own refuses to train on one.
+
+    SSDlite's last map is one cell, so an epoch whose last batch is one image would end the run.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            mean, var = self.running_mean, self.running_var
+            return nn.functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 def _blank_weights() -> AbstractContextManager[Any]:

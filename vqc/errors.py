@@ -31,7 +31,17 @@ __all__ = [
 
 
 class VqcError(Exception):
-    """Root of every exception that this project raises on purpose."""
+    """Root of every exception that this project raises on purpose; each survives pickling whole."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # They travel between processes, and Exception's own way calls the class with the message alone.
+        return _revived, (type(self), self.args, self.__dict__)
+
+
+def _revived(kind: type[VqcError], args: tuple[object, ...], attributes: dict[str, object]) -> VqcError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UserError(VqcError):
@@ -95,14 +105,6 @@ class NonFiniteLossError(InfeasibleError):
         super().__init__(
             f"the loss is not finite at step {step}: {terms}; learning rate {learning_rate:.3g}, loss scale {scale:g}"
         )
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions travel between processes; keyword-only arguments need their own way back.
-        return _non_finite, (self.step, self.losses, self.learning_rate, self.scale)
-
-
-def _non_finite(step: int, losses: Mapping[str, float], learning_rate: float, scale: float) -> NonFiniteLossError:
-    return NonFiniteLossError(step=step, losses=losses, learning_rate=learning_rate, scale=scale)
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

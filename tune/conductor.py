@@ -1,0 +1,184 @@
+"""What the engine asks and tells: which trial next, does it go on, it ended. The only writer of the journal.
+
+Knows nothing of Ray. Every answer is a function of the table, and every event is on the disk before its
+consequence is drawn, so a search that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune.journal import (
+    Ended,
+    EpochMeasured,
+    Journal,
+    SearchEnded,
+    SearchEndReason,
+    Table,
+    Trial,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+    WorkerReplaced,
+    now_ms,
+)
+from tune.propose import propose
+from tune.settings import SearchSettings, with_params
+from tune.stop import verdict
+from vqc.epoch import EpochReport
+
+__all__ = ["Conductor", "Task", "trial_folder"]
+
+RETRIES = 1  # a trial that failed by our fault is tried once more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker is given: a trial, and the epoch that the journal knows it to have reached."""
+
+    trial: Trial
+    after_epoch: int
+
+
+class Conductor:
+    """One sitting of a search, from start or resumption to its end.
+
+    Args:
+        journal: open for writing.
+        table: all that the journal holds; kept up to date from here on.
+        settings: of this search, with this sitting's trials and hours.
+        folder: the search's results.
+        clock_s: monotonic seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        table: Table,
+        *,
+        settings: SearchSettings,
+        folder: Path,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.table = table
+        self._journal, self._settings, self._folder, self._clock_s = journal, settings, folder, clock_s
+        self._started_s = clock_s()
+        self._waiting = [
+            trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")
+        ]
+        self._live: set[int] = set()
+        self._failures: dict[int, int] = {}
+        self.interrupted = False
+
+    @property
+    def out_of_time(self) -> bool:
+        hours = self._settings.hours
+        return hours is not None and self._clock_s() - self._started_s >= hours * 3600
+
+    @property
+    def finished(self) -> bool:
+        """No further trial will be given out in this sitting."""
+        spent = len(self.table.trials) >= self._settings.trials and not self._waiting
+        return self.interrupted or self.out_of_time or spent
+
+    def next_task(self) -> Task | None:
+        """The next trial to run; None while enough are running or when there is none left."""
+        if self.finished or len(self._live) >= self._settings.concurrent:
+            return None
+        trial = self._waiting.pop(0) if self._waiting else self._proposed()
+        self._live.add(trial.number)
+        return Task(trial=trial, after_epoch=trial.epochs)
+
+    def _proposed(self) -> Trial:
+        number = len(self.table.trials) + 1
+        proposal = propose(self.table, self._settings)
+        config = with_params(self._settings.train, proposal.params)
+        self._write(
+            TrialProposed(at_ms=now_ms(), trial=number, params=proposal.params, config=config, origin=proposal.origin)
+        )
+        return self.table.trials[number]
+
+    def started(self, number: int, *, worker: str) -> None:
+        """A worker took the trial."""
+        trial = self.table.trials[number]
+        self._write(TrialStarted(at_ms=now_ms(), trial=number, after_epoch=trial.epochs, worker=worker))
+
+    def measured(self, number: int, report: EpochReport) -> bool:
+        """Take in an epoch; True if the trial goes on, False if it has ended here."""
+        trial = self.table.trials[number]
+        if report.epoch == trial.epochs + 1:  # a worker that lost its checkpoint measures known epochs again
+            self._write(EpochMeasured(at_ms=now_ms(), trial=number, report=report))
+        if report.epoch < trial.epochs:
+            return True
+        if trial.epochs >= trial.config.num_epochs:
+            return self._end(trial, "completed", "all epochs")
+        judged = verdict(self.table, trial, self._settings)
+        if not judged.goes_on:
+            return self._end(trial, "stopped", judged.reason)
+        if self.interrupted or self.out_of_time:
+            why = "by hand" if self.interrupted else f"after {self._settings.hours:g} h"
+            return self._end(trial, "interrupted", why)
+        return True
+
+    def infeasible(self, number: int, reason: str) -> None:
+        """The configuration cannot work."""
+        self._end(self.table.trials[number], "infeasible", reason)
+
+    def failed(self, number: int, reason: str) -> None:
+        """The program's fault; the trial goes on from its checkpoint once, then counts as failed."""
+        self._live.discard(number)
+        self._failures[number] = self._failures.get(number, 0) + 1
+        trial = self.table.trials[number]
+        if self._failures[number] > RETRIES:
+            self._end(trial, "failed", reason)
+            return
+        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
+        self._waiting.insert(0, trial)
+
+    def worker_spent(self, number: int, reason: str) -> None:
+        """A reused worker would not take the trial, because the one before left memory behind: another one will."""
+        self._live.discard(number)
+        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"before trial {number}", reason=reason))
+        self._waiting.insert(0, self.table.trials[number])
+
+    def close(self, *, crashed: bool = False) -> None:
+        """End the sitting: whatever still runs is interrupted, and the journal says why the search ended."""
+        for number in sorted(self._live):
+            self._end(self.table.trials[number], "interrupted", "the search ended")
+        reason: SearchEndReason = "failed" if crashed else "interrupted" if self.interrupted else "trials"
+        if reason == "trials" and self.out_of_time:
+            reason = "hours"
+        self._write(SearchEnded(at_ms=now_ms(), reason=reason))
+
+    def _end(self, trial: Trial, state: Ended, reason: str) -> bool:
+        self._live.discard(trial.number)
+        self._write(TrialEnded(at_ms=now_ms(), trial=trial.number, state=state, reason=reason))
+        self._tidy()
+        return False
+
+    def _tidy(self) -> None:
+        """Keep the checkpoints of trials that may go on, and the best ones of the leaders."""
+        leaders = {trial.number for trial in self.table.leaders()[: self._settings.keep_leaders]}
+        for trial in self.table.trials.values():
+            if trial.state not in ("completed", "stopped", "infeasible", "failed"):
+                continue
+            folder = trial_folder(self._folder, trial.number)
+            if trial.number not in leaders:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                (folder / "last.safetensors").unlink(missing_ok=True)
+
+    def _write(
+        self, event: TrialProposed | TrialStarted | EpochMeasured | TrialEnded | WorkerReplaced | SearchEnded
+    ) -> None:
+        self._journal.append(event)
+        self.table.apply(event)
+
+
+def trial_folder(search: Path, number: int) -> Path:
+    """Where a trial keeps its checkpoints; short, because of Windows' limit on paths."""
+    return search / "trials" / f"{number:03d}"

@@ -1,0 +1,274 @@
+"""The only module that talks to Ray: thin adapters between its classes and the conductor.
+
+Ray keeps the workers, the GPU's shares, the dashboard and, with an address, the cluster. It decides nothing: its
+searcher asks the conductor for the next trial, its scheduler asks whether a trial goes on, and its callback says
+which worker took a trial or lost it. A trial of the journal may be several of Ray's, one for each time it was
+given to a worker.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from tune.conductor import Conductor, Task, trial_folder
+from tune.settings import SearchSettings
+from vqc.coco import Data
+from vqc.config import TrainConfig
+from vqc.epoch import EpochReport
+from vqc.errors import InfeasibleError, VqcError
+
+__all__ = ["Resources", "TrialActor", "connect", "disconnect", "run"]
+
+TRIAL, OUTCOME = "trial", "outcome"
+SPENT = "WorkerSpentError"
+
+
+class WorkerSpentError(VqcError):
+    """A reused worker refuses its next trial: memory stayed behind, or the last trial failed in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets: CPU cores, a share of a GPU, and torch threads."""
+
+    cpus: float
+    gpus: float
+    threads: int
+
+
+def _quiet_environment() -> None:
+    """Settings that Ray reads from the environment, for this process and all that it starts.
+
+    No reports home, no files of its own for each trial, no signal handler, no change of folder.
+    """
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
+        TUNE_GLOBAL_CHECKPOINT_S="86400",  # the journal is what a search is resumed from
+        TUNE_WARN_THRESHOLD_S="10",
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        NO_ALBUMENTATIONS_UPDATE="1",
+    )
+
+
+def connect(address: str | None) -> str | None:
+    """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
+    _quiet_environment()
+    own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    context = ray.init(address=address, log_to_driver=False, **own)
+    url = context.dashboard_url
+    return f"http://{url}" if url else None
+
+
+def run(
+    conductor: Conductor,
+    data: Data,
+    *,
+    settings: SearchSettings,
+    resources: Resources,
+    folder: Path,
+    cache: Path,
+) -> None:
+    """Give out trials until the conductor has finished; returns when all workers are gone."""
+    threading.Thread(target=_import_sampler, daemon=True).start()  # seconds that the first worker's start hides
+    line = _Line(conductor)
+    trainable = ray_tune.with_resources(
+        ray_tune.with_parameters(
+            TrialActor, data=data, metric=settings.metric, threads=resources.threads, folder=folder, cache=cache
+        ),
+        {"cpu": resources.cpus, "gpu": resources.gpus},
+    )
+    Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            num_samples=-1,
+            search_alg=_Searcher(line),
+            scheduler=_Scheduler(line),
+            reuse_actors=True,
+            trial_name_creator=_short_name,
+            trial_dirname_creator=_short_name,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=FailureConfig(max_failures=0),
+            callbacks=[_Callback(line)],
+        ),
+    ).fit()
+
+
+class TrialActor(Trainable):  # type: ignore[misc]
+    """Ray's side of a worker: turns each epoch into a result, and each end of a trial into an outcome."""
+
+    def setup(
+        self, config: dict[str, Any], *, data: Data, metric: str, threads: int, folder: Path, cache: Path
+    ) -> None:
+        from tune.worker import Worker
+
+        self._metric, self._folder, self._cache = metric, folder, cache
+        self._failed = False
+        self._worker = Worker(data, threads=threads)
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        from tune.worker import KEPT_LIMIT_MB
+
+        kept_mb = self._worker.release()
+        if self._failed:
+            raise WorkerSpentError("the trial before failed in it")
+        if kept_mb > KEPT_LIMIT_MB:
+            raise WorkerSpentError(f"{kept_mb:.0f} MB of GPU memory stayed behind")
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            return {OUTCOME: "measured", "report": self._worker.epoch().model_dump_json()}
+        except InfeasibleError as error:
+            return {OUTCOME: "infeasible", "reason": str(error)}
+        except Exception as error:  # noqa: BLE001  (the trial boundary: the journal keeps it, the search goes on)
+            traceback.print_exc()
+            self._failed = True
+            return {OUTCOME: "failed", "reason": f"{type(error).__name__}: {error}"}
+
+    def cleanup(self) -> None:
+        self._worker.release()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the worker keeps its own checkpoints."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a trial is resumed by its worker."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        from tune.worker import Assignment
+
+        self._worker.begin(
+            Assignment(
+                config=TrainConfig.model_validate_json(config["config"]),
+                metric=self._metric,
+                after_epoch=config["after_epoch"],
+                folder=trial_folder(self._folder, config[TRIAL]),
+                cache=self._cache,
+            )
+        )
+
+
+class _Line:
+    """The adapters' line to the conductor.
+
+    Ray pickles its searcher, scheduler and callbacks into snapshots of its own; nobody reads them, because a search is
+    resumed from the journal, so the line is left out.
+    """
+
+    def __init__(self, conductor: Conductor | None) -> None:
+        self._conductor = conductor
+
+    def __call__(self) -> Conductor:
+        if self._conductor is None:
+            raise RuntimeError("this adapter was restored from a snapshot of Ray's; use --resume")
+        return self._conductor
+
+    def __reduce__(self) -> tuple[type[_Line], tuple[None]]:
+        return _Line, (None,)
+
+
+class _Searcher(Searcher):  # type: ignore[misc]
+    """Asks the conductor for the next trial."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__(metric="value", mode="max")
+        self._line = line
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        task = self._line().next_task()
+        if task is None:
+            return str(Searcher.FINISHED) if self._line().finished else None
+        return _told(task)
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing: the scheduler has told the conductor."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is what a search is resumed from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+    """Asks the conductor whether a trial goes on."""
+
+    def __init__(self, line: _Line) -> None:
+        super().__init__()
+        self._line = line
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        number = trial.config[TRIAL]
+        if result[OUTCOME] == "infeasible":
+            self._line().infeasible(number, result["reason"])
+        elif result[OUTCOME] == "failed":
+            self._line().failed(number, result["reason"])
+        elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):
+            return str(FIFOScheduler.CONTINUE)
+        return str(FIFOScheduler.STOP)
+
+
+class _Callback(Callback):  # type: ignore[misc]
+    """Tells the conductor which worker took a trial, and which were lost."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        worker = trial.temporary_state.ray_actor  # its process is not known before the first result
+        self._line().started(trial.config[TRIAL], worker=f"actor {worker._actor_id.hex()[:12]}")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        message = str(trial.get_error())
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        spent = [line for line in lines if SPENT in line]
+        if spent:
+            self._line().worker_spent(trial.config[TRIAL], spent[-1].partition(": ")[2])
+        else:
+            self._line().failed(trial.config[TRIAL], lines[-1] if lines else "the worker was lost")
+
+
+def _told(task: Task) -> dict[str, Any]:
+    return {
+        TRIAL: task.trial.number,
+        "after_epoch": task.after_epoch,
+        "config": task.trial.config.model_dump_json(),
+    }
+
+
+def _short_name(trial: Any) -> str:
+    """Ray's own folder names hold the whole configuration, which breaks on Windows."""
+    return f"{trial.config[TRIAL]}-{trial.trial_id}"
+
+
+def _import_sampler() -> None:
+    import optuna  # noqa: F401
+    import scipy.stats.qmc  # noqa: F401
+    import torch  # noqa: F401
+
+
+def disconnect() -> None:
+    """Stop Ray where ``connect`` started it, and leave a cluster that it joined."""
+    ray.shutdown()

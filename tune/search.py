@@ -1,0 +1,246 @@
+"""Command line of the search: ``python tune/search.py --trials 30``. Thin; every part has its own module.
+
+flags -> sitting (settings, data, journal) -> conductor -> engine (Ray)
+                                              journal -> progress, MLflow mirror, report
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vqc.errors import SearchError, UserError
+
+if TYPE_CHECKING:
+    from tune.conductor import Conductor
+    from tune.engine import Resources
+    from tune.mirror import Mirror
+    from tune.settings import SearchSettings
+    from tune.sitting import Sitting
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+DRAIN_TIMEOUT_S = 60.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run or resume a search; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sitting = _prepared(arguments, argv)
+        with _only_one(sitting.folder):
+            return _run(sitting, arguments)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
+    """Open the journal, show the plan, search, and leave everything written."""
+    from tune import briefing
+    from tune.conductor import Conductor
+    from tune.mirror import Mirror
+    from tune.progress import Progress
+    from tune.report import write_report
+    from tune.results import cache_folder, journal_of
+    from vqc.tracking import default_uri
+
+    results, settings = arguments.results.resolve(), sitting.settings
+    uri = arguments.mlflow or default_uri(results)
+    path = journal_of(sitting.folder)
+    with ExitStack() as stack:
+        terminal = stack.enter_context(_terminal(sitting.folder))
+        journal = sitting.open_journal()
+        stack.callback(journal.close)
+        for remark in sitting.remarks:
+            terminal.write(f"{remark}\n")
+        mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
+        mirror.start()
+        from tune import engine
+
+        links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}
+        briefing.show(briefing.plan(settings, sitting.data.summary(), links), terminal)
+        conductor = Conductor(journal, sitting.table, settings=settings, folder=sitting.folder)
+        stack.enter_context(_signals(conductor))
+        progress = Progress(path, stream=terminal, extras=_extras(mirror))
+        progress.start()
+        crashed = True
+        try:
+            engine.run(
+                conductor,
+                sitting.data,
+                settings=settings,
+                resources=_resources(settings),
+                folder=sitting.folder,
+                cache=cache_folder(results),
+            )
+            crashed = False
+        finally:
+            conductor.close(crashed=crashed)
+            engine.disconnect()
+            shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
+            progress.stop()
+            report = write_report(path, sitting.folder)
+            mirror.finish([report, sitting.folder / "trials.csv"])
+            state = mirror.stop(DRAIN_TIMEOUT_S)
+            briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
+            if state.behind:
+                terminal.write(f"MLflow: {state}\n  next: python -m tune.mirror {sitting.folder.name}\n")
+    return INTERRUPTED if conductor.interrupted else 0
+
+
+def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitting:
+    from datetime import datetime
+
+    from tune.results import new_name
+    from tune.sitting import begin, resume
+    from vqc.tracking import redacted
+
+    results = arguments.results.resolve()
+    words = [redacted(word) for word in (sys.argv[1:] if argv is None else argv)]
+    command = shlex.join(["python", "tune/search.py", *words])
+    if arguments.resume:
+        return resume(
+            name=arguments.name, results=results, trials=arguments.trials, hours=arguments.hours, command=command
+        )
+    return begin(
+        name=arguments.name or new_name(datetime.now()),
+        results=results,
+        data_folder=arguments.data,
+        config=arguments.config,
+        flags=_settings_of(arguments),
+        command=command,
+    )
+
+
+def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags that are settings, by their path in the settings; those not given are left out."""
+    share = arguments.gpus_per_trial
+    given = {
+        "trials": arguments.trials,
+        "hours": arguments.hours,
+        "seed": arguments.seed,
+        "gpus_per_trial": share,
+        "concurrent": arguments.concurrent or (max(1, int(1 / share)) if share and share > 0 else None),
+        "train.model": arguments.model,
+        "train.num_epochs": arguments.epochs,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _resources(settings: SearchSettings) -> Resources:
+    """On a CPU a trial leaves one core to Ray and the terminal: two threads that share a core wait for each other."""
+    from tune.engine import Resources
+    from vqc.gpu import gpu_count
+
+    cores = os.cpu_count() or 1
+    threads = settings.threads_per_trial or max(1, (cores - 1) // settings.concurrent)
+    share = settings.gpus_per_trial if gpu_count() else 0.0
+    return Resources(cpus=max(1, cores // settings.concurrent), gpus=share, threads=threads)
+
+
+def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
+    """What the terminal shows beside the journal's figures."""
+    from vqc.gpu import read_gpu
+
+    def read() -> dict[str, str]:
+        gpu = read_gpu()
+        shown = {"MLflow": str(mirror.state)}
+        if gpu is not None:
+            shown["GPU"] = f"{gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB"
+            if gpu.temperature_c is not None:
+                shown["GPU"] += f", {gpu.temperature_c:.0f} °C"
+        return shown
+
+    return read
+
+
+def _mlflow_command(uri: str) -> str:
+    from vqc.tracking import redacted
+
+    return f"mlflow ui --backend-store-uri {redacted(uri)}"
+
+
+@contextmanager
+def _terminal(folder: Path) -> Iterator[TextIO]:
+    from tune.quiet import library_noise_to
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with library_noise_to(folder / "search.log") as terminal:
+        yield terminal
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the search's lock; the system lets go of it whatever happens to this process."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SearchError(
+            f"{folder}: another process is running this search", command="python tune/search.py --name OTHER"
+        ) from None
+    with lock:
+        yield
+
+
+@contextmanager
+def _signals(conductor: Conductor) -> Iterator[None]:
+    """Once: the running epoch is finished and saved. Twice: at once. A closed terminal does not end a search."""
+
+    def on_signal(number: int, frame: object) -> None:
+        if conductor.interrupted:
+            raise KeyboardInterrupt
+        conductor.interrupted = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP"):
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tune/search.py", description="Search for the best detector on the data.")
+    parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (30)")
+    parser.add_argument("--hours", type=float, metavar="H", help="stop after so many hours of wall clock")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)"
+    )
+    parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
+    parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or with the latest")
+    parser.add_argument("--seed", type=int, metavar="N", help="of all random choices (0)")
+    parser.add_argument("--model", metavar="NAME", help="detector; 'vqc models' lists them")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of a full training")
+    parser.add_argument("--gpus-per-trial", type=float, metavar="SHARE", help="0.5 runs two trials on one GPU (1)")
+    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (1)")
+    parser.add_argument("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
+    parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""A sitting of a search, ready to run: a new one from flags and files, or the continuation of a journal.
+
+Everything a user can get wrong is found here, before anything is written.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from tune.journal import Event, Journal, SearchResumed, SearchStarted, Table, now_ms, read_table
+from tune.results import check_name, find_search, journal_of
+from tune.settings import SearchSettings, load_settings
+from vqc.architectures import check_model
+from vqc.coco import Data, inspect_data, load_data
+from vqc.config import parse_record
+from vqc.errors import ConfigError, SearchError
+from vqc.findings import Finding
+from vqc.gpu import gpu_count
+
+__all__ = ["Sitting", "begin", "resume"]
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
+FLAG_OF = {
+    "trials": "--trials",
+    "hours": "--hours",
+    "seed": "--seed",
+    "gpus_per_trial": "--gpus-per-trial",
+    "concurrent": "--concurrent",
+    "train.num_epochs": "--epochs",
+    "train.model": "--model",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sitting:
+    """What is about to run.
+
+    ``opening``: the event to write first; ``table``: what the journal holds before it; ``remarks``: sentences
+    that the user should read before the plan.
+    """
+
+    folder: Path
+    settings: SearchSettings
+    data: Data
+    table: Table
+    opening: SearchStarted | SearchResumed
+    remarks: tuple[str, ...]
+
+    def open_journal(self) -> Journal:
+        """Write the opening event; from here on the search exists."""
+        journal = Journal(journal_of(self.folder))
+        event: Event = self.opening
+        journal.append(event)
+        self.table.apply(event)
+        return journal
+
+
+def begin(
+    *,
+    name: str,
+    results: Path,
+    data_folder: Path | None,
+    config: Path | None,
+    flags: Mapping[str, Any],
+    command: str,
+) -> Sitting:
+    """Prepare a new search.
+
+    Args:
+        data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
+        config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
+        flags: settings given on the command line, by their path in the settings, such as ``train.model``.
+
+    Raises:
+        UserError: with everything that is wrong; nothing has been written but the sample.
+    """
+    from vqc.detector import resolve_weights
+
+    check_name(name)
+    folder = results / name
+    if journal_of(folder).exists():
+        raise SearchError(
+            f"{folder}: a search of this name was begun already",
+            command=f"python tune/search.py --name {name} --resume",
+        )
+    gpus = gpu_count()
+    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({CONFIGS.name}/search_cpu.json)."]
+    path = config or CONFIGS / ("search.json" if gpus else "search_cpu.json")
+    settings = _with_flags(path, flags)
+    check_model(settings.train.model)
+    data, findings, said = _data(data_folder, results)
+    train, weights = resolve_weights(settings.train)
+    settings = settings.model_copy(update={"train": train})
+    opening = SearchStarted(
+        at_ms=now_ms(),
+        name=name,
+        search_id=uuid4().hex,
+        settings=settings.model_dump(mode="json"),
+        data={**data.summary(), "root": str(data.root.resolve())},
+        versions=_versions(),
+        command=command,
+    )
+    remarks += [said, f"Trials start from {weights}.", *_warnings(findings)]
+    return Sitting(
+        folder=folder,
+        settings=settings,
+        data=data,
+        table=Table(),
+        opening=opening,
+        remarks=tuple(filter(None, remarks)),
+    )
+
+
+def resume(*, name: str | None, results: Path, trials: int | None, hours: float | None, command: str) -> Sitting:
+    """Prepare to go on with a search, the latest where no name is given; its own settings hold.
+
+    Raises:
+        SearchError: there is no such search, or its data is not what it was: results would not be comparable.
+    """
+    folder = find_search(results, name)
+    table = read_table(journal_of(folder))
+    wanted = {"trials": trials or table.trials_asked, "hours": hours}
+    settings = parse_record(SearchSettings, {**table.header.settings, **wanted}, source="command line")
+    data = load_data(Path(table.header.data["root"]))
+    if data.fingerprint != table.header.data["fingerprint"]:
+        raise SearchError(
+            f"{data.root}: changed since the search '{folder.name}' began; the results would not be comparable",
+            command=f"python tune/search.py --data {data.root}",
+        )
+    done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.trials.values())
+    remark = f"Going on with '{folder.name}': {done} of {settings.trials} trials are done."
+    opening = SearchResumed(at_ms=now_ms(), command=command, trials=settings.trials)
+    return Sitting(folder=folder, settings=settings, data=data, table=table, opening=opening, remarks=(remark,))
+
+
+def _with_flags(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
+    """Settings of the file with the flags over them; mistakes in a flag are spelled as the flag."""
+    train = {key.partition(".")[2]: value for key, value in flags.items() if key.startswith("train.")}
+    own = {key: value for key, value in flags.items() if not key.startswith("train.")}
+    try:
+        return load_settings(path, own, train)
+    except ConfigError as error:
+        keys = {key: FLAG_OF[key] for key in flags if key in FLAG_OF}
+        spelled = [_spelled(problem, keys) for problem in error.problems]
+        source = "command line" if all(problem.startswith("--") for problem in spelled) else str(path)
+        raise ConfigError(source, spelled, command="python tune/search.py --help") from None
+
+
+def _spelled(problem: str, keys: Mapping[str, str]) -> str:
+    key, colon, rest = problem.partition(":")
+    return f"{keys.get(key, key)}{colon}{rest}"
+
+
+def _data(folder: Path | None, results: Path) -> tuple[Data, Sequence[Finding], str]:
+    """The data, what was noticed about it, and a sentence where it is the generated sample."""
+    from vqc.sample import default_data
+
+    said = ""
+    if folder is None and Path("data").is_dir():
+        folder = Path("data")
+    if folder is None:
+        folder = default_data(results)
+        said = f"No data given and no folder 'data': the generated sample is used ({folder}); yours with --data DIR."
+    data, findings = inspect_data(folder)
+    return (data if data is not None else load_data(folder)), findings, said
+
+
+def _warnings(findings: Sequence[Finding], limit: int = 5) -> list[str]:
+    found = [f"Warning: {finding}" for finding in findings if finding.severity == "warning"]
+    rest = [f"... and {len(found) - limit} more warnings: vqc check --data DIR"] if len(found) > limit else []
+    return found[:limit] + rest
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
+    versions["vqc-tune"] = importlib.metadata.version("vqc-tune")
+    commit = _commit()
+    return versions | ({"commit": commit} if commit else {})
+
+
+def _commit() -> str | None:
+    """The commit of this checkout; None where it is none, or git is not there."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=CONFIGS.parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

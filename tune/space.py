@@ -1,0 +1,97 @@
+"""The searched space: the declared table -> the unit cube, Optuna's distributions, and the default's place in it.
+
+Ordered numeric choices (batch sizes, image sizes) are searched by rank, so that a model of the space knows that
+8 lies between 4 and 16; named choices are searched as categories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from tune.settings import Dimension
+from vqc.config import TrainConfig
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["Params", "Space", "default_params", "distributions", "from_optuna", "from_unit", "to_optuna"]
+
+Space: TypeAlias = Mapping[str, Dimension]
+Params: TypeAlias = dict[str, float | int | str]
+
+
+def default_params(space: Space, config: TrainConfig) -> Params:
+    """The searched values of a configuration; a square image size is one number."""
+    values = config.model_dump()
+    return {name: _scalar(values[name]) for name in space}
+
+
+def from_unit(space: Space, point: Sequence[float]) -> Params:
+    """A point of the unit cube, one coordinate in [0, 1) per dimension in the table's order, as searched values."""
+    return {name: _at(dimension, x) for (name, dimension), x in zip(space.items(), point, strict=True)}
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Optuna's distribution of each dimension; ordered choices are integers, their rank."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    table: dict[str, BaseDistribution] = {}
+    for name, dimension in space.items():
+        if dimension.choices is not None and _ordered(dimension):
+            table[name] = IntDistribution(0, len(dimension.choices) - 1)
+        elif dimension.choices is not None:
+            table[name] = CategoricalDistribution(dimension.choices)
+        elif dimension.integer:
+            table[name] = IntDistribution(int(dimension.low or 0), int(dimension.high or 0), log=dimension.log)
+        else:
+            table[name] = FloatDistribution(dimension.low or 0.0, dimension.high or 0.0, log=dimension.log)
+    return table
+
+
+def to_optuna(space: Space, params: Params) -> Params | None:
+    """Searched values as Optuna stores them; None where they lie outside the space, as a default may."""
+    found: Params = {}
+    for name, dimension in space.items():
+        value = params[name]
+        if dimension.choices is not None:
+            if value not in dimension.choices:
+                return None
+            found[name] = dimension.choices.index(value) if _ordered(dimension) else value
+        elif not isinstance(value, str) and (dimension.low or 0.0) <= value <= (dimension.high or 0.0):
+            found[name] = value
+        else:
+            return None
+    return found
+
+
+def from_optuna(space: Space, params: Mapping[str, float | int | str]) -> Params:
+    """The way back from ``to_optuna``."""
+    return {
+        name: dimension.choices[int(params[name])]
+        if dimension.choices is not None and _ordered(dimension)
+        else params[name]
+        for name, dimension in space.items()
+    }
+
+
+def _ordered(dimension: Dimension) -> bool:
+    choices = dimension.choices or ()
+    return all(not isinstance(choice, str) for choice in choices) and list(choices) == sorted(choices)
+
+
+def _at(dimension: Dimension, x: float) -> float | int | str:
+    if dimension.choices is not None:
+        return dimension.choices[min(int(x * len(dimension.choices)), len(dimension.choices) - 1)]
+    low, high = dimension.low or 0.0, dimension.high or 0.0
+    value = math.exp(math.log(low) + x * math.log(high / low)) if dimension.log else low + x * (high - low)
+    return round(value) if dimension.integer else min(max(value, low), high)
+
+
+def _scalar(value: object) -> float | int | str:
+    if isinstance(value, tuple) and len(set(value)) == 1:
+        value = value[0]
+    if not isinstance(value, float | int | str):
+        raise TypeError(f"not a searchable value: {value!r}")
+    return value

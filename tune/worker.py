@@ -1,0 +1,108 @@
+"""What a worker process does for a trial, epoch by epoch. Knows nothing of Ray.
+
+A worker is reused from trial to trial: a new process and its imports cost seconds, a trial's first step does not.
+Between trials it gives memory back, and says so when some stayed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vqc.checkpoint import read_info, read_report, save_model, save_state
+from vqc.coco import Data
+from vqc.config import TrainConfig
+from vqc.epoch import EpochReport
+from vqc.errors import ModelError
+from vqc.train import fit
+
+__all__ = ["Assignment", "Worker"]
+
+KEPT_LIMIT_MB = 8.0  # GPU memory that may stay behind after a trial: cuBLAS and cuDNN workspaces grow a little
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One trial for a worker.
+
+    ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints.
+    """
+
+    config: TrainConfig
+    metric: str
+    after_epoch: int
+    folder: Path
+    cache: Path
+
+
+class Worker:
+    """Runs one trial at a time: ``begin``, then ``epoch`` until told to stop, then ``release``."""
+
+    def __init__(self, data: Data, *, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._data = data
+        self._epochs: Iterator[EpochReport] = iter(())
+        self._base_mb = _allocated_mb()
+
+    def begin(self, assignment: Assignment) -> None:
+        """Take a trial; nothing is computed yet."""
+        self._epochs = _reports(assignment, self._data)
+
+    def epoch(self) -> EpochReport:
+        """Train one epoch; when this returns, its checkpoints are on the disk.
+
+        Raises:
+            InfeasibleError: the configuration cannot work.
+        """
+        return next(self._epochs)
+
+    def release(self) -> float:
+        """Let the trial go; returns the MB of GPU memory that stayed behind (0 without a GPU)."""
+        close = getattr(self._epochs, "close", None)
+        if close is not None:
+            close()
+        self._epochs = iter(())
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return _allocated_mb() - self._base_mb
+
+
+def _reports(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+    last, best = assignment.folder / "last.safetensors", assignment.folder / "best.safetensors"
+    resume_from, best_value = _resumable(assignment, last, best)
+    if resume_from is not None:
+        report = read_report(resume_from)
+        if report.epoch > assignment.after_epoch:  # saved, but the journal never heard of it
+            yield report
+    for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache):
+        value = getattr(epoch.report.scores, assignment.metric) or 0.0
+        if value > best_value:
+            best_value = value
+            save_model(best, epoch.state.model, epoch.state.info)
+        save_state(last, epoch.state, epoch.report)
+        yield epoch.report
+
+
+def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | None, float]:
+    """The checkpoint to go on from, and the best value so far; a fresh start where there is none that is whole."""
+    with contextlib.suppress(ModelError):
+        read_report(last)
+        return last, _best_value(best, assignment.metric)
+    shutil.rmtree(assignment.folder, ignore_errors=True)
+    return None, float("-inf")
+
+
+def _best_value(best: Path, metric: str) -> float:
+    scores = read_info(best).scores
+    return getattr(scores, metric) or 0.0 if scores is not None else float("-inf")
+
+
+def _allocated_mb() -> float:
+    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
