@@ -1,0 +1,130 @@
+"""Settings of one search: the declared space against the configuration it varies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune.settings import Dimension, SearchSettings, load_settings, with_params
+from vqc.config import TrainConfig, parse_record
+from vqc.errors import ConfigError
+
+SPACE = {"learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}, "batch_size": {"choices": [4, 8]}}
+
+
+def told(values: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_record(SearchSettings, {"train": {}, "space": SPACE, **values}, source="search.json")
+    return str(caught.value)
+
+
+def write(path: Path, **values: Any) -> Path:
+    path.write_text(json.dumps({"train": {"num_epochs": 5}, "space": SPACE, **values}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("space", "problem"),
+    [
+        ({}, "space: "),
+        ({"lerning_rate": {"choices": [1e-3]}}, "space.lerning_rate: not a field of the training configuration; did"),
+        ({"learning_rate": {"low": 1e-5, "hgih": 1}}, "space.learning_rate.hgih: unknown key; did you mean 'high'?"),
+        ({"learning_rate": {"low": 1e-5}}, "space.learning_rate: expected either low and high, or choices"),
+        ({"learning_rate": {"low": 1e-5, "choices": [1e-3]}}, "expected either low and high, or choices"),
+        ({"learning_rate": {}}, "space.learning_rate: expected either low and high, or choices"),
+        ({"learning_rate": {"low": 1e-2, "high": 1e-2}}, "expected low < high, got 0.01 and 0.01"),
+        ({"learning_rate": {"low": 0, "high": 1, "log": True}}, "expected low > 0 on a logarithmic scale, got 0.0"),
+        ({"learning_rate": {"low": 1e-5, "high": 11}}, "learning_rate: got 11.0, expected less than or equal to 10"),
+        ({"learning_rate": {"low": True, "high": 2}}, "space.learning_rate.low: got True, expected a valid number"),
+        ({"batch_size": {"choices": []}}, "space.batch_size.choices: "),
+        ({"batch_size": {"choices": [4, 4]}}, "space.batch_size: expected choices that differ"),
+        ({"batch_size": {"choices": [4, "many"]}}, "batch_size: got 'many', expected a valid integer"),
+        ({"batch_size": {"low": 2, "high": 8}}, "batch_size: got 2.0, expected a valid integer"),
+        ({"image_size": {"choices": [320, 333]}}, "image_size.0: got 333, expected a multiple of 32"),
+        ({"image_size": {"low": 320, "high": 640, "integer": True}}, "got 321, expected a multiple of 32"),
+    ],
+    ids=str,
+)
+def test_a_space_that_cannot_work(space: dict[str, Any], problem: str) -> None:
+    assert problem in told({"space": space})
+
+
+@pytest.mark.parametrize("rungs", [[0.5, 0.2], [0.5, 0.5], [0.0, 0.5], [0.5, 1.0], [-1]])
+def test_rungs_must_rise_between_0_and_1(rungs: list[float]) -> None:
+    assert "rungs: got [" in told({"rungs": rungs})
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"trials": 0}, "trials: got 0, expected greater than or equal to 1"),
+        ({"trials": True}, "trials: got True, expected a valid integer"),
+        ({"hours": 0}, "hours: got 0, expected greater than 0"),
+        ({"gpus_per_trial": 2}, "gpus_per_trial: got 2, expected less than or equal to 1"),
+        ({"metric": "map"}, "metric: got 'map', expected 'ap', 'ap50', 'ap75' or 'ar'"),
+        ({"trails": 3}, "trails: unknown key; did you mean 'trials'?"),
+        ({"train": {"batchsize": 3}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
+        ({"train": 3}, "train: got 3"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_work(values: dict[str, Any], problem: str) -> None:
+    assert problem in told(values)
+
+
+def test_problems_of_the_space_are_told_one_by_one_without_the_whole_file() -> None:
+    space = {"batchsize": {"choices": [4]}, "image_size": {"choices": [100]}, "seed": {"choices": [-1]}}
+    lines = told({"space": space, "rungs": [2]}).splitlines()
+    assert lines[0] == "search.json: 4 problems"
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "  - space.batchsize",
+        "  - space.image_size",
+        "  - space.seed",
+        "  - rungs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dimension", "corners"),
+    [
+        ({"low": 1e-4, "high": 1e-2, "log": True}, (1e-4, 1e-2)),
+        ({"low": 0, "high": 0.5}, (0.0, 0.5)),
+        ({"low": 2, "high": 9, "integer": True}, (2, 9)),
+        ({"choices": [1, 2.5, "auto"]}, (1, 2.5, "auto")),
+    ],
+    ids=str,
+)
+def test_corners(dimension: dict[str, Any], corners: tuple[object, ...]) -> None:
+    found = parse_record(Dimension, dimension, source="test").corners()
+    assert found == corners
+    assert [type(corner) for corner in found] == [type(corner) for corner in corners]
+
+
+def test_params_are_put_into_the_base() -> None:
+    config = with_params(TrainConfig(num_epochs=7), {"image_size": 320, "learning_rate": 0.5})
+    assert (config.num_epochs, config.image_size, config.learning_rate) == (7, (320, 320), 0.5)
+
+
+def test_params_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match="batch_size: got 0"):
+        with_params(TrainConfig(), {"batch_size": 0})
+
+
+def test_flags_go_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "search.json", trials=9, seed=3)
+    settings = load_settings(path, {"trials": 2}, {"model": "fcos_tiny"})
+    assert (settings.trials, settings.seed) == (2, 3)
+    assert (settings.train.model, settings.train.num_epochs) == ("fcos_tiny", 5)
+
+
+def test_the_training_file_lies_beside_the_search_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text('{"$schema": "x", "num_epochs": 11}', encoding="utf-8")
+    assert load_settings(write(tmp_path / "search.json", train="mine.json"), {}, {}).train.num_epochs == 11
+
+
+def test_a_training_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.json: no such file"):
+        load_settings(write(tmp_path / "search.json", train="absent.json"), {}, {})
