@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqc.checkpoint import ModelInfo, write_atomically
+from vqc.checkpoint import ModelInfo
+from vqc.files import write_atomically
 from vqc.dataset import PAD_VALUE, fit_image
 from vqc.errors import ModelError
 from vqc.evaluate import Detections, in_annotated_pixels
@@ -67,7 +68,7 @@ class ParityReport:
         images: compared.
         detections: torch's, with a score above ``PARITY_SCORE``.
         unmatched: detections of either side without a partner of the same label on the other.
-        worst_iou: lowest overlap of two partners; None without any.
+        worst_iou: lowest overlap of two partners, 1 where their corners agree to ``SAME_PX``; None without any.
         worst_score_difference: largest between two partners; None without any.
     """
 

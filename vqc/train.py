@@ -30,7 +30,7 @@ from vqc.memory import peak_ram_gb, peak_vram_gb, restart_peak_vram
 from vqc.precision import Precision, choose_precision
 from vqc.randomness import stream_seed
 
-__all__ = ["Epoch", "fit", "learning_rate_at"]
+__all__ = ["Epoch", "backend_settings", "fit", "learning_rate_at"]
 
 SANITY_BATCHES = 2
 FINAL_RATE = 0.01  # of the peak, at the last step
@@ -69,7 +69,7 @@ def fit(
     """
     precision = choose_precision(config, gpu=gpu)
     images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
-    with _backend(config):
+    with backend_settings(config):
         state = _first_state(config, data, precision)
         if resume_from is not None:
             load_state(resume_from, state)
@@ -211,7 +211,7 @@ def _report(state: LoopState, done: _Trained, scores: Scores, eval_s: float, pre
 
 
 @contextmanager
-def _backend(config: TrainConfig) -> Iterator[None]:
+def backend_settings(config: TrainConfig) -> Iterator[None]:
     """The run's choices among torch's global settings, taken back when the run ends."""
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
