@@ -13,7 +13,7 @@ import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune as ray_tune
@@ -27,6 +27,9 @@ from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
 from vqc.errors import InfeasibleError, VqcError
+
+if TYPE_CHECKING:
+    from tune.worker import Reports
 
 __all__ = ["Resources", "TrialActor", "connect", "disconnect", "run"]
 
@@ -83,13 +86,24 @@ def run(
     resources: Resources,
     folder: Path,
     cache: Path,
+    reports: Reports | None = None,
 ) -> None:
-    """Give out trials until the conductor has finished; returns when all workers are gone."""
+    """Give out trials until the conductor has finished; returns when all workers are gone.
+
+    Args:
+        reports: where a trial's epochs come from, by default from training; benchmarks give their own.
+    """
     threading.Thread(target=_import_sampler, daemon=True).start()  # seconds that the first worker's start hides
     line = _Line(conductor)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
-            TrialActor, data=data, metric=settings.metric, threads=resources.threads, folder=folder, cache=cache
+            TrialActor,
+            data=data,
+            metric=settings.metric,
+            threads=resources.threads,
+            folder=folder,
+            cache=cache,
+            reports=reports,
         ),
         {"cpu": resources.cpus, "gpu": resources.gpus},
     )
@@ -117,13 +131,13 @@ class TrialActor(Trainable):  # type: ignore[misc]
     """Ray's side of a worker: turns each epoch into a result, and each end of a trial into an outcome."""
 
     def setup(
-        self, config: dict[str, Any], *, data: Data, metric: str, threads: int, folder: Path, cache: Path
+        self, config: dict[str, Any], *, data: Data, metric: str, threads: int, folder: Path, cache: Path, reports: Any
     ) -> None:
         from tune.worker import Worker
 
         self._metric, self._folder, self._cache = metric, folder, cache
         self._failed = False
-        self._worker = Worker(data, threads=threads)
+        self._worker = Worker(data, threads=threads, reports=reports)
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

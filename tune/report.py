@@ -12,7 +12,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,6 +21,7 @@ from typing import Any
 from tune import outcome
 from tune.journal import Table, Trial, read_table
 from vqc.errors import UserError
+from vqc.files import write_atomically
 
 __all__ = ["importances", "main", "page", "trials_csv", "write_report"]
 
@@ -58,8 +58,10 @@ def write_report(journal: Path, folder: Path) -> Path:
     """
     table = read_table(journal)
     html, rows = page(table), trials_csv(table)
-    _write_whole(folder / "trials.csv", rows)
-    return _write_whole(folder / "report.html", html)
+    report = folder / "report.html"
+    write_atomically(folder / "trials.csv", rows.encode())
+    write_atomically(report, html.encode())
+    return report
 
 
 def page(table: Table) -> str:
@@ -249,20 +251,6 @@ def trials_csv(table: Table) -> str:
 def _cell(value: Any) -> Any:
     """A spreadsheet takes a text that begins like a formula for one, unless an apostrophe goes before it."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -22,7 +23,7 @@ from vqc.epoch import EpochReport
 from vqc.errors import ModelError
 from vqc.train import fit
 
-__all__ = ["Assignment", "Worker"]
+__all__ = ["Assignment", "Reports", "Worker", "trained"]
 
 KEPT_LIMIT_MB = 8.0  # GPU memory that may stay behind after a trial: cuBLAS and cuDNN workspaces grow a little
 
@@ -41,18 +42,25 @@ class Assignment:
     cache: Path
 
 
-class Worker:
-    """Runs one trial at a time: ``begin``, then ``epoch`` until told to stop, then ``release``."""
+Reports: TypeAlias = Callable[[Assignment, Data], Iterator[EpochReport]]
 
-    def __init__(self, data: Data, *, threads: int) -> None:
+
+class Worker:
+    """Runs one trial at a time: ``begin``, then ``epoch`` until told to stop, then ``release``.
+
+    Args:
+        reports: where a trial's reports come from, by default from training; benchmarks give their own.
+    """
+
+    def __init__(self, data: Data, *, threads: int, reports: Reports | None = None) -> None:
         torch.set_num_threads(threads)
-        self._data = data
+        self._data, self._reports = data, reports or trained
         self._epochs: Iterator[EpochReport] = iter(())
         self._base_mb = _allocated_mb()
 
     def begin(self, assignment: Assignment) -> None:
         """Take a trial; nothing is computed yet."""
-        self._epochs = _reports(assignment, self._data)
+        self._epochs = self._reports(assignment, self._data)
 
     def epoch(self) -> EpochReport:
         """Train one epoch; when this returns, its checkpoints are on the disk.
@@ -74,7 +82,8 @@ class Worker:
         return _allocated_mb() - self._base_mb
 
 
-def _reports(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+def trained(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+    """The reports of ``fit()``; before each is yielded, its checkpoints are on the disk."""
     last, best = assignment.folder / "last.safetensors", assignment.folder / "best.safetensors"
     resume_from, best_value = _resumable(assignment, last, best)
     if resume_from is not None:

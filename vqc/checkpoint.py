@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import torch
 from pydantic import Field, ValidationError
@@ -22,6 +20,7 @@ from torch import nn
 from vqc.config import Record, TrainConfig
 from vqc.epoch import EpochReport, Scores
 from vqc.errors import ModelError
+from vqc.files import write_atomically
 
 __all__ = [
     "LoopState",
@@ -32,7 +31,6 @@ __all__ = [
     "read_report",
     "save_model",
     "save_state",
-    "write_atomically",
 ]
 
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -146,20 +144,6 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     except RuntimeError as error:
         raise ModelError(f"{path}: its weights do not fit '{info.config.model}': {error}") from None
     return model.eval(), info
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it exists whole or as it was before: draft, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> None:

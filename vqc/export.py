@@ -27,6 +27,7 @@ from vqc.files import write_atomically
 from vqc.dataset import PAD_VALUE, fit_image
 from vqc.errors import ModelError
 from vqc.evaluate import Detections, in_annotated_pixels
+from vqc.files import write_atomically
 from vqc.precision import Precision
 
 __all__ = [

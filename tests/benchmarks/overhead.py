@@ -1,0 +1,104 @@
+"""What a search costs besides training: 30 trials of 8 epochs that train nothing, journal, MLflow and display included.
+
+    python tests/benchmarks/overhead.py [--peer PATH/TO/stock_search.py --data DIR]
+
+With ``--peer`` the plain way (Ray's own searcher, scheduler and MLflow callback on their defaults, run with its
+``--no-train``) is measured in the same call on the same machine. Times are around the search itself; starting Ray,
+which both do alike, is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tune import engine
+from tune.conductor import Conductor
+from tune.mirror import Mirror
+from tune.progress import Progress
+from tune.quiet import library_noise_to
+from tune.results import journal_of
+from tune.search import _resources
+from tune.sitting import begin
+from tune.worker import Assignment
+from vqc.coco import Data
+from vqc.epoch import EpochReport, Scores
+from vqc.sample import write_sample
+from vqc.tracking import default_uri
+
+TRIALS, EPOCHS = 30, 8
+
+
+def no_training(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+    """Epochs that cost nothing and grow by a little, the peer's made-up curve."""
+    for epoch in range(1, assignment.config.num_epochs + 1):
+        value = 0.5 - abs(assignment.config.learning_rate - 1e-3) + 0.01 * epoch
+        scores = Scores(ap=value, ap50=value, ap75=value, ar=value, class_ap={})
+        yield EpochReport(
+            epoch=epoch, step=epoch, learning_rate=0.0, losses={"total": 0.0}, grad_norm=0.0, scores=scores,
+            data_s=0.0, train_s=0.0, eval_s=0.0, images_per_s=0.0, peak_ram_gb=0.0,
+        )  # fmt: skip
+
+
+def ours(results: Path) -> float:
+    """Seconds of one search."""
+    data = write_sample(results / "data", images={"train": 4, "val": 4, "test": 4})
+    flags = {"trials": TRIALS, "train.num_epochs": EPOCHS}
+    sitting = begin(name="overhead", results=results, data_folder=data, config=None, flags=flags, command="overhead")
+    sitting.folder.mkdir(parents=True)
+    path = journal_of(sitting.folder)
+    with library_noise_to(sitting.folder / "search.log"), (results / "terminal.txt").open("w") as terminal:
+        journal = sitting.open_journal()
+        mirror = Mirror(path, default_uri(results), artifacts=results / "mlartifacts")
+        progress = Progress(path, stream=terminal)
+        engine.connect(None)
+        conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
+        started_s = time.monotonic()
+        mirror.start()
+        progress.start()
+        engine.run(
+            conductor,
+            sitting.data,
+            settings=sitting.settings,
+            resources=_resources(sitting.settings),
+            folder=sitting.folder,
+            cache=results / "cache",
+            reports=no_training,
+        )
+        took_s = time.monotonic() - started_s
+        conductor.close()
+        engine.disconnect()
+        progress.stop()
+        mirror.stop(60)
+    return took_s
+
+
+def peers(script: Path, data: Path, out: Path) -> float:
+    """Seconds that the peer says its search took."""
+    words = [sys.executable, str(script), "--data", str(data), "--trials", str(TRIALS), "--epochs", str(EPOCHS)]
+    said = subprocess.run([*words, "--no-train", "--out", str(out)], capture_output=True, text=True, check=True)
+    return float(json.loads(said.stdout.strip().splitlines()[-1])["wall_s"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--data", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [("vqc-tune", ours(Path(folder)))]
+        if asked.peer:
+            rows.append(("peer", peers(asked.peer, asked.data, Path(folder) / "peer")))
+    print(f"{'':10} {'search':>8} {'per trial':>10}")
+    for name, took_s in rows:
+        print(f"{name:10} {took_s:6.1f} s {took_s / TRIALS:8.2f} s")
+
+
+if __name__ == "__main__":
+    main()
