@@ -31,6 +31,7 @@ __all__ = [
     "export_command",
     "figure",
     "gain",
+    "has_finished_trial",
     "metric_name",
     "resume_command",
     "saved_by_stopping",
@@ -66,6 +67,11 @@ def best_trial(table: Table) -> Trial | None:
 def default_trial(table: Table) -> Trial | None:
     """The trial of the default configuration, or None where there is none."""
     return next((trial for trial in table.trials.values() if trial.origin == "default"), None)
+
+
+def has_finished_trial(table: Table) -> bool:
+    """Whether a trial came to its end, completed or stopped, and has a score."""
+    return any(trial.state in ("completed", "stopped") for trial in scored(table))
 
 
 def gain(table: Table) -> float | None:

@@ -43,7 +43,7 @@ from vqc.precision import Precision, choose_precision
 from vqc.tracking import ChampionInfo, Point, Tracker, TrackingError
 from vqc.train import backend_settings
 
-__all__ = ["MODEL_NAME", "Decision", "Promotion", "Verdict", "has_finished_trial", "judge", "promote"]
+__all__ = ["MODEL_NAME", "Decision", "Promotion", "Verdict", "judge", "promote"]
 
 MODEL_NAME = "vqc-detector"
 PARITY_IMAGES = 20
@@ -61,8 +61,8 @@ Decision: TypeAlias = Literal["first", "better", "forced", "kept", "incomparable
 class Verdict:
     """What became of the newcomer in the registry, and why in one sentence.
 
-    ``first``, ``better`` and ``forced`` made it the champion, ``already`` found that it is; ``kept`` and ``incomparable``
-    left the old champion; ``unregistered``: the registry could not be reached, or refused.
+    ``first``, ``better`` and ``forced`` made it the champion, ``already`` found that it is; ``kept`` and
+    ``incomparable`` left the old champion; ``unregistered``: the registry could not be reached, or refused.
     """
 
     decision: Decision
@@ -82,11 +82,6 @@ class Promotion:
     bundle: Path
     evidence: Evidence
     verdict: Verdict
-
-
-def has_finished_trial(table: Table) -> bool:
-    """Whether a trial came to its end, completed or stopped, and has a score."""
-    return any(trial.state in ("completed", "stopped") for trial in outcome.scored(table))
 
 
 def promote(
@@ -149,7 +144,7 @@ def promote(
 
 def _best_trial(table: Table, folder: Path) -> Trial:
     best = outcome.best_trial(table)
-    if best is None or not has_finished_trial(table):
+    if best is None or not outcome.has_finished_trial(table):
         states = ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "no trials"
         raise SearchError(
             f"{folder}: nothing to promote; expected a finished trial with a score, got {states}",
@@ -168,8 +163,8 @@ def _same_data(table: Table, folder: Path, data_root: Path | None) -> Data:
     data = load_data(root)
     if data.fingerprint != table.header.data["fingerprint"]:
         raise SearchError(
-            f"{root}: not the data of the search '{folder.name}'; expected fingerprint "
-            f"{str(table.header.data['fingerprint'])[:12]}, got {data.fingerprint[:12]}: an image or annotation changed",
+            f"{root}: an image or annotation changed since the search '{folder.name}' began; expected fingerprint "
+            f"{str(table.header.data['fingerprint'])[:12]}, got {data.fingerprint[:12]}",
             command=f"{outcome.export_command(folder.name)} --data DIR",
         )
     return data
@@ -254,9 +249,8 @@ def _check_score(val: Scores, table: Table, trial: Trial, precision: Precision) 
     if abs(got - expected) > allowed:
         name = outcome.metric_name(table.metric)
         raise SearchError(
-            f"trial {trial.number}: its best checkpoint gives {name} {got:.6f} on val, the journal says {expected:.6f}; "
-            "expected the same: promote on the machine and with the versions that ran the search",
-            command="vqc check --data DIR",
+            f"trial {trial.number}: expected {name} {expected:.6f} on val as in the journal, got {got:.6f} from its best "
+            "checkpoint; promote it on the machine, and with the versions, that ran the search"
         )
 
 
@@ -285,8 +279,8 @@ def _exported(
     parity = check_parity(model, exported, [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))])
     if not parity.passed:
         raise ModelError(
-            f"the exported file finds something else than torch on {parity.images} val images: {parity.unmatched} of "
-            f"{parity.detections} detections without a partner, scores up to {parity.worst_score_difference or 0:.2g} apart"
+            f"the ONNX file does not find what torch finds on {parity.images} val images: {parity.unmatched} of "
+            f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} apart"
         )
     return parity, {f"torch, {device}": on_torch, "onnxruntime, CPU": measure_latency(exported, pictures)}
 

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqc.checkpoint import ModelInfo
-from vqc.files import write_atomically
 from vqc.dataset import PAD_VALUE, fit_image
 from vqc.errors import ModelError
 from vqc.evaluate import Detections, in_annotated_pixels

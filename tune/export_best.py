@@ -1,0 +1,183 @@
+"""Command line of the promotion: ``python tune/export_best.py [NAME]``. Thin; ``tune.promote`` does the work."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vqc.errors import SearchError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from tune.promote import Promotion
+    from vqc.epoch import Scores
+
+__all__ = ["main"]
+
+UNREGISTERED = 1
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Promote a search's best trial; returns the exit status.
+
+    0 done, whether it became champion or not; 1 the bundle is whole but MLflow did not take it; 2 a mistake the user
+    can mend; 130 interrupted.
+    """
+    asked = _parser().parse_args(argv)
+    try:
+        promotion = _promoted(asked, sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing was promoted\n")
+        return INTERRUPTED
+    from tune.briefing import show
+
+    show(_summary(promotion), sys.stdout)
+    return UNREGISTERED if promotion.verdict.decision == "unregistered" else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tune/export_best.py",
+        description="Measure a search's best trial again, export it to ONNX, and make it the champion if it is better.",
+    )
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="the search (default: the newest that has a finished trial)"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the search's data lies now, if it was moved")
+    parser.add_argument("--mlflow", metavar="URI", help="MLflow's database or server (default: mlflow.db in results)")
+    parser.add_argument("--force", action="store_true", help="make it the champion without a comparison")
+    return parser
+
+
+def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
+    results = asked.results.resolve()
+    folder = _search(results, asked.name)
+    if asked.name is None:
+        _tell(f"promoting the newest search with a finished trial: {folder.name}")
+
+    from tune.promote import promote
+    from vqc.tracking import default_uri, redacted
+
+    return promote(
+        folder,
+        results=results,
+        tracking_uri=asked.mlflow or default_uri(results),
+        data_root=asked.data,
+        force=asked.force,
+        command=shlex.join(["python", "tune/export_best.py", *map(redacted, words)]),
+        on_step=_tell,
+    )
+
+
+def _search(results: Path, name: str | None) -> Path:
+    """The named search's folder, or that of the newest with something to promote."""
+    from tune.journal import read_table
+    from tune.outcome import has_finished_trial
+    from tune.results import find_search, journal_of, search_names
+
+    if name is not None:
+        return find_search(results, name)
+    newest = find_search(results, None)
+    for known in reversed(search_names(results)):
+        try:
+            if has_finished_trial(read_table(journal_of(results / known))):
+                return results / known
+        except SearchError as error:
+            _tell(f"passing over {known}: {error.what}")
+    return newest  # promote() says what it lacks
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _summary(promotion: Promotion) -> RenderableType:
+    """What was promoted, how good it is, and what to type next; reads well as plain text."""
+    from rich.console import Group
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    from tune.outcome import configuration
+
+    evidence, verdict = promotion.evidence, promotion.verdict
+    parity = evidence.parity
+    mark = {True: "champion", False: "not the champion"}[verdict.champion]
+    version = f", version {verdict.version}" if verdict.version else ""
+    compared = f"{parity.detections:,} detections on {parity.images} val images, {parity.unmatched} without a partner"
+    if parity.worst_score_difference is not None:
+        compared += f", scores at most {parity.worst_score_difference:.1g} apart"
+    rows = [
+        ("trial", f"{evidence.search}, trial {evidence.trial.number}, epoch {evidence.info.epoch}"),
+        ("values", configuration(evidence.trial.params) or "the default configuration"),
+        ("parity", compared if parity.detections else f"nothing found to compare on {parity.images} val images"),
+        *((name, f"p50 {time.p50_ms:.1f} ms, p95 {time.p95_ms:.1f} ms") for name, time in evidence.latency.items()),
+        ("size", f"{evidence.onnx_bytes / 1e6:.1f} MB"),
+        ("registry", f"{mark}{version}: {verdict.reason}"),
+        ("bundle", _shown(promotion.bundle)),
+    ]
+    facts = Grid.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for label, text in rows:
+        facts.add_row(label, Text(text, style="bold" if label == "registry" and verdict.champion else ""))
+    return Group(Text("Promoted", style="bold"), facts, Text(), _figures(promotion), Text(), _next(promotion))
+
+
+def _figures(promotion: Promotion) -> RenderableType:
+    """Scores of the promoted trial beside the default configuration's."""
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    from tune.outcome import metric_name
+
+    evidence = promotion.evidence
+    names = list(dict.fromkeys([evidence.metric, "ap50", "ap", "ap75", "ar"]))
+    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
+    grid.add_column("")
+    for name in names:
+        grid.add_column(metric_name(name), justify="right")
+    grid.add_column("images", justify="right")
+    data = evidence.data
+    tested = len(data.test.images) if data.test is not None else 0
+    lines: list[tuple[str, Scores | None, int]] = [
+        ("test", evidence.test, tested),
+        ("test, default", evidence.default_test, tested),
+        ("val", evidence.val, len(data.val.images)),
+        ("val, default", evidence.default_val, len(data.val.images)),
+    ]
+    for label, scores, images in lines:
+        values = [None if scores is None else getattr(scores, name) for name in names]
+        cells = ["-" if value is None else f"{value:.3f}" for value in values]
+        grid.add_row(label, *map(Text, cells), str(images or "none"), style="bold" if label == "test" else "")
+    return grid
+
+
+def _next(promotion: Promotion) -> RenderableType:
+    from rich.text import Text
+
+    if promotion.verdict.decision == "unregistered":
+        return Text(f"The bundle is complete but was not registered.\n  next: {promotion.evidence.command}")
+    config = promotion.bundle / "train_config.json"
+    return Text(f"  next: vqc train --config {_shown(config)}\n  read: {_shown(promotion.bundle / 'model_card.md')}")
+
+
+def _shown(path: Path) -> str:
+    """Relative to where the user stands, if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
