@@ -84,13 +84,14 @@ def load_state(path: Path, state: LoopState) -> None:
         raise ModelError(f"{path}: is of another configuration or of other data; expected the run's own checkpoint")
     if "step" not in header:
         raise ModelError(f"{path}: holds a model alone, expected the state of a training run")
-    state.model.load_state_dict(_under(tensors, MODEL))
+    _load_weights(path, state.model, tensors, info)
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in _under(tensors, OPTIMIZER).items():
         index, _, slot = name.partition(".")
         slots.setdefault(int(index), {})[slot] = tensor
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
-    state.scaler.load_state_dict(json.loads(header["scaler"]))
+    if scaler := json.loads(header["scaler"]):  # empty where nothing was scaled: another device, another format
+        state.scaler.load_state_dict(scaler)
     state.info, state.step = info.model_copy(update={"config": state.info.config}), int(header["step"])
 
 
@@ -139,11 +140,16 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     tensors, header = _read(path)
     info = _info(path, header)
     model = build_detector(info.config, num_classes=len(info.categories), load_backbone=False)
+    _load_weights(path, model, tensors, info)
+    return model.eval(), info
+
+
+def _load_weights(path: Path, model: nn.Module, tensors: Mapping[str, torch.Tensor], info: ModelInfo) -> None:
     try:
         model.load_state_dict(_under(tensors, MODEL))
     except RuntimeError as error:
-        raise ModelError(f"{path}: its weights do not fit '{info.config.model}': {error}") from None
-    return model.eval(), info
+        first = str(error).splitlines()[1:2] or [str(error)]  # the headline names only torch's class
+        raise ModelError(f"{path}: its weights do not fit '{info.config.model}': {first[0].strip():.200}") from None
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> None:

@@ -88,7 +88,7 @@ def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
     """The rate of step ``step`` (counted from 0) of ``steps``: linear warm-up, then half a cosine down to 1 %."""
     peak = math.floor(config.warmup_fraction * steps)  # the step that trains at the full rate
     if step <= peak:
-        return config.learning_rate * (step + 1) / (peak + 1)
+        return config.learning_rate * ((step + 1) / (peak + 1))
     share = (step - peak) / (steps - 1 - peak)
     return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
 
