@@ -69,6 +69,16 @@ class Evidence:
         """What the search maximised."""
         return self.table.metric
 
+    @property
+    def remark(self) -> str | None:
+        """A sentence where the search's gain on val did not carry over to test."""
+        if self.test is None or self.default_test is None or self.default_test is self.test:
+            return None
+        ours, base = (getattr(scores, self.metric) or 0.0 for scores in (self.test, self.default_test))
+        if ours >= base:
+            return None
+        return f"On test the default configuration is better: {metric_name(self.metric)} {base:.3f} against {ours:.3f}."
+
     def figures(self) -> dict[str, float]:
         """Flat names -> values as the model registry keeps them; what is not known is left out."""
         both = {"val": self.val, "test": self.test}
@@ -142,7 +152,7 @@ def _use(evidence: Evidence) -> str:
     test = evidence.data.test
     chosen = count_text(len(evidence.table.trials), "trial")
     unseen = (
-        "The test figures were measured once, on images that neither training nor search has seen."
+        "The test images chose nothing: neither training nor search has seen them."
         if test is not None
         else "**There was no test split**, so nothing is known of images that the search has not seen."
     )
@@ -173,6 +183,7 @@ def _overall(evidence: Evidence) -> str:
         "COCO average precision (AP over IoU 0.50 to 0.95, AP50 at 0.50, AP75 at 0.75) and average recall, 0 to 1, "
         f"with 100 detections per image. The search maximised {metric_name(evidence.metric)} on val.\n\n"
         + "\n".join(rows)
+        + (f"\n\n**{evidence.remark}**" if evidence.remark else "")
         + f"\n\nVal was measured in {evidence.precision}, as in training; test in float32, as exported."
     )
 

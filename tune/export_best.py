@@ -131,7 +131,9 @@ def _summary(promotion: Promotion) -> RenderableType:
     facts.add_column(overflow="fold")
     for label, text in rows:
         facts.add_row(label, Text(text, style="bold" if label == "registry" and verdict.champion else ""))
-    return Group(Text("Promoted", style="bold"), facts, Text(), _figures(promotion), Text(), _next(promotion))
+    remark = [Text(evidence.remark, style="yellow")] if evidence.remark else []
+    title = Text("Promoted", style="bold")
+    return Group(title, facts, Text(), _figures(promotion), *remark, Text(), _next(promotion))
 
 
 def _figures(promotion: Promotion) -> RenderableType:

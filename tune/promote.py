@@ -249,8 +249,8 @@ def _check_score(val: Scores, table: Table, trial: Trial, precision: Precision) 
     if abs(got - expected) > allowed:
         name = outcome.metric_name(table.metric)
         raise SearchError(
-            f"trial {trial.number}: expected {name} {expected:.6f} on val as in the journal, got {got:.6f} from its best "
-            "checkpoint; promote it on the machine, and with the versions, that ran the search"
+            f"trial {trial.number}: expected {name} {expected:.6f} on val as in the journal, got {got:.6f} from its "
+            "best checkpoint; promote it on the machine, and with the versions, that ran the search"
         )
 
 
