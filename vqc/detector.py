@@ -54,7 +54,7 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))
         model = _tiny(num_classes) if config.model == "fcos_tiny" else _torchvision(config, num_classes, load_backbone)
-    model.transform = FixedSizeTransform(model.transform)
+    model.transform = _FixedSizeTransform(model.transform)
     scorer = getattr(model, "roi_heads", model)
     scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ def _blank_weights() -> AbstractContextManager[Any]:
     return mock.patch.object(WeightsEnum, "get_state_dict", blank)
 
 
-class FixedSizeTransform(nn.Module):
+class _FixedSizeTransform(nn.Module):
     """Stands in for torchvision's own transform: the batch has its size already, so it is only normalised.
 
     torchvision's resizes, normalises and copies image by image, and back-transforms boxes afterwards.
@@ -176,7 +176,7 @@ class _Residual(nn.Module):
         return torch.add(x, self.body(x))
 
 
-class TinyBackbone(nn.Module):
+class _TinyBackbone(nn.Module):
     """Plain convolutions to strides 8 and 16 and a small feature pyramid over them.
 
     Input float [N, 3, H, W]; output maps at strides 8, 16 and 32 with ``out_channels`` channels.
@@ -200,7 +200,7 @@ class TinyBackbone(nn.Module):
 
 def _tiny(num_classes: int) -> Any:
     anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
-    backbone = TinyBackbone()
+    backbone = _TinyBackbone()
     head = FCOSHead(backbone.out_channels, 1, num_classes + 1, num_convs=2)
     nn.init.constant_(head.regression_head.bbox_reg.bias, FIRST_DISTANCE)
     return FCOS(backbone, num_classes + 1, anchor_generator=anchors, head=head, topk_candidates=300)

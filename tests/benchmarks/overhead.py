@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--data", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         rows = [("vqc-tune", ours(Path(folder)))]
         if asked.peer:
             rows.append(("peer", peers(asked.peer, asked.data, Path(folder) / "peer")))
