@@ -251,7 +251,7 @@ def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
     assert LINKS["mlflow"] in told.splitlines()[-4]
     assert "ray get-auth-token" in told
     assert "weak trials after epoch 2" in told
-    assert "train 128" in told
+    assert "128 images" in told
 
 
 def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tune import outcome
 from tune.journal import Table, Trial
 from tune.stop import rung_epochs
+from vqc.shell import as_typed
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -72,7 +73,8 @@ def plan(settings: SearchSettings, data_summary: Mapping[str, Any], links: Mappi
         ("goal", f"the highest {outcome.metric_name(settings.metric)} on the val split"),
         ("detector", settings.train.model),
         ("space", "; ".join(f"{name} {_range(dimension)}" for name, dimension in settings.space.items())),
-        *((str(label), _flat(value)) for label, value in data_summary.items()),
+        *_data_rows(data_summary),
+        ("time", "measured by the first trial, and shown from its first epoch on"),
     ]  # fmt: skip
     return _sheet("The plan", rows, _link_rows(links))
 
@@ -85,15 +87,21 @@ def _range(dimension: Dimension) -> str:
     return f"{said} {dimension.unit}".strip()
 
 
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_flat(inner)}" for name, inner in value.items())
-    return ", ".join(map(_flat, value)) if isinstance(value, list | tuple) else str(value)
+def _data_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The data's name and categories, then a line for each split."""
+    rows = []
+    if "root" in summary:
+        rows.append(("data", f"{summary['root']}: {', '.join(summary.get('categories', ()))}"))
+    for split, images in summary.get("images", {}).items():
+        counts = [f"{images:,} images"]
+        counts += [f"{summary[what][split]:,} {what}" for what in ("defective", "good", "boxes") if what in summary]
+        rows.append((f"  {split}", ", ".join(counts)))
+    return rows
 
 
 def _link_rows(links: Mapping[str, str]) -> list[tuple[str, str]]:
     names = {"mlflow": "MLflow, in another terminal", "dashboard": "Ray dashboard"}
-    token = [("its token, which it asks for", "ray get-auth-token")] if links.get("dashboard") else []
+    token = [("its token, which it asks for", as_typed("ray get-auth-token"))] if links.get("dashboard") else []
     return [*((names.get(label, label), text) for label, text in links.items() if text), *token]
 
 

@@ -42,7 +42,7 @@ class Evidence:
         test: in float32, as exported; None without a test split.
         default_val, default_test: of the default configuration's trial; None where not known.
         precision: number format of the training and of ``val``.
-        latency: runtime and device, as "onnxruntime, CPU" -> its figures.
+        latency: runtime and device, as "onnxruntime, CPU, 1 thread" -> its figures.
         onnx_bytes: size of the exported file.
         versions: of the packages that exported and measured it.
         command: of this promotion.

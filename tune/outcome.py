@@ -15,6 +15,7 @@ from tune.journal import Param, State, Table, Trial
 from tune.settings import SearchSettings
 from vqc.config import parse_record
 from vqc.epoch import EpochReport, Scores
+from vqc.shell import as_typed
 
 __all__ = [
     "best_scores",
@@ -175,12 +176,12 @@ def count_text(number: int, noun: str) -> str:
 
 def resume_command(name: str) -> str:
     """The command that goes on with a search."""
-    return f"python tune/search.py --name {_shell_word(name)} --resume"
+    return as_typed(f"python tune/search.py --name {_shell_word(name)} --resume")
 
 
 def export_command(name: str) -> str:
     """The command that promotes a search's best trial."""
-    return f"python tune/export_best.py {_shell_word(name)}"
+    return as_typed(f"python tune/export_best.py {_shell_word(name)}")
 
 
 def _shell_word(word: str) -> str:

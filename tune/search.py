@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqc.errors import SearchError, UserError
+from vqc.shell import as_typed
 
 if TYPE_CHECKING:
     from tune.conductor import Conductor
@@ -96,7 +97,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             state = mirror.stop(DRAIN_TIMEOUT_S)
             briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
             if state.behind:
-                terminal.write(f"MLflow: {state}\n  next: python -m tune.mirror {sitting.folder.name}\n")
+                terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {sitting.folder.name}\n")
     return INTERRUPTED if conductor.interrupted else 0
 
 
@@ -169,7 +170,7 @@ def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
 def _mlflow_command(uri: str) -> str:
     from vqc.tracking import redacted
 
-    return f"mlflow ui --backend-store-uri {redacted(uri)}"
+    return as_typed(f"mlflow ui --backend-store-uri {redacted(uri)}")
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
+from vqc.shell import as_typed
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -57,7 +59,7 @@ class UserError(VqcError):
     def __init__(self, what: str, *, command: str | None = None) -> None:
         self.what = what
         self.command = command
-        super().__init__(what if command is None else f"{what}\n  next: {command}")
+        super().__init__(what if command is None else f"{what}\n  next: {as_typed(command)}")
 
 
 class ConfigError(UserError):
