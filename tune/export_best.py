@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_status
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing was promoted\n")
+        sys.stderr.write("interrupted\n")
         return INTERRUPTED
     from tune.briefing import show
 
