@@ -238,6 +238,15 @@ def test_a_bit_flipped_anywhere(tmp_path_factory: pytest.TempPathFactory, weight
     path.unlink()
 
 
+@pytest.mark.parametrize(
+    ("true", "false"), [(b'ap50\\":0.5', b'ap50\\":0.9'), (b"scratch", b"scrotch"), (b'epoch\\":2', b'epoch\\":8')]
+)
+def test_a_description_that_was_changed(tmp_path: Path, weights: bytes, true: bytes, false: bytes) -> None:
+    assert weights.count(true) >= 1
+    (tmp_path / "best").write_bytes(weights.replace(true, false, 1))
+    assert "damaged, its checksum does not fit" in refusal(load_model, tmp_path / "best")
+
+
 # Writing
 
 

@@ -53,11 +53,12 @@ def random_case(seed: int, *, images: int = 30, crowd: float = 0.15) -> tuple[Sp
     rng = np.random.default_rng(seed)
     records, found = [], []
     for image_id in rng.permutation(1000)[:images].tolist():
-        count = int(rng.integers(0, 5))
+        crowded = image_id % 10 == 0  # more on it than COCO's limits of 10 and 100 detections
+        count = 20 if crowded else int(rng.integers(0, 5))
         boxes, labels = random_boxes(rng, count), rng.integers(1, 3, count)  # 'stain' never occurs
         records.append(record(image_id, boxes, labels, rng.random(count) < crowd))
         near = np.clip(boxes + rng.normal(0, 4, boxes.shape), 0, EDGE).astype(np.float32)
-        guessed = np.concatenate([near, random_boxes(rng, int(rng.integers(0, 4)))])
+        guessed = np.concatenate([near, random_boxes(rng, 120 if crowded else int(rng.integers(0, 4)))])
         guesses = np.where(rng.random(len(guessed)) < 0.2, 3, np.resize(np.append(labels, 1), len(guessed)))
         scores = rng.choice(np.linspace(0.05, 1, 12), len(guessed)).astype(np.float32)  # with ties
         order = np.argsort(-scores, kind="stable")

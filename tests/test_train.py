@@ -83,6 +83,18 @@ def test_resumed_is_as_if_never_stopped(tiny: Data, straight: Run, after: int, w
     assert weights(epoch) == straight.weights
 
 
+@pytest.mark.slow
+def test_a_detector_that_draws_samples_is_resumed_too(tiny: Data, tmp_path: Path) -> None:
+    """Faster R-CNN's losses draw anchors at random in every step."""
+    settings = config(model="fasterrcnn_mobilenet_v3_large_320_fpn", num_epochs=2)
+    run = fit(settings, tiny)
+    first = next(run)
+    save_state(tmp_path / "last", first.state, first.report)
+    straight, resumed = next(run), next(fit(settings, tiny, resume_from=tmp_path / "last"))
+    assert figures(resumed) == figures(straight)
+    assert weights(resumed) == weights(straight)
+
+
 def test_cache_and_workers_change_nothing(tiny: Data, straight: Run, tmp_path: Path) -> None:
     epochs = fit(config(num_workers=2), tiny, cache=tmp_path)
     assert [figures(epoch) for epoch in epochs] == straight.figures
