@@ -1,42 +1,33 @@
 """The report's plots: the journal's table -> SVG that is pasted into the page.
 
-Called by the report; calls matplotlib, whose global state is left alone. Each colour is a role, written
-as a CSS variable, so that one drawing serves the light and the dark scheme; text stays text, in the
-page's own font. Sizes are CSS pixels.
+Called by the report; calls ``vqc.plot``, which makes a drawing fit the page.
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune.journal import State, Table, Trial
 from tune.outcome import best_trial, default_trial, elapsed_s, figure, metric_name, score, scored, settings_of
 from tune.stop import rung_epochs
+from vqc.plot import COLOUR, canvas, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["CURVES_MAX", "curves", "influence", "timeline"]
 
 CURVES_MAX = 60  # beyond so many, single curves cannot be told apart and are drawn as one faint sheaf
 
-# What is drawn in matplotlib with a stand-in colour and shown by the page in the role's colour.
-_ROLES = ("ink", "muted", "line", "faint", "surface", "best", "default", "good", "stopped", "bad", "odd", "train",
-          "eval", "wait")  # fmt: skip
-_COLOUR = {role: f"#{number:02x}fe{number:02x}" for number, role in enumerate(_ROLES, start=1)}
 _STATE_ROLE: Mapping[State, str] = {"completed": "good", "stopped": "stopped", "infeasible": "odd", "failed": "bad",
                                     "interrupted": "odd"}  # fmt: skip
 _STATE_MARKER: Mapping[State, str] = {"completed": "o", "stopped": "v", "failed": "X", "infeasible": "X"}
-_DPI = 72  # matplotlib's SVG counts in points: at 72 dots per inch one of them is one CSS pixel
 
 
 def curves(table: Table, *, width_px: int) -> str:
     """Learning curves of all trials: the best and the default in colour, a mark where one was stopped."""
-    figure_, axes = _canvas(width_px, 380 if width_px > 600 else 300)
+    figure_, axes = canvas(width_px, 380 if width_px > 600 else 300)
     best, default = best_trial(table), default_trial(table)
     rest = [trial for trial in scored(table) if trial not in (best, default)]
     shown = rest[:CURVES_MAX]
@@ -49,23 +40,23 @@ def curves(table: Table, *, width_px: int) -> str:
         _curve(axes, best, table.metric, role="best", width=2.6)
     longest = max((trial.config.num_epochs for trial in table.trials.values()), default=1)
     for epoch in rung_epochs(settings_of(table)):
-        axes.axvline(epoch, color=_COLOUR["muted"], linewidth=0.9, alpha=0.6, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(epoch, color=COLOUR["muted"], linewidth=0.9, alpha=0.6, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate("rung", (epoch, 1), xycoords=("data", "axes fraction"), xytext=(4, -9),
-                      textcoords="offset points", fontsize=10, color=_COLOUR["muted"])  # fmt: skip
+                      textcoords="offset points", fontsize=10, color=COLOUR["muted"])  # fmt: skip
     axes.set_xlim(min(1, longest - 1), longest * 1.02)
     axes.set_ylim(0, max(axes.get_ylim()[1] * 1.04, 1e-3))
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{metric_name(table.metric)} on val")
     tips = {f"trial-{trial.number}": _tip(trial, table.metric) for trial in scored(table)}
-    return _svg(figure_, name=f"curves{width_px}", label="Learning curves of all trials", tips=tips)
+    return svg(figure_, name=f"curves{width_px}", label="Learning curves of all trials", tips=tips)
 
 
 def influence(table: Table, name: str) -> str:
     """Best value of each trial against one searched value; the marker tells the state."""
     from matplotlib.ticker import LogLocator
 
-    figure_, axes = _canvas(380, 250)
+    figure_, axes = canvas(380, 250)
     dimension = table.header.settings.get("space", {}).get(name, {})
     ladder = _ladder(table, name, dimension)
     best, default = best_trial(table), default_trial(table)
@@ -77,12 +68,12 @@ def influence(table: Table, name: str) -> str:
             [_place(trial.params[name], ladder) for trial in group],
             [trial.best(table.metric)[0] for trial in group],
             marker=_STATE_MARKER.get(state, "D"), s=46, linewidths=0.8,
-            color=_COLOUR[_STATE_ROLE.get(state, "muted")], edgecolors=_COLOUR["surface"], alpha=0.85,
+            color=COLOUR[_STATE_ROLE.get(state, "muted")], edgecolors=COLOUR["surface"], alpha=0.85,
         )  # fmt: skip
     for trial, role in ((default, "default"), (best, "best")):
         if trial is not None and name in trial.params and score(trial, table.metric) is not None:
             axes.scatter([_place(trial.params[name], ladder)], [trial.best(table.metric)[0]], marker="o", s=88,
-                         facecolors=_COLOUR["best"] if role == "best" else "none", edgecolors=_COLOUR[role],
+                         facecolors=COLOUR["best"] if role == "best" else "none", edgecolors=COLOUR[role],
                          linewidths=2, zorder=5)  # fmt: skip
     if ladder:
         axes.set_xticks(range(len(ladder)), [figure(value) for value in ladder], parse_math=False)
@@ -96,7 +87,7 @@ def influence(table: Table, name: str) -> str:
     unit = dimension.get("unit")
     axes.set_xlabel(f"{name} ({unit})" if unit else name, parse_math=False)
     axes.set_ylabel(metric_name(table.metric))
-    return _svg(figure_, name=f"influence-{name}", label=f"{metric_name(table.metric)} against {name}")
+    return svg(figure_, name=f"influence-{name}", label=f"{metric_name(table.metric)} against {name}")
 
 
 def timeline(table: Table, *, width_px: int) -> str:
@@ -104,7 +95,7 @@ def timeline(table: Table, *, width_px: int) -> str:
     from matplotlib.collections import PolyCollection
 
     trials = [trial for trial in table.trials.values() if trial.started_ms is not None]
-    figure_, axes = _canvas(width_px, min(640, 70 + 15 * len(trials)))
+    figure_, axes = canvas(width_px, min(640, 70 + 15 * len(trials)))
     spans: dict[str, list[tuple[float, float]]] = {"train": [], "eval": [], "wait": []}
     for trial in trials:
         begin = elapsed_s(table, trial.started_ms) / 60
@@ -117,36 +108,19 @@ def timeline(table: Table, *, width_px: int) -> str:
     rows = [trial.number for trial in trials]
     for role, bars in spans.items():
         boxes = [_box(left, row, width) for row, (left, width) in zip(rows, bars, strict=True)]
-        axes.add_collection(PolyCollection(boxes, facecolors=_COLOUR[role], linewidths=0))
+        axes.add_collection(PolyCollection(boxes, facecolors=COLOUR[role], linewidths=0))
     axes.set_ylim(max(rows, default=1) + 0.6, min(rows, default=1) - 0.6)
     axes.set_xlim(0, max(elapsed_s(table) / 60, 1e-3))
     axes.locator_params(axis="y", integer=True, nbins=12, min_n_ticks=1)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("minutes of the search")
     axes.set_ylabel("trial")
-    return _svg(figure_, name=f"timeline{width_px}", label="When each trial ran")
+    return svg(figure_, name=f"timeline{width_px}", label="When each trial ran")
 
 
 def _box(left: float, row: int, width: float) -> list[tuple[float, float]]:
     right, low, high = left + width, row - 0.36, row + 0.36
     return [(left, low), (right, low), (right, high), (left, high)]
-
-
-def _canvas(width_px: int, height_px: int) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure_ = Figure(figsize=(width_px / _DPI, height_px / _DPI), dpi=_DPI, layout="constrained")
-    axes = figure_.add_subplot()
-    figure_.patch.set_visible(False)
-    axes.patch.set_visible(False)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_COLOUR["line"])
-    axes.tick_params(colors=_COLOUR["muted"], labelsize=11, length=0, pad=6)
-    axes.xaxis.label.set(color=_COLOUR["muted"], fontsize=11)
-    axes.yaxis.label.set(color=_COLOUR["muted"], fontsize=11)
-    axes.grid(color=_COLOUR["line"], linewidth=0.7)
-    axes.set_axisbelow(True)
-    return figure_, axes
 
 
 def _points(trial: Trial, metric: str) -> list[tuple[int, float]]:
@@ -159,7 +133,7 @@ def _sheaf(axes: Axes, lines: Sequence[list[tuple[int, float]]]) -> None:
     from matplotlib.collections import LineCollection
 
     if lines:
-        axes.add_collection(LineCollection(lines, colors=_COLOUR["faint"], linewidths=0.6))
+        axes.add_collection(LineCollection(lines, colors=COLOUR["faint"], linewidths=0.6))
         axes.autoscale_view()
 
 
@@ -169,12 +143,12 @@ def _curve(axes: Axes, trial: Trial, metric: str, *, role: str, width: float) ->
         return
     front = 4 if role in ("best", "default") else 2
     dimmed = 1.0 if front == 4 else 0.55
-    axes.plot(epochs, values, color=_COLOUR[role], linewidth=width, alpha=dimmed, zorder=front,
+    axes.plot(epochs, values, color=COLOUR[role], linewidth=width, alpha=dimmed, zorder=front,
               solid_capstyle="round", gid=f"trial-{trial.number}")  # fmt: skip
     if trial.state != "completed" or len(epochs) == 1:
         state_role = _STATE_ROLE.get(trial.state, "muted")
         axes.plot(epochs[-1], values[-1], marker=_STATE_MARKER.get(trial.state, "D"), markersize=6, zorder=front + 1,
-                  color=_COLOUR[state_role], markeredgecolor=_COLOUR["surface"], markeredgewidth=0.8)  # fmt: skip
+                  color=COLOUR[state_role], markeredgecolor=COLOUR["surface"], markeredgewidth=0.8)  # fmt: skip
 
 
 def _tip(trial: Trial, metric: str) -> str:
@@ -196,34 +170,3 @@ def _ladder(table: Table, name: str, dimension: Mapping[str, Any]) -> list[Any] 
 
 def _place(value: Any, ladder: list[Any] | None) -> float:
     return float(value) if ladder is None else float(ladder.index(value))
-
-
-def _svg(figure_: Figure, *, name: str, label: str, tips: Mapping[str, str] | None = None) -> str:
-    """The drawing as an ``<svg>`` element whose ids are its own and whose colours are the page's."""
-    from html import escape
-
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure_.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<g id=\"[^\"]*\"/>", "", text, flags=re.DOTALL
-    )
-    text = re.sub(r'<g id="([^"]*)">', lambda found: _group(found.group(1), tips or {}), text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    for role, stand_in in _COLOUR.items():
-        text = text.replace(stand_in, f"var(--{role})")
-    view = re.search(r'viewBox="([^"]*)"', text)
-    box = "" if view is None else view.group(1)
-    head = f'<svg class="plot" viewBox="{box}" role="img" aria-label="{escape(label, quote=True)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: head, text, count=1).replace("xlink:href", "href")
-
-
-def _group(gid: str, tips: Mapping[str, str]) -> str:
-    """matplotlib names every group, the same in each drawing; only the ones with a tooltip mean something."""
-    from html import escape
-
-    return f"<g><title>{escape(tips[gid])}</title>" if gid in tips else "<g>"

@@ -3,7 +3,7 @@
     python -m tune.report NAME
 
 Called by the engine when a search ends, and by hand at any time; calls the journal's table, its outcome
-and its figures, jinja2 for the page (every string from data is escaped) and Optuna for the importances.
+and its figures, ``vqc.page`` for the layout (every string from data is escaped) and Optuna for the importances.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tune import outcome
 from tune.journal import Table, Trial, read_table
 from vqc.errors import UserError
 from vqc.files import write_atomically
+from vqc.page import both_widths, render
 
 __all__ = ["importances", "main", "page", "trials_csv", "write_report"]
 
@@ -66,14 +67,15 @@ def write_report(journal: Path, folder: Path) -> Path:
 
 def page(table: Table) -> str:
     """The report as an HTML document without any outside reference."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        figure=outcome.figure, duration=outcome.duration, count=outcome.count_text, config=outcome.configuration
-    )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    filters: dict[str, Callable[..., Any]] = {
+        "figure": outcome.figure,
+        "duration": outcome.duration,
+        "count": outcome.count_text,
+        "config": outcome.configuration,
+    }
+    return render(
+        TEMPLATE,
+        filters=filters,
         name=table.header.name,
         metric=table.metric,
         metric_name=outcome.metric_name(table.metric),
@@ -186,16 +188,13 @@ def _plots(table: Table) -> dict[str, Any]:
 
     from tune import figures
 
-    def wide_and_narrow(draw: Any) -> list[Markup]:
-        return [Markup(draw(table, width_px=width_px)) for width_px in (1000, 400)]
-
     if not outcome.scored(table):
         return {"curves": [], "influences": [], "timeline": []}
     drawn = [Markup(figures.influence(table, name)) for name in _param_names(table)]
     return {
-        "curves": wide_and_narrow(figures.curves),
+        "curves": both_widths(lambda width_px: figures.curves(table, width_px=width_px)),
         "influences": drawn,
-        "timeline": wide_and_narrow(figures.timeline),
+        "timeline": both_widths(lambda width_px: figures.timeline(table, width_px=width_px)),
     }
 
 
