@@ -1,12 +1,38 @@
-"""Files that exist whole or as they were before."""
+"""Files and folders that exist whole or as they were before."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["write_atomically"]
+from vqc.errors import DataError
+
+__all__ = ["new_folder", "write_atomically"]
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that bears the name ``path`` once the block is through; if it raises, nothing is left.
+
+    Raises:
+        DataError: there is something of that name already, and it is not an empty folder.
+    """
+    path = path.absolute()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise DataError(f"{path}: holds something already, expected a new or empty folder")
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if path.is_dir():
+            path.rmdir()  # empty, as was asked above; Windows does not rename over a folder
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
