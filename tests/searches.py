@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tests.builders import START_MS, write_journal
 from tune import journal as j
-from tune.conductor import trial_folder
-from tune.results import journal_of
+from tune.results import journal_of, trial_folder
 from vqc.checkpoint import save_model
 from vqc.coco import Data
 from vqc.config import TrainConfig

@@ -18,11 +18,10 @@ from tests.builders import events, write_journal
 from tests.images import edit_json, write_data
 from tests.searches import write_search
 from tune import bundle, export_best, promote
-from tune.conductor import trial_folder
 from tune.journal import EpochMeasured, Follower, read_table
 from tune.outcome import default_trial
 from tune.promote import MODEL_NAME, Promotion, judge
-from tune.results import journal_of
+from tune.results import journal_of, trial_folder
 from vqc import export
 from vqc.checkpoint import load_model, save_model
 from vqc.coco import load_data, read_image

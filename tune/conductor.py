@@ -27,11 +27,12 @@ from tune.journal import (
     now_ms,
 )
 from tune.propose import propose
+from tune.results import trial_folder
 from tune.settings import SearchSettings, with_params
 from tune.stop import verdict
 from vqc.epoch import EpochReport
 
-__all__ = ["Conductor", "Task", "trial_folder"]
+__all__ = ["Conductor", "Task"]
 
 RETRIES = 1  # a trial that failed by our fault is tried once more
 
@@ -177,8 +178,3 @@ class Conductor:
     ) -> None:
         self._journal.append(event)
         self.table.apply(event)
-
-
-def trial_folder(search: Path, number: int) -> Path:
-    """Where a trial keeps its checkpoints; short, because of Windows' limit on paths."""
-    return search / "trials" / f"{number:03d}"

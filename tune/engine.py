@@ -8,7 +8,6 @@ given to a worker.
 
 from __future__ import annotations
 
-import os
 import threading
 import traceback
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, 
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune.conductor import Conductor, Task, trial_folder
+from tune.conductor import Conductor, Task
+from tune.propose import warm_up
+from tune.results import trial_folder
 from tune.settings import SearchSettings
 from vqc.coco import Data
 from vqc.config import TrainConfig
@@ -31,7 +32,7 @@ from vqc.errors import InfeasibleError, VqcError
 if TYPE_CHECKING:
     from tune.worker import Reports
 
-__all__ = ["Resources", "TrialActor", "connect", "disconnect", "run"]
+__all__ = ["Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "run"]
 
 TRIAL, OUTCOME = "trial", "outcome"
 SPENT = "WorkerSpentError"
@@ -50,28 +51,8 @@ class Resources:
     threads: int
 
 
-def _quiet_environment() -> None:
-    """Settings that Ray reads from the environment, for this process and all that it starts.
-
-    No reports home, no files of its own for each trial, no signal handler, no change of folder.
-    """
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_AIR_NEW_OUTPUT="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_DISABLE_SIGINT_HANDLER="1",
-        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
-        TUNE_GLOBAL_CHECKPOINT_S="86400",  # the journal is what a search is resumed from
-        TUNE_WARN_THRESHOLD_S="10",
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-        NO_ALBUMENTATIONS_UPDATE="1",
-    )
-
-
 def connect(address: str | None) -> str | None:
     """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
-    _quiet_environment()
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     context = ray.init(address=address, log_to_driver=False, **own)
     url = context.dashboard_url
@@ -93,7 +74,7 @@ def run(
     Args:
         reports: where a trial's epochs come from, by default from training; benchmarks give their own.
     """
-    threading.Thread(target=_import_sampler, daemon=True).start()  # seconds that the first worker's start hides
+    threading.Thread(target=warm_up, daemon=True).start()  # seconds that the first worker's start hides
     line = _Line(conductor)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
@@ -275,12 +256,6 @@ def _told(task: Task) -> dict[str, Any]:
 def _short_name(trial: Any) -> str:
     """Ray's own folder names hold the whole configuration, which breaks on Windows."""
     return f"{trial.config[TRIAL]}-{trial.trial_id}"
-
-
-def _import_sampler() -> None:
-    import optuna  # noqa: F401
-    import scipy.stats.qmc  # noqa: F401
-    import torch  # noqa: F401
 
 
 def disconnect() -> None:

@@ -23,7 +23,17 @@ from tune.journal import Follower, State, Table, Trial, TrialEnded, now_ms
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-__all__ = ["Progress", "Snapshot", "plan", "show", "snapshot", "summary"]
+__all__ = [
+    "Progress",
+    "Snapshot",
+    "plan",
+    "show",
+    "snapshot",
+    "sparkline",
+    "status_line",
+    "summary",
+    "trial_line",
+]
 
 LIVE_POLL_S = 0.25
 PLAIN_POLL_S = 1.0

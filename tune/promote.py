@@ -21,10 +21,9 @@ from torch import nn
 
 from tune import outcome
 from tune.bundle import Evidence, write_texts
-from tune.conductor import trial_folder
 from tune.journal import Table, Trial, read_table
 from tune.mirror import Mirror
-from tune.results import cache_folder, journal_of
+from tune.results import cache_folder, journal_of, trial_folder
 from vqc.checkpoint import ModelInfo, load_model, save_model
 from vqc.coco import Data, load_data, read_image
 from vqc.dataset import FittedImages, evaluation_batches

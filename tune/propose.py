@@ -22,7 +22,7 @@ from vqc.randomness import stream_seed
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-__all__ = ["Proposal", "propose"]
+__all__ = ["Proposal", "propose", "warm_up"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,11 @@ def propose(table: Table, settings: SearchSettings) -> Proposal:
     if number <= settings.startup_trials:
         return Proposal(params=_spread(settings, number - 2), origin="start-up")
     return Proposal(params=_modelled(table, settings, number), origin="sampler")
+
+
+def warm_up() -> None:
+    """Import what proposals need; seconds that can pass while something else is waited for."""
+    import scipy.stats.qmc  # noqa: F401
 
 
 def _spread(settings: SearchSettings, index: int) -> Params:

@@ -1,4 +1,4 @@
-"""Keeps the terminal for the search: what libraries print goes to a log, from this process and its children."""
+"""Keeps libraries quiet: what they print goes to a log, and nothing goes to the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["library_noise_to"]
+__all__ = ["library_noise_to", "quiet_environment"]
+
+
+def quiet_environment() -> None:
+    """Settings that Ray and albumentations read from the environment, some of them while they are imported.
+
+    No reports home, no files of Ray's own for each trial, no signal handler, no change of folder, and workers that
+    are started by this Python, not once more by ``uv run`` with a copy of the working folder.
+    """
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
+        TUNE_GLOBAL_CHECKPOINT_S="86400",  # the journal is what a search is resumed from
+        TUNE_WARN_THRESHOLD_S="10",
+        NO_ALBUMENTATIONS_UPDATE="1",
+    )
 
 
 @contextmanager

@@ -6,13 +6,13 @@ Pure: ``tune.mirror`` asks a ``Translator`` event by event and does the talking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tune import journal as j
-from vqc.epoch import EpochReport
-from vqc.tracking import Point, RunStatus, metric_name
+from vqc.curves import epoch_figures, flat_settings
+from vqc.tracking import Point, RunStatus
 
 __all__ = ["PARENT", "RunKey", "Translator", "Update", "counted"]
 
@@ -122,7 +122,7 @@ class Translator:
     def _search_started(self, event: j.SearchStarted) -> Update:
         settings = {key: value for key, value in event.settings.items() if key not in ("space", "train")}
         space = {f"space.{name}": _range(entry) for name, entry in event.settings.get("space", {}).items()}
-        train = _flat(event.settings.get("train", {}), "train.")
+        train = flat_settings(event.settings.get("train", {}), "train.")
         tags = {
             "vqc.search_id": event.search_id,
             "vqc.name": event.name,
@@ -136,7 +136,7 @@ class Translator:
         }
         if "commit" in event.versions:
             tags["mlflow.source.git.commit"] = event.versions["commit"]
-        params = {**_flat(settings), **space, **train}
+        params = {**flat_settings(settings), **space, **train}
         return self._update(PARENT, name=event.name, started_ms=event.at_ms, params=params, tags=tags)
 
     def _trial_proposed(self, event: j.TrialProposed) -> Update:
@@ -154,7 +154,7 @@ class Translator:
             event.trial,
             name=f"{header.name}/{event.trial:0{digits}d}",
             started_ms=event.at_ms,
-            params={**_flat(event.config.model_dump(mode="json")), **_flat(event.params)},
+            params={**flat_settings(event.config.model_dump(mode="json")), **flat_settings(event.params)},
             tags=tags,
         )
 
@@ -162,7 +162,7 @@ class Translator:
         metric, trial = self.table.metric, self.table.trials[event.trial]
         best = trial.best(metric)[0]
         epoch, at_ms = event.report.epoch, event.at_ms
-        points = [Point(name, value, epoch, at_ms) for name, value in _figures(event.report)]
+        points = [Point(name, value, epoch, at_ms) for name, value in epoch_figures(event.report).items()]
         points.append(Point(f"best_{metric}", best, epoch, at_ms))
         self._epochs_run += 1
         child = self._update(event.trial, points=points, tags={"vqc.epochs": f"{trial.epochs}"})
@@ -212,45 +212,6 @@ class Translator:
 def counted(number: int, noun: str) -> str:
     """``1 event``, ``2 events``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _figures(report: EpochReport) -> Iterator[tuple[str, float]]:
-    """Name and value of every metric of an epoch; what could not be measured is left out.
-
-    The part before the slash makes a section of charts in MLflow; ``system`` has a tab of its own.
-    """
-    scores = report.scores
-    measured: dict[str, float | None] = {
-        **{f"val/{name}": getattr(scores, name) for name in ("ap", "ap50", "ap75", "ar")},
-        **{metric_name("class_ap", name): value for name, value in scores.class_ap.items()},
-        **{metric_name("loss", name): value for name, value in report.losses.items()},
-        "train/learning_rate": report.learning_rate,
-        "train/grad_norm": report.grad_norm,
-        "time/data_s": report.data_s,
-        "time/train_s": report.train_s,
-        "time/eval_s": report.eval_s,
-        "time/images_per_s": report.images_per_s,
-        "system/peak_vram_gb": report.peak_vram_gb,
-        "system/peak_ram_gb": report.peak_ram_gb,
-    }
-    return ((name, value) for name, value in measured.items() if value is not None)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``outer.inner`` -> text; numbers in full, so that they can be typed again."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            flat[prefix + name] = ("x" if name == "image_size" else ", ").join(_text(item) for item in value)
-        else:
-            flat[prefix + name] = _text(value)
-    return flat
-
-
-def _text(value: object) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _short(value: object) -> str:

@@ -53,6 +53,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     from tune.conductor import Conductor
     from tune.mirror import Mirror
     from tune.progress import Progress
+    from tune.quiet import quiet_environment
     from tune.report import write_report
     from tune.results import cache_folder, journal_of
     from vqc.tracking import default_uri
@@ -68,6 +69,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             terminal.write(f"{remark}\n")
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
         mirror.start()
+        quiet_environment()  # before Ray is imported
         from tune import engine
 
         links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}

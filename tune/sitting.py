@@ -5,11 +5,7 @@ Everything a user can get wrong is found here, before anything is written.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +15,13 @@ from tune.journal import Event, Journal, SearchResumed, SearchStarted, Table, no
 from tune.results import check_name, find_search, journal_of
 from tune.settings import SearchSettings, load_settings
 from vqc.architectures import check_model
-from vqc.coco import Data, inspect_data, load_data
+from vqc.coco import Data, load_data, usable_data
 from vqc.config import parse_record
 from vqc.errors import ConfigError, SearchError
-from vqc.findings import Finding
+from vqc.findings import warning_lines
 from vqc.gpu import gpu_count
+from vqc.provenance import versions
+from vqc.sample import choose_data
 
 __all__ = ["Sitting", "begin", "resume"]
 
@@ -97,7 +95,8 @@ def begin(
     path = config or CONFIGS / ("search.json" if gpus else "search_cpu.json")
     settings = _with_flags(path, flags)
     check_model(settings.train.model)
-    data, findings, said = _data(data_folder, results)
+    chosen, said = choose_data(data_folder, results)
+    data, findings = usable_data(chosen)
     train, weights = resolve_weights(settings.train)
     settings = settings.model_copy(update={"train": train})
     opening = SearchStarted(
@@ -106,10 +105,10 @@ def begin(
         search_id=uuid4().hex,
         settings=settings.model_dump(mode="json"),
         data={**data.summary(), "root": str(data.root.resolve())},
-        versions=_versions(),
+        versions=versions(PACKAGES),
         command=command,
     )
-    remarks += [said, f"Trials start from {weights}.", *_warnings(findings)]
+    remarks += [said, f"Trials start from {weights}.", *warning_lines(findings)]
     return Sitting(
         folder=folder,
         settings=settings,
@@ -158,48 +157,3 @@ def _with_flags(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
 def _spelled(problem: str, keys: Mapping[str, str]) -> str:
     key, colon, rest = problem.partition(":")
     return f"{keys.get(key, key)}{colon}{rest}"
-
-
-def _data(folder: Path | None, results: Path) -> tuple[Data, Sequence[Finding], str]:
-    """The data, what was noticed about it, and a sentence where it is the generated sample."""
-    from vqc.sample import default_data
-
-    said = ""
-    if folder is None and Path("data").is_dir():
-        folder = Path("data")
-    if folder is None:
-        folder = default_data(results)
-        said = f"No data given and no folder 'data': the generated sample is used ({folder}); yours with --data DIR."
-    data, findings = inspect_data(folder)
-    return (data if data is not None else load_data(folder)), findings, said
-
-
-def _warnings(findings: Sequence[Finding], limit: int = 5) -> list[str]:
-    found = [f"Warning: {finding}" for finding in findings if finding.severity == "warning"]
-    rest = [f"... and {len(found) - limit} more warnings: vqc check --data DIR"] if len(found) > limit else []
-    return found[:limit] + rest
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
-    versions |= {package: importlib.metadata.version(package) for package in PACKAGES}
-    versions["vqc-tune"] = importlib.metadata.version("vqc-tune")
-    commit = _commit()
-    return versions | ({"commit": commit} if commit else {})
-
-
-def _commit() -> str | None:
-    """The commit of this checkout; None where it is none, or git is not there."""
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=CONFIGS.parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip()

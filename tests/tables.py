@@ -1,0 +1,46 @@
+"""Small factories for tests of the search policy: settings, and tables filled trial by trial."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.builders import epoch_report
+from tune.journal import State, Table, Trial
+from tune.settings import SearchSettings, with_params
+from tune.space import Params
+
+SPACE = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "batch_size": {"choices": [2, 4, 8, 16]},
+    "image_size": {"choices": [96, 128, 160]},
+}
+
+
+def search_settings(*, epochs: int = 12, trials: int = 30, **changes: object) -> SearchSettings:
+    """A search of ``fcos_tiny`` over rate, batch and image size."""
+    train = {"model": "fcos_tiny", "weights": "none", "image_size": 128, "num_epochs": epochs}
+    return SearchSettings.model_validate({"train": train, "space": SPACE, "trials": trials, **changes})
+
+
+def add_trial(
+    table: Table,
+    settings: SearchSettings,
+    *,
+    values: Sequence[float],
+    state: State = "completed",
+    params: Params | None = None,
+) -> Trial:
+    """Put a trial with these values, one an epoch, into the table; by default of the default configuration."""
+    number = len(table.trials) + 1
+    params = params or {"learning_rate": 1e-4, "batch_size": 8, "image_size": 128}
+    trial = Trial(
+        number=number,
+        params=params,
+        config=with_params(settings.train, params),
+        origin="test",
+        proposed_ms=number,
+        state=state,
+        reports=[epoch_report(epoch, ap50=value) for epoch, value in enumerate(values, start=1)],
+    )
+    table.trials[number] = trial
+    return trial

@@ -1,0 +1,180 @@
+"""The conductor: a whole search without Ray, and every way in which it can be cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.builders import epoch_report
+from tests.tables import search_settings
+from tune.conductor import Conductor
+from tune.journal import Journal, SearchStarted, Table, read_table
+from tune.results import trial_folder
+from tune.settings import SearchSettings
+
+SETTINGS = search_settings(epochs=4, trials=5)
+
+
+@pytest.fixture
+def sit(tmp_path: Path) -> Callable[..., Conductor]:
+    """Open the journal in ``tmp_path``, new or to go on with, and sit down to conduct."""
+
+    def open_sitting(settings: SearchSettings = SETTINGS, **extra: Any) -> Conductor:
+        path = tmp_path / "journal.jsonl"
+        table = read_table(path) if path.exists() else Table()
+        journal = Journal(path)
+        if table.started is None:
+            first = SearchStarted(
+                at_ms=1,
+                name="t",
+                search_id="t",
+                settings=settings.model_dump(mode="json"),
+                data={},
+                versions={},
+                command="",
+            )
+            journal.append(first)
+            table.apply(first)
+        return Conductor(journal, table, settings=settings, folder=tmp_path, **extra)
+
+    return open_sitting
+
+
+def value_of(number: int, epoch: int) -> float:
+    """Made-up scores: each trial is better than the one before, each epoch than the one before."""
+    return 0.1 * number + 0.01 * epoch
+
+
+def work(conductor: Conductor, *, most_epochs: int = 10_000, value: Callable[[int, int], float] = value_of) -> None:
+    """Do what workers do until the conductor has finished or so many epochs were run."""
+    while most_epochs and (task := conductor.next_task()) is not None:
+        number = task.trial.number
+        conductor.started(number, worker="test")
+        goes_on, epoch = True, task.after_epoch
+        while goes_on and most_epochs:
+            epoch, most_epochs = epoch + 1, most_epochs - 1
+            for name in ("last", "best"):
+                file = trial_folder(conductor._folder, number) / f"{name}.safetensors"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+            goes_on = conductor.measured(number, epoch_report(epoch, ap50=value(number, epoch)))
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The journal less its clock."""
+    import json
+
+    return [{k: v for k, v in json.loads(row).items() if k != "at_ms"} for row in (folder / "journal.jsonl").open()]
+
+
+def test_a_search_runs_all_trials_and_ends_with_its_reason(sit: Callable[..., Conductor], tmp_path: Path) -> None:
+    conductor = sit()
+    work(conductor)
+    conductor.close()
+    table = read_table(tmp_path / "journal.jsonl")
+    assert [trial.state for trial in table.trials.values()] == ["completed"] * 5
+    assert table.ended is not None
+    assert table.ended.reason == "trials"
+
+
+def test_weak_trials_are_stopped_at_the_first_rung(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    work(conductor, value=lambda number, epoch: 1.0 / number)
+    trials = conductor.table.trials
+    assert [(trial.state, trial.epochs) for trial in trials.values()] == [("completed", 4)] + [("stopped", 1)] * 4
+
+
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 6, 11])
+def test_a_killed_search_goes_on_as_if_it_had_not_been(
+    sit: Callable[..., Conductor], tmp_path: Path, killed_after: int
+) -> None:
+    work(sit(), most_epochs=killed_after)  # nobody says goodbye
+    work(sit())
+    resumed = [line for line in lines(tmp_path) if line["event"] in ("epoch", "trial_proposed")]
+    (tmp_path / "journal.jsonl").unlink()
+    work(sit())
+    assert resumed == [line for line in lines(tmp_path) if line["event"] in ("epoch", "trial_proposed")]
+
+
+def test_a_repeated_epoch_is_not_written_twice(sit: Callable[..., Conductor], tmp_path: Path) -> None:
+    conductor = sit()
+    work(conductor, most_epochs=2)
+    again = sit()
+    task = again.next_task()
+    assert task is not None
+    assert task.after_epoch == 2
+    for epoch in (1, 2, 3):  # a worker whose checkpoint was lost begins anew
+        assert again.measured(1, epoch_report(epoch, ap50=value_of(1, epoch)))
+    assert [line["report"]["epoch"] for line in lines(tmp_path) if line["event"] == "epoch"] == [1, 2, 3]
+
+
+def test_an_interrupt_ends_the_trial_after_its_epoch_and_gives_out_no_more(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    task = conductor.next_task()
+    assert task is not None
+    conductor.interrupted = True
+    assert not conductor.measured(1, epoch_report(1, ap50=0.1))
+    assert conductor.finished
+    assert conductor.next_task() is None
+    assert conductor.table.trials[1].state == "interrupted"
+
+
+def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
+    clock_s = iter([0.0, 10.0, 10.0])
+    conductor = sit(search_settings(epochs=4, trials=5, hours=1.0), clock_s=lambda: next(clock_s, 3601.0))
+    work(conductor)
+    conductor.close()
+    assert conductor.table.trials[1].state == "interrupted"
+    assert conductor.table.ended is not None
+    assert conductor.table.ended.reason == "hours"
+
+
+def test_a_failure_is_tried_once_more_from_where_it_was(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    work(conductor, most_epochs=2)
+    conductor.failed(1, "RuntimeError: boom")
+    task = conductor.next_task()
+    assert task is not None
+    assert (task.trial.number, task.after_epoch) == (1, 2)
+    conductor.failed(1, "RuntimeError: boom")
+    assert conductor.table.trials[1].state == "failed"
+    assert conductor.table.trials[1].reason == "RuntimeError: boom"
+
+
+def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    for _ in range(5):
+        task = conductor.next_task()
+        assert task is not None
+        assert task.trial.number == 1
+        conductor.worker_spent(1, "12 MB of GPU memory stayed behind")
+    assert conductor.table.trials[1].state == "proposed"
+
+
+def test_no_more_trials_run_than_are_wanted_at_a_time(sit: Callable[..., Conductor]) -> None:
+    conductor = sit(search_settings(epochs=4, trials=5, concurrent=2))
+    assert conductor.next_task() is not None
+    assert conductor.next_task() is not None
+    assert conductor.next_task() is None
+    assert not conductor.finished
+
+
+def test_only_leaders_keep_their_best_and_only_the_unfinished_their_last(
+    sit: Callable[..., Conductor], tmp_path: Path
+) -> None:
+    conductor = sit(search_settings(epochs=4, trials=5, keep_leaders=2))
+    work(conductor, most_epochs=18)  # the fifth trial is cut short in its second epoch
+    kept = sorted(path.relative_to(tmp_path / "trials").as_posix() for path in tmp_path.glob("trials/*/*"))
+    assert kept == ["003/best.safetensors", "004/best.safetensors", "005/best.safetensors", "005/last.safetensors"]
+
+
+def test_what_still_runs_when_the_search_breaks_can_go_on(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    conductor.next_task()
+    conductor.close(crashed=True)
+    assert conductor.table.trials[1].state == "interrupted"
+    assert conductor.table.ended is not None
+    assert conductor.table.ended.reason == "failed"
