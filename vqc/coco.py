@@ -25,7 +25,17 @@ from vqc.errors import DataError, nearest
 from vqc.findings import Finding, Report, printable
 from vqc.picture import Picture, decode_picture, probe_picture
 
-__all__ = ["Category", "Data", "Finding", "ImageRecord", "Split", "inspect_data", "load_data", "read_image"]
+__all__ = [
+    "Category",
+    "Data",
+    "Finding",
+    "ImageRecord",
+    "Split",
+    "inspect_data",
+    "load_data",
+    "read_image",
+    "usable_data",
+]
 
 SPLITS = ("train", "val", "test")
 THREADS = 8  # each may hold one picture of the largest size in memory
@@ -143,6 +153,15 @@ def load_data(root: Path) -> Data:
     """Data that training can rely on.
 
     Raises:
+        DataError: as ``usable_data`` does.
+    """
+    return usable_data(root)[0]
+
+
+def usable_data(root: Path) -> tuple[Data, list[Finding]]:
+    """Data that training can rely on, and the warnings about it.
+
+    Raises:
         DataError: no such folder, or it holds errors; their number and the first ten.
     """
     if not root.is_dir():
@@ -157,7 +176,7 @@ def load_data(root: Path) -> Data:
         lines += [f"  - {error}" for error in errors[:SHOWN_ERRORS]]
         lines += [f"  and {more} more"] if more > 0 else []
         raise DataError("\n".join(lines), command=f"vqc check --data {_quoted(root)}")
-    return data
+    return data, findings
 
 
 def _quoted(path: Path) -> str:

@@ -21,13 +21,14 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationError,
-    field_validator,
+    model_validator,
 )
 
 from vqc.errors import ConfigError, nearest
 
 __all__ = ["Augmentation", "GpuOptimization", "Record", "TrainConfig", "load_record", "parse_record", "read_json"]
 
+ACCUMULATION = "gradient_accumulation_steps"
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
 
 
@@ -46,11 +47,21 @@ class Augmentation(Record):
     contrast: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
 
 
+def _from_bool(value: object) -> object:
+    return {True: "auto", False: "float32"}[value] if isinstance(value, bool) else value
+
+
+_Format = Literal["auto", "float32", "float16", "bfloat16"]
+MixedPrecision = Annotated[_Format, BeforeValidator(_from_bool, json_schema_input_type=_Format | bool)]
+
+
 class GpuOptimization(Record):
     """The guide's optimisations; each can be switched."""
 
-    mixed_precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32"
+    mixed_precision: MixedPrecision = Field(
+        "auto",
+        description="auto or true: bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32; "
+        "false: float32",
     )
     gradient_accumulation_steps: StrictInt = Field(
         1, ge=1, description="batches per optimiser step; the step sees their mean"
@@ -67,11 +78,9 @@ class GpuOptimization(Record):
     max_split_size_mb: StrictInt | None = Field(
         None, ge=21, description="allocator: blocks above this are not split (the guide's 512)"
     )
-
-    @field_validator("mixed_precision", mode="before")
-    @classmethod
-    def _from_bool(cls, value: object) -> object:
-        return {True: "auto", False: "float32"}[value] if isinstance(value, bool) else value
+    expandable_segments: StrictBool = Field(
+        False, description="allocator: segments that grow, against fragmentation; not on Windows, where torch has none"
+    )
 
 
 def _pair(value: object) -> object:
@@ -79,6 +88,9 @@ def _pair(value: object) -> object:
 
 
 SizePx = Annotated[StrictInt, Field(ge=64, le=4096, multiple_of=SIZE_STEP_PX)]
+ImageSize = Annotated[
+    tuple[SizePx, SizePx], BeforeValidator(_pair, json_schema_input_type=tuple[SizePx, SizePx] | SizePx)
+]
 
 
 class TrainConfig(Record):
@@ -92,7 +104,7 @@ class TrainConfig(Record):
         "auto",
         description="start from ImageNet backbone weights, from random ones, or (auto) whichever can be had",
     )
-    image_size: Annotated[tuple[SizePx, SizePx], BeforeValidator(_pair)] = Field(
+    image_size: ImageSize = Field(
         (512, 512),
         description="height and width in pixels, multiples of 32, or one number for a square; images are fitted in",
     )
@@ -114,6 +126,20 @@ class TrainConfig(Record):
         0, ge=0, le=64, description="processes that prepare batches; 0: a thread of the trainer"
     )
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _guides_second_spelling(cls, values: Any) -> Any:
+        """The guide writes ``gradient_accumulation_steps`` in two places; both mean the one in gpu_optimization."""
+        if not isinstance(values, Mapping) or ACCUMULATION not in values:
+            return values
+        rest = {key: value for key, value in values.items() if key != ACCUMULATION}
+        inner = rest.get("gpu_optimization", {})
+        if not isinstance(inner, Mapping):
+            return rest  # its own mistake is told
+        if ACCUMULATION in inner:
+            raise ValueError(f"{ACCUMULATION}: is there twice, expected it in gpu_optimization alone")
+        return {**rest, "gpu_optimization": {**inner, ACCUMULATION: values[ACCUMULATION]}}
 
 
 R = TypeVar("R", bound=Record)

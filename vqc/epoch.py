@@ -6,7 +6,18 @@ from pydantic import Field
 
 from vqc.config import Record
 
-__all__ = ["EpochReport", "Scores"]
+__all__ = ["EpochReport", "MachineUse", "Scores"]
+
+
+class MachineUse(Record):
+    """What the machine did during an epoch, other programs included; ``None`` where it cannot be told."""
+
+    gpu_utilisation: float | None = Field(None, description="mean share of the time with a kernel running, 0..1")
+    gpu_memory_gb: float | None = Field(None, description="highest memory in use on the GPU")
+    gpu_temperature_c: float | None = Field(None, description="highest")
+    gpu_power_w: float | None = Field(None, description="mean")
+    cpu_utilisation: float | None = Field(None, description="mean share of all cores that was busy, 0..1")
+    ram_used_gb: float | None = Field(None, description="highest memory in use on the machine")
 
 
 class Scores(Record):
@@ -38,3 +49,5 @@ class EpochReport(Record):
         None, description="peak of the GPU's allocator since the epoch began; None without a GPU"
     )
     peak_ram_gb: float = Field(ge=0, description="peak resident memory of the process since its start")
+    machine: MachineUse | None = Field(None, description="training and evaluation; None: not watched")
+    measured_ms: int | None = Field(None, description="Unix time of the epoch's end in milliseconds; None: not noted")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Finding", "Report", "grouped", "printable", "shown"]
+__all__ = ["Finding", "Report", "grouped", "printable", "shown", "warning_lines"]
 
 Severity = Literal["error", "warning"]
 
@@ -59,6 +59,13 @@ def grouped(findings: Sequence[Finding], severity: Severity) -> dict[str, list[F
         if finding.severity == severity:
             groups.setdefault(finding.kind, []).append(finding)
     return groups
+
+
+def warning_lines(findings: Sequence[Finding], *, limit: int = 5) -> list[str]:
+    """The warnings in a sentence each, as a run tells them before it begins; beyond ``limit`` their number."""
+    found = [f"Warning: {finding}" for finding in findings if finding.severity == "warning"]
+    rest = [f"... and {len(found) - limit} more warnings: vqc check --data DIR"] if len(found) > limit else []
+    return found[:limit] + rest
 
 
 def printable(text: str) -> str:

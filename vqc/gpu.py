@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["GpuReading", "gpu_count", "read_gpu"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["GB", "GpuReading", "gpu_count", "gpu_uuid", "read_gpu"]
 
 GB = 2**30
 
@@ -33,13 +37,29 @@ def gpu_count() -> int:
         return 0
 
 
-def read_gpu(index: int = 0) -> GpuReading | None:
-    """The GPU's figures now; None without a driver or with no such GPU."""
+def gpu_uuid(device: torch.device) -> str | None:
+    """The driver's name of a CUDA device: torch counts only what CUDA_VISIBLE_DEVICES shows, the driver all.
+
+    None for another kind of device, and where torch does not tell.
+    """
+    if device.type != "cuda":
+        return None
+    from torch import cuda
+
+    uuid = getattr(cuda.get_device_properties(device), "uuid", None)
+    if uuid is None:
+        return None
+    return str(uuid) if str(uuid).startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+
+
+def read_gpu(index: int = 0, *, uuid: str | None = None) -> GpuReading | None:
+    """The figures now of the GPU with this UUID, else with this index; None without a driver or with no such GPU."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        by_index = pynvml.nvmlDeviceGetHandleByIndex
+        handle = by_index(index) if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(uuid)
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         name = pynvml.nvmlDeviceGetName(handle)
     except pynvml.NVMLError:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from vqc.errors import DataError
 
-__all__ = ["CATEGORIES", "SAMPLE_IMAGES", "SAMPLE_VERSION", "default_data", "write_sample"]
+__all__ = ["CATEGORIES", "SAMPLE_IMAGES", "SAMPLE_VERSION", "choose_data", "default_data", "write_sample"]
 
 CATEGORIES = ("scratch", "dent", "stain")
 SAMPLE_IMAGES: Mapping[str, int] = MappingProxyType({"train": 128, "val": 48, "test": 64})
@@ -53,6 +53,23 @@ class _Defect:
         rows, columns = np.nonzero(self.alpha > SEEN)
         left, top = int(columns.min()), int(rows.min())
         return left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+
+
+def choose_data(folder: Path | None, results: Path) -> tuple[Path, str]:
+    """The folder of data to use, and a sentence where it is the sample: the one given, else ``data/``, else the sample.
+
+    Raises:
+        DataError: the sample is wanted and cannot be written.
+    """
+    if folder is not None:
+        return folder, ""
+    if Path("data").is_dir():
+        return Path("data"), ""
+    sample = default_data(results)
+    return (
+        sample,
+        f"No data given and no folder 'data': the generated sample is used ({sample}); yours with --data DIR.",
+    )
 
 
 def default_data(results: Path) -> Path:

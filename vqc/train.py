@@ -10,23 +10,27 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from vqc.allocator import allocator_environment
 from vqc.checkpoint import LoopState, ModelInfo, load_state
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.dataset import Batch, FittedImages, Target, evaluation_batches, training_batches
 from vqc.detector import build_detector
-from vqc.epoch import EpochReport, Scores
+from vqc.epoch import EpochReport, MachineUse, Scores
 from vqc.errors import NonFiniteLossError
 from vqc.evaluate import coco_scores, detect
+from vqc.gpu import gpu_uuid
 from vqc.memory import peak_ram_gb, peak_vram_gb, restart_peak_vram
+from vqc.monitor import Monitor
 from vqc.precision import Precision, choose_precision
 from vqc.randomness import stream_seed
 
@@ -34,6 +38,8 @@ __all__ = ["Epoch", "backend_settings", "fit", "learning_rate_at"]
 
 SANITY_BATCHES = 2
 FINAL_RATE = 0.01  # of the peak, at the last step
+
+OnStep: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,7 @@ def fit(
     resume_from: Path | None = None,
     cache: Path | None = None,
     gpu: int | None = None,
+    on_step: OnStep | None = None,
 ) -> Iterator[Epoch]:
     """Train the configured detector; yields after every epoch, evaluated on val.
 
@@ -62,26 +69,29 @@ def fit(
         resume_from: a file written by ``save_state``; its epochs are not run again.
         cache: folder for fitted images, shared between runs; None decodes at each access.
         gpu: index of the CUDA device; None takes the first, or the CPU.
+        on_step: called after each optimiser step with the steps done and the steps of the whole run.
 
     Raises:
         InfeasibleError: the configuration cannot work, such as a loss that is not finite.
         UserError: the data, the weights or the checkpoint cannot be used.
     """
-    precision = choose_precision(config, gpu=gpu)
-    images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
     with backend_settings(config):
+        precision = choose_precision(config, gpu=gpu)
+        images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
         state = _first_state(config, data, precision)
         if resume_from is not None:
             load_state(resume_from, state)
         _score(state.model, images["val"], config, precision, batches=SANITY_BATCHES)
-        for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
-            restart_peak_vram(precision.device)
-            trained = _train_epoch(state, images["train"], epoch, precision)
-            started_s = time.monotonic()
-            scores = _score(state.model, images["val"], config, precision)
-            eval_s = time.monotonic() - started_s
-            state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
-            yield Epoch(report=_report(state, trained, scores, eval_s, precision), state=state)
+        with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
+            for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
+                restart_peak_vram(precision.device)
+                monitor.restart()
+                trained = _train_epoch(state, images["train"], epoch, precision, on_step)
+                started_s = time.monotonic()
+                scores = _score(state.model, images["val"], config, precision)
+                eval_s = time.monotonic() - started_s
+                state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
+                yield Epoch(report=_report(state, trained, scores, eval_s, precision, monitor.use()), state=state)
 
 
 def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
@@ -106,7 +116,9 @@ class _Trained:
     grad_norm: torch.Tensor | float = 0.0
 
 
-def _train_epoch(state: LoopState, images: FittedImages, epoch: int, precision: Precision) -> _Trained:
+def _train_epoch(
+    state: LoopState, images: FittedImages, epoch: int, precision: Precision, on_step: OnStep | None
+) -> _Trained:
     config = state.info.config
     accumulate = config.gpu_optimization.gradient_accumulation_steps
     steps = math.ceil(math.ceil(len(images) / config.batch_size) / accumulate) * config.num_epochs
@@ -125,6 +137,8 @@ def _train_epoch(state: LoopState, images: FittedImages, epoch: int, precision: 
                 break
             done.learning_rate = learning_rate_at(state.step, steps=steps, config=config)
             _step(state, group, done, precision)
+            if on_step is not None:
+                on_step(state.step, steps)
     done.train_s = time.monotonic() - started_s
     return done
 
@@ -191,7 +205,9 @@ def _score(
     return coco_scores(images.split, found)
 
 
-def _report(state: LoopState, done: _Trained, scores: Scores, eval_s: float, precision: Precision) -> EpochReport:
+def _report(
+    state: LoopState, done: _Trained, scores: Scores, eval_s: float, precision: Precision, machine: MachineUse
+) -> EpochReport:
     """The epoch's figures. The CPU waits for the GPU here, once an epoch."""
     norm = float(done.grad_norm) / done.steps
     return EpochReport(
@@ -207,17 +223,23 @@ def _report(state: LoopState, done: _Trained, scores: Scores, eval_s: float, pre
         images_per_s=done.images / done.train_s,
         peak_vram_gb=peak_vram_gb(precision.device),
         peak_ram_gb=peak_ram_gb(),
+        machine=machine,
+        measured_ms=time.time_ns() // 1_000_000,
     )
 
 
 @contextmanager
 def backend_settings(config: TrainConfig) -> Iterator[None]:
-    """The run's choices among torch's global settings, taken back when the run ends."""
+    """The run's choices among torch's global settings, taken back when the run ends.
+
+    But for the allocator's: torch reads them once, when a process first uses a GPU.
+    """
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
     torch.set_float32_matmul_precision(config.gpu_optimization.matmul_precision)
     try:
-        yield
+        with allocator_environment(config.gpu_optimization):
+            yield
     finally:
         torch.backends.cudnn.benchmark = before[0]
         torch.set_float32_matmul_precision(before[1])
