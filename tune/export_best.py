@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the search's data lies now, if it was moved")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="DIR",
+        help="where the bundle goes (default: promoted/<search>-<trial> in results)",
+    )
     parser.add_argument("--mlflow", metavar="URI", help="MLflow's database or server (default: mlflow.db in results)")
     parser.add_argument("--force", action="store_true", help="make it the champion without a comparison")
     return parser
@@ -72,6 +78,7 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
         folder,
         results=results,
         tracking_uri=asked.mlflow or default_uri(results),
+        bundle=asked.bundle,
         data_root=asked.data,
         force=asked.force,
         command=shlex.join(["python", "tune/export_best.py", *map(redacted, words)]),

@@ -89,6 +89,7 @@ def promote(
     *,
     results: Path,
     tracking_uri: str,
+    bundle: Path | None = None,
     data_root: Path | None = None,
     force: bool = False,
     command: str = "",
@@ -100,6 +101,7 @@ def promote(
         folder: of the search.
         results: where the bundle, the fitted images and MLflow's files go.
         tracking_uri: of MLflow; may hold a password.
+        bundle: folder of the bundle; None: ``promoted/<search>-<trial>`` in the results. A bundle there gives way.
         data_root: where the search's data lies now; None: where it was.
         force: make it the champion whatever the present one reached.
         command: that was typed, for the model card.
@@ -117,7 +119,7 @@ def promote(
     checkpoint = trial_folder(folder, trial.number) / "best.safetensors"
     model, info = load_model(checkpoint)
     _check_checkpoint(info, table, trial, checkpoint)
-    bundle = results / "promoted" / f"{folder.name}-{trial.number:03d}"
+    bundle = _free(bundle or results / "promoted" / f"{folder.name}-{trial.number:03d}")
     draft = bundle.with_name(f".{bundle.name}.{uuid4().hex[:8]}.tmp")
     try:
         with _one_core_spared():
@@ -152,6 +154,13 @@ def _best_trial(table: Table, folder: Path) -> Trial:
             command=outcome.resume_command(folder.name),
         )
     return best
+
+
+def _free(bundle: Path) -> Path:
+    """The absolute place of a bundle, which replaces nothing but another bundle."""
+    if bundle.exists() and not (bundle / "model_card.md").is_file():
+        raise SearchError(f"{bundle}: holds something else than a bundle, expected a new folder")
+    return bundle.absolute()
 
 
 def _same_data(table: Table, folder: Path, data_root: Path | None) -> Data:

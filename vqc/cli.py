@@ -34,7 +34,9 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("check", "Tell everything that is wrong with a folder of annotated images.", "vqc.check_command"),
+    Command("explain", "Show, for each detection, what on the photograph speaks for it.", "vqc.explain_command"),
     Command("models", "List the detectors.", "vqc.models_command"),
+    Command("predict", "Judge a folder of photographs: defects, and pass or fail for each.", "vqc.predict_command"),
     Command("sample", "Write the generated data set: metal parts with and without defects.", "vqc.sample_command"),
 )
 

@@ -6,8 +6,8 @@ pictures here are already fitted: uint8 [H, W, 3] RGB; boxes are xyxy in their p
 Two methods, after
 
 - Grad-CAM (Selvaraju et al., ICCV 2017) on the maps of the feature pyramid, by the library pytorch-grad-cam. Averaging
-  the gradient over a whole map, as the paper does for one class an image, lights up every defect of the class; here each
-  cell keeps its own gradient (HiResCAM, Draelos and Carin 2020; for detectors ODAM, Zhao and Chan, ICLR 2023).
+  the gradient over a whole map, as the paper does for one class an image, lights up every defect of the class; here
+  each cell keeps its own gradient (HiResCAM, Draelos and Carin 2020; for detectors ODAM, Zhao and Chan, ICLR 2023).
 - D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; what is kept in the masks under
   which the detection survives, speaks for it. It asks nothing of the detector but its detections. We depart from the
   paper in two points: detectors here return one class and its score and no vector of probabilities, so the similarity

@@ -5,6 +5,7 @@ Called by ``vqc.predict`` and ``vqc.explain``. Small pictures are enlarged first
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def save_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def _enlargement(image: NDArray[np.uint8]) -> int:
-    return max(1, -(-READABLE_PX // max(image.shape[:2])))
+    return max(1, math.ceil(READABLE_PX / int(max(image.shape[:2]))))
 
 
 def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

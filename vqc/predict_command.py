@@ -108,7 +108,7 @@ def _write(
     }
     _write_json(folder / "detections.json", results)
     _write_json(folder / "verdicts.json", summary)
-    (folder / "verdicts.csv").write_text(verdicts_csv(verdicts), encoding="utf-8", errors="backslashreplace", newline="")
+    _write_text(folder / "verdicts.csv", verdicts_csv(verdicts))
     return verdicts
 
 
@@ -124,9 +124,12 @@ def _annotated(
 
 
 def _write_json(path: Path, content: object) -> None:
-    from vqc.files import write_atomically
+    _write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
-    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
+
+def _write_text(path: Path, text: str) -> None:
+    # A file's name may hold bytes that are no letters; as \\udc.. they are whole, in JSON too.
+    path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
 
 
 def _tell(out: Path, verdicts: list[Verdict], remark: str) -> int:
