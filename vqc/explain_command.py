@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from vqc.calibration import Calibration
     from vqc.explain import Faithfulness, Finder
     from vqc.predict import Photograph
 
@@ -54,6 +55,7 @@ class _Opened:
     model: nn.Module | None
     size: tuple[int, int]
     categories: tuple[tuple[int, str], ...]
+    calibration: Calibration | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +69,7 @@ class _Map:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Explained:
-    """One detection: its category, score, and box xyxy in pixels of the fitted image."""
+    """One detection: its category, score (calibrated where that is known), and box xyxy in pixels of the fitted image."""
 
     category: str
     score: float
@@ -102,17 +104,30 @@ def run(args: argparse.Namespace) -> int:
 def _open(path: Path) -> _Opened:
     import torch
 
+    from vqc.calibration import load_calibration
     from vqc.checkpoint import load_model
     from vqc.explain import exported_finder, torch_finder
     from vqc.export import onnx_detector
 
+    calibration = load_calibration(path)
     if path.suffix == ".onnx":
         exported = onnx_detector(path)
-        find = exported_finder(exported.raw)
-        return _Opened(find=find, model=None, size=exported.size, categories=exported.categories)
+        return _Opened(
+            find=exported_finder(exported.raw),
+            model=None,
+            size=exported.size,
+            categories=exported.categories,
+            calibration=calibration,
+        )
     model, info = load_model(path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _Opened(find=torch_finder(model), model=model, size=info.config.image_size, categories=info.categories)
+    return _Opened(
+        find=torch_finder(model),
+        model=model,
+        size=info.config.image_size,
+        categories=info.categories,
+        calibration=calibration,
+    )
 
 
 def _methods(asked: str, opened: _Opened, path: Path) -> tuple[Method, ...]:
@@ -177,11 +192,16 @@ def _write(
 def _explain(
     opened: _Opened, fitted: NDArray[np.uint8], methods: Sequence[Method], args: argparse.Namespace
 ) -> list[_Explained]:
+    from vqc.evaluate import Detections
     from vqc.explain import Target, drise, faithfulness, grad_cam
 
-    (found,) = opened.find(fitted[None])
-    order = (-found.scores).argsort(kind="stable")[: args.detections]
-    targets = [Target(box=found.boxes[i], label=int(found.labels[i])) for i in order]
+    (raw,) = opened.find(fitted[None])
+    order = (-raw.scores).argsort(kind="stable")
+    found = Detections(image_id=0, boxes=raw.boxes[order], scores=raw.scores[order], labels=raw.labels[order])
+    if opened.calibration is not None:
+        found = opened.calibration.calibrated(found)
+    best = range(min(args.detections, len(found.scores)))
+    targets = [Target(box=found.boxes[i], label=int(found.labels[i])) for i in best]
     heats: dict[Method, list[NDArray[np.float32] | None]] = {}
     if "gradcam" in methods and opened.model is not None:
         model = opened.model
@@ -189,14 +209,14 @@ def _explain(
     if "drise" in methods and targets:
         heats["drise"] = drise(opened.find, fitted, targets, masks=args.masks, seed=args.seed)
     explained = []
-    for k, (i, target) in enumerate(zip(order, targets, strict=True)):
+    for k, target in enumerate(targets):
         maps = []
         for method, found_heats in heats.items():
             heat = found_heats[k]
             measured = None if heat is None else faithfulness(opened.find, fitted, target, heat, seed=args.seed)
             maps.append(_Map(method=method, heat=heat, faithfulness=measured))
         category = opened.categories[target.label - 1][1]
-        explained.append(_Explained(category=category, score=float(found.scores[i]), box=target.box, maps=tuple(maps)))
+        explained.append(_Explained(category=category, score=float(found.scores[k]), box=target.box, maps=tuple(maps)))
     return explained
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.annotations import ImageEntry, read_annotations
+from vqc.calibration import Calibration, load_calibration
 from vqc.errors import DataError, ModelError
 from vqc.evaluate import Detections
 from vqc.export import Detector, onnx_detector, torch_detector
@@ -38,13 +39,16 @@ class OpenedDetector:
     """A detector's file, ready to run.
 
     Attributes:
-        detect: picture [h, w, 3] RGB -> what is on it, in its pixels, best first, with raw scores.
+        detect: picture [h, w, 3] RGB -> what is on it, in its pixels, best first; scores are calibrated where there is a
+            calibration beside the file, else raw.
+        calibration: that one, or None.
         categories: in the order of the labels 1..C.
         runtime: "torch" or "onnxruntime".
     """
 
     path: Path
     detect: Detector
+    calibration: Calibration | None
     categories: tuple[Category, ...]
     runtime: Literal["torch", "onnxruntime"]
 
@@ -95,13 +99,27 @@ def open_detector(path: Path, *, threads: int | None = None) -> OpenedDetector:
         threads: of onnxruntime; None: as many as there are cores.
 
     Raises:
-        ModelError: the file is missing, damaged, or of neither kind.
+        ModelError: the file or its calibration is missing, damaged, or of another kind.
     """
+    detect: Detector
     if path.suffix == ".onnx":
         exported = onnx_detector(path, threads=threads)
-        return OpenedDetector(path=path, detect=exported, categories=exported.categories, runtime="onnxruntime")
-    if path.suffix != ".safetensors":
+        detect, categories = exported, exported.categories
+    elif path.suffix == ".safetensors":
+        detect, categories = _torch(path)
+    else:
         raise ModelError(f"{path}: expected a model.safetensors or a model.onnx, got '{path.suffix or path.name}'")
+    calibration = load_calibration(path)
+    return OpenedDetector(
+        path=path,
+        detect=detect if calibration is None else _calibrated(detect, calibration),
+        calibration=calibration,
+        categories=categories,
+        runtime="onnxruntime" if path.suffix == ".onnx" else "torch",
+    )
+
+
+def _torch(path: Path) -> tuple[Detector, tuple[Category, ...]]:
     import torch
 
     from vqc.checkpoint import load_model
@@ -110,8 +128,11 @@ def open_detector(path: Path, *, threads: int | None = None) -> OpenedDetector:
     model, info = load_model(path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     exact = Precision(device=device, dtype=torch.float32)
-    detect = torch_detector(model, size=info.config.image_size, precision=exact)
-    return OpenedDetector(path=path, detect=detect, categories=info.categories, runtime="torch")
+    return torch_detector(model, size=info.config.image_size, precision=exact), info.categories
+
+
+def _calibrated(detect: Detector, calibration: Calibration) -> Detector:
+    return lambda image: calibration.calibrated(detect(image))
 
 
 def find_photographs(images: Path, *, annotations: Path | None = None) -> list[Photograph]:

@@ -37,7 +37,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--annotations", type=Path, metavar="FILE", help="COCO file of this folder: its image ids are used"
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="SCORE", help=f"lowest score that rejects a part ({DEFAULT_THRESHOLD})"
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help=f"lowest score that rejects a part (the calibration's, else {DEFAULT_THRESHOLD})",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="new folder to write (results/predictions/ and the date and time)"
@@ -62,11 +65,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _thresholds(detector: OpenedDetector, asked: float | None) -> tuple[dict[int, float], str]:
     """Label -> operating threshold, and a sentence on where it comes from."""
+    from vqc.calibration import calibration_path
+
     labels = range(1, len(detector.categories) + 1)
+    calibration = detector.calibration
+    scores = "raw" if calibration is None else "calibrated"
     if asked is not None:
-        return dict.fromkeys(labels, asked), f"Threshold {asked:g} as given, on raw scores."
-    remark = f"No operating threshold was chosen for this model: {DEFAULT_THRESHOLD:g} is used, on raw scores."
-    return dict.fromkeys(labels, DEFAULT_THRESHOLD), remark
+        return dict.fromkeys(labels, asked), f"Threshold {asked:g} as given, on {scores} scores."
+    if calibration is None:
+        remark = f"No operating threshold was chosen for this model: {DEFAULT_THRESHOLD:g} is used, on raw scores."
+        return dict.fromkeys(labels, DEFAULT_THRESHOLD), remark
+    point = calibration.operating_point
+    remark = f"Calibrated scores; thresholds of {calibration_path(detector.path).name}"
+    remark += f", chosen for an escape rate of at most {100 * point.max_escape:g} %"
+    remark += "." if point.reached else ", which was not reached on val."
+    return calibration.thresholds, remark
 
 
 def _write(
@@ -102,6 +115,7 @@ def _write(
     summary = {
         "model": str(detector.path),
         "runtime": detector.runtime,
+        "calibrated": detector.calibration is not None,
         "thresholds": {detector.category(label)[1]: threshold for label, threshold in thresholds.items()},
         "remark": remark,
         "images": [asdict(verdict) for verdict in verdicts],
