@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import onnx
 import pytest
@@ -17,18 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
+from tests.models import CATEGORIES, SIZE, Pixels, decided, picture
 from vqc import export
 from vqc.checkpoint import ModelInfo
-from vqc.config import TrainConfig
 from vqc.dataset import PAD_VALUE
-from vqc.detector import build_detector
 from vqc.errors import ModelError
 from vqc.evaluate import Detections
 from vqc.export import OnnxDetector, ParityReport, check_parity, export_onnx, measure_latency, onnx_detector
 from vqc.precision import Precision
 
-CATEGORIES = ((3, "scratch"), (7, "dent"), (9, "Fleck, groß"))
-SIZE = (96, 128)
 HEAVY = (
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
@@ -36,42 +32,11 @@ HEAVY = (
     "fcos_resnet50_fpn",
     "ssdlite320_mobilenet_v3_large",
 )
-Pixels = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def picture(seed: int, size: tuple[int, int] = SIZE) -> Pixels:
-    """Smooth blobs [H, W, 3]."""
-    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    return np.asarray(cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_CUBIC))
-
-
-def decided(name: str, size: tuple[int, int]) -> tuple[nn.Module, ModelInfo]:
-    """A detector with random weights that nevertheless has opinions: activations normalised, scores that differ.
-
-    As initialised, deep ones return hundreds of boxes of one score, and which of them are kept is chance.
-    """
-    config = TrainConfig(model=name, weights="none", image_size=size)
-    model = build_detector(config, num_classes=len(CATEGORIES))
-    pictures = torch.from_numpy(np.stack([picture(seed, size) for seed in range(4)])).permute(0, 3, 1, 2)
-    target = {"boxes": torch.tensor([[10.0, 10.0, 60.0, 50.0]]), "labels": torch.tensor([1])}
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    heads = [p for key, p in model.named_parameters() if ("head" in key or "predictor" in key) and p.dim() > 1]
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for norm in norms:
-            norm.momentum = None  # the mean over all batches so far
-            norm.reset_running_stats()
-        for _ in range(2):
-            model.train()(pictures, [target] * 4)
-        for weights in heads:
-            weights += 2 * torch.randn_like(weights) * weights.std()
-    info = ModelInfo(config=config, categories=CATEGORIES, fingerprint="f" * 64, epoch=3)
-    return model.eval(), info
 
 
 Exported = tuple[nn.Module, ModelInfo, Path]

@@ -8,6 +8,7 @@ given to a worker.
 
 from __future__ import annotations
 
+import gc
 import threading
 import traceback
 from dataclasses import dataclass
@@ -259,5 +260,14 @@ def _short_name(trial: Any) -> str:
 
 
 def disconnect() -> None:
-    """Stop Ray where ``connect`` started it, and leave a cluster that it joined."""
-    ray.shutdown()
+    """Stop Ray where ``connect`` started it, and leave a cluster that it joined.
+
+    Handles of actors call Ray when they are collected. If another thread's collection does that while Ray goes down,
+    Ray ends the whole process, so what is left is collected first and nothing meanwhile.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()

@@ -91,8 +91,6 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             crashed = False
         finally:
             conductor.close(crashed=crashed)
-            engine.disconnect()
-            shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
             progress.stop()
             report = write_report(path, sitting.folder)
             mirror.finish([report, sitting.folder / "trials.csv"])
@@ -100,6 +98,8 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
             if state.behind:
                 terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {sitting.folder.name}\n")
+            engine.disconnect()  # last: whatever goes wrong in it, everything is written and said
+            shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
     return INTERRUPTED if conductor.interrupted else 0
 
 

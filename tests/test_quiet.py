@@ -1,0 +1,36 @@
+"""What libraries print goes to the log, whatever they print with; the terminal stays the search's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import os, subprocess, sys
+from pathlib import Path
+from tune.quiet import library_noise_to
+print("before")
+with library_noise_to(Path(sys.argv[1])) as terminal:
+    print("printed")
+    os.write(2, b"written\\n")
+    subprocess.run([sys.executable, "-c", "print('of a child')"])
+    terminal.write("to the user\\n")
+print("after")
+"""
+
+
+def test_only_the_searchs_own_words_reach_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "search.log"
+    said = subprocess.run([sys.executable, "-c", SCRIPT, str(log)], capture_output=True, text=True, check=True)
+    assert said.stdout.split("\n") == ["before", "to the user", "after", ""]
+    assert said.stderr == ""
+    assert set(log.read_text(encoding="utf-8").split("\n")) == {"printed", "written", "of a child", ""}
+
+
+def test_the_terminal_is_given_back_when_the_search_breaks(tmp_path: Path) -> None:
+    broken = SCRIPT.replace('terminal.write("to the user\\n")', "raise SystemExit('broken')")
+    said = subprocess.run(
+        [sys.executable, "-c", broken, str(tmp_path / "log")], capture_output=True, text=True, check=False
+    )
+    assert said.stderr == "broken\n"
