@@ -97,7 +97,7 @@ def torch_finder(model: nn.Module) -> Finder:
         with torch.inference_mode():
             outputs = model.eval()(_batch(images).to(device))
         plain = [{name: tensor.cpu().numpy() for name, tensor in output.items()} for output in outputs]
-        return [Found(boxes=one["boxes"], scores=one["scores"], labels=one["labels"]) for one in plain]
+        return [_found(one["boxes"], one["scores"], one["labels"]) for one in plain]
 
     return find
 
@@ -106,10 +106,14 @@ def exported_finder(raw: Callable[[Pixels], tuple[Any, Any, Any]]) -> Finder:
     """``OnnxDetector.raw``, which takes one fitted image, as a function of a batch."""
 
     def find(images: Pixels) -> list[Found]:
-        outputs = [raw(image) for image in images]
-        return [Found(boxes=boxes, scores=scores, labels=labels) for boxes, scores, labels in outputs]
+        return [_found(*raw(image)) for image in images]
 
     return find
+
+
+def _found(boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Found:
+    own = labels > 0  # torchvision's FCOS and RetinaNet score a class "background" too
+    return Found(boxes=boxes[own], scores=scores[own], labels=labels[own])
 
 
 def similarity(target: Target, found: Found) -> float:

@@ -69,7 +69,7 @@ class _Map:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Explained:
-    """One detection: its category, score (calibrated where that is known), and box xyxy in pixels of the fitted image."""
+    """One detection: category, score (calibrated where that is known), box xyxy in pixels of the fitted image."""
 
     category: str
     score: float

@@ -39,8 +39,8 @@ class OpenedDetector:
     """A detector's file, ready to run.
 
     Attributes:
-        detect: picture [h, w, 3] RGB -> what is on it, in its pixels, best first; scores are calibrated where there is a
-            calibration beside the file, else raw.
+        detect: picture [h, w, 3] RGB -> what is on it, in its pixels, best first; its scores are calibrated where a
+            calibration lies beside the file, else raw.
         calibration: that one, or None.
         categories: in the order of the labels 1..C.
         runtime: "torch" or "onnxruntime".
