@@ -38,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("models", "List the detectors.", "vqc.models_command"),
     Command("predict", "Judge a folder of photographs: defects, and pass or fail for each.", "vqc.predict_command"),
     Command("sample", "Write the generated data set: metal parts with and without defects.", "vqc.sample_command"),
+    Command("train", "Train one detector; the search does this for many configurations.", "vqc.train_command"),
 )
 
 

@@ -1,0 +1,30 @@
+"""Small things that every terminal display of this project says the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["duration", "sparkline"]
+
+SPARK_CELLS = 30
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min, 120 h."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds >= 360_000:
+        return f"{seconds / 3600:,.0f} h"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def sparkline(values: Sequence[float], *, top: float, ascii_only: bool) -> str:
+    """One character for an epoch, or for the mean of several when there are more than fit; ``top`` is full height."""
+    levels = "._-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
+    width = min(len(values), SPARK_CELLS)
+    cells = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
+    means = [sum(cell) / len(cell) for cell in cells]
+    return "".join(levels[min(len(levels) - 1, int(mean / top * len(levels))) if top > 0 else 0] for mean in means)
