@@ -40,10 +40,10 @@ def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], captions: S
     drawn = Image.fromarray(_enlarged(image))
     pen = ImageDraw.Draw(drawn)
     unit = max(drawn.size) / 320  # line widths and letters grow with the picture
-    font = ImageFont.load_default(size=max(11.0, 7 * unit))
+    font = ImageFont.load_default(size=max(11.0, 11 * unit))
     for box, caption in zip(boxes * np.float32(factor), captions, strict=True):
         x0, y0, x1, y1 = (float(value) for value in box)
-        pen.rectangle((x0, y0, x1, y1), outline=BOX_RGB, width=max(2, round(unit)))
+        pen.rectangle((x0, y0, x1, y1), outline=BOX_RGB, width=max(2, round(1.5 * unit)))
         if not caption:
             continue
         left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
