@@ -10,8 +10,9 @@ Two methods, after
   each cell keeps its own gradient (HiResCAM, Draelos and Carin 2020; for detectors ODAM, Zhao and Chan, ICLR 2023).
 - D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; what is kept in the masks under
   which the detection survives, speaks for it. It asks nothing of the detector but its detections. We depart from the
-  paper in two points: detectors here return one class and its score and no vector of probabilities, so the similarity
-  of classes is 1 or 0; and what is masked is blurred instead of black, for a black edge looks like a scratch.
+  paper in three points: detectors here return one class and its score and no vector of probabilities, so the
+  similarity of classes is 1 or 0; what is masked is blurred instead of black, for a black edge looks like a scratch;
+  and the heat is a covariance (see ``drise``).
 
 How far to trust a map is measured by deletion and insertion (Petsiuk et al., BMVC 2018): see ``faithfulness``.
 """
@@ -212,15 +213,20 @@ def drise(
     height, width = image.shape[:2]
     rng = np.random.default_rng(stream_seed(seed, "masks"))
     background = blurred(image)
-    heat = np.zeros((len(targets), height, width), np.float64)
+    weighted = np.zeros((len(targets), height, width))
+    covered = np.zeros((height, width))
     total = np.zeros(len(targets))
     for start in range(0, masks, batch):
         some = _masks(rng, min(batch, masks - start), height=height, width=width)
         found = find(_blended(image, background, some))
         weights = np.array([[similarity(target, one) for one in found] for target in targets])
-        heat += np.tensordot(weights, some - KEPT, axes=1)  # less the mean mask: what is always kept says nothing
+        weighted += np.tensordot(weights, some, axes=1)
+        covered += some.sum(axis=0)
         total += weights.sum(axis=1)
-    return [_stretched(one.astype(np.float32)) if weight > 0 else None for one, weight in zip(heat, total, strict=True)]
+    # The covariance of a pixel's mask with the weights instead of the paper's weighted sum: by chance some pixels are
+    # kept more often than others, and a detector that does not care would paint those.
+    heat = weighted - total[:, None, None] / masks * covered
+    return [_stretched(one) if weight > 0 else None for one, weight in zip(heat, total, strict=True)]
 
 
 def _masks(rng: np.random.Generator, count: int, *, height: int, width: int) -> Heat:
