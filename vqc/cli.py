@@ -33,7 +33,9 @@ class Command:
 
 
 COMMANDS: tuple[Command, ...] = (
+    Command("calibrate", "Fit scores and the threshold for a stated escape rate, on val.", "vqc.calibrate_command"),
     Command("check", "Tell everything that is wrong with a folder of annotated images.", "vqc.check_command"),
+    Command("evaluate", "Measure all that an inspector signs: escape, overkill, AP, latency.", "vqc.evaluate_command"),
     Command("explain", "Show, for each detection, what on the photograph speaks for it.", "vqc.explain_command"),
     Command("models", "List the detectors.", "vqc.models_command"),
     Command("predict", "Judge a folder of photographs: defects, and pass or fail for each.", "vqc.predict_command"),

@@ -15,16 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from vqc.coco import ImageRecord, Split
+from vqc.config import Record
 from vqc.dataset import Batch, fit_scale
 from vqc.epoch import Scores
 from vqc.precision import Precision
 
-__all__ = ["Detections", "coco_scores", "detect", "in_annotated_pixels"]
+__all__ = ["AreaScores", "Detections", "coco_scores", "coco_scores_by_area", "detect", "in_annotated_pixels"]
 
 IOU_50, IOU_75 = 0.5, 0.75
+
+
+class AreaScores(Record):
+    """COCO box scores in 0..1 of the objects whose area lies in one range; None where there is none of them."""
+
+    low_px2: float = Field(description="areas from this")
+    high_px2: float | None = Field(description="areas below this; None: no upper end")
+    ap: float | None = Field(description="mean over IoU 0.50:0.05:0.95, 100 detections per image")
+    ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95, 100 detections per image")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,13 +104,14 @@ def in_annotated_pixels(
     Args:
         boxes: [m, 4] xyxy pixels of the fitted image.
         scores: [m] in 0..1.
-        labels: [m] in 1..C.
+        labels: [m] in 0..C; what is labelled 0 is left out.
         width, height: of the annotated image, in pixels; boxes are clipped to it.
         size: height and width that the image was fitted to.
     """
     scale = np.float32(fit_scale(width, height, size))
     limits = np.array([width, height] * 2, np.float32)
     best_first = np.argsort(-scores, kind="stable")
+    best_first = best_first[labels[best_first] > 0]  # torchvision's FCOS and RetinaNet score a class "background" too
     return Detections(
         image_id=image_id,
         boxes=np.clip(boxes / scale, np.float32(0), limits)[best_first],
@@ -124,6 +136,22 @@ def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
         ar=_mean(recall),
         class_ap={c.name: _mean(precision[:, :, k]) for k, c in enumerate(split.categories)},
     )
+
+
+def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[str, AreaScores]:
+    """pycocotools' figures for small, medium and large objects (COCO's ranges: 32 and 96 px squared)."""
+    evaluation = _evaluated(split, detections)
+    names, ranges = evaluation.params.areaRngLbl, evaluation.params.areaRng
+    return {
+        name: AreaScores(
+            low_px2=low,
+            high_px2=None if name == "large" else high,
+            ap=_mean(evaluation.eval["precision"][:, :, :, k, -1]),
+            ar=_mean(evaluation.eval["recall"][:, :, k, -1]),
+        )
+        for k, (name, (low, high)) in enumerate(zip(names, ranges, strict=True))
+        if name != "all"
+    }
 
 
 def _evaluated(split: Split, detections: Sequence[Detections]) -> Any:

@@ -62,7 +62,7 @@ def _miss(split: Split, record: ImageRecord, found: Detections, thresholds: Mapp
     if not missed:
         return None
     worst = max(missed, key=lambda k: float(record.areas[k]))
-    near = match(_alone(record, worst), found, iou=IOU, same_class=False).truth >= 0
+    near = match(_alone(record, int(worst)), found, iou=IOU, same_class=False).truth >= 0
     return Case(
         kind="miss",
         image_id=record.image_id,
