@@ -45,7 +45,7 @@ def test_every_search_file_loads(name: str) -> None:
 
 def test_no_file_is_forgotten() -> None:
     names = {path.name for path in CONFIGS.glob("*.json") if not path.name.endswith(".schema.json")}
-    assert names == {"train_config.json", "train_config_cpu.json", "search.json", "search_cpu.json"}
+    assert names - {"pipeline.json"} == {"train_config.json", "train_config_cpu.json", "search.json", "search_cpu.json"}
 
 
 @pytest.mark.parametrize("size", [512, [512, 512], (512, 512)])
@@ -173,3 +173,55 @@ def test_written_and_read_is_the_same(values: dict[str, Any]) -> None:
     config = TrainConfig(**values)
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
     assert parse_record(TrainConfig, json.loads(config.model_dump_json()), source="test") == config
+
+
+# The guide's two places for one key, and what an editor makes of the files
+
+
+def test_gradient_accumulation_in_the_guides_second_place() -> None:
+    given = {"gradient_accumulation_steps": 2, "gpu_optimization": {"cudnn_benchmark": False}}
+    optimization = parsed(**given).gpu_optimization
+    assert (optimization.gradient_accumulation_steps, optimization.cudnn_benchmark) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (
+            {"gradient_accumulation_steps": 2, "gpu_optimization": {"gradient_accumulation_steps": 2}},
+            "gradient_accumulation_steps: is there twice, expected it in gpu_optimization alone",
+        ),
+        (
+            {"gradient_accumulation_steps": 0},
+            "gpu_optimization.gradient_accumulation_steps: got 0, expected greater than or equal to 1",
+        ),
+    ],
+)
+def test_mistakes_in_the_second_place(values: dict[str, Any], problem: str) -> None:
+    assert problems(TrainConfig, values) == (problem,)
+
+
+@pytest.mark.parametrize("name", ["train_config.json", "train_config_cpu.json"])
+def test_an_editor_accepts_the_shipped_files(name: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((CONFIGS / "train_config.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads((CONFIGS / name).read_text(encoding="utf-8")), schema)
+
+
+@pytest.mark.parametrize(
+    ("values", "accepted"),
+    [
+        ({"image_size": 512, "gpu_optimization": {"mixed_precision": True}}, True),
+        ({"image_size": [416, 416], "gradient_accumulation_steps": 2}, True),
+        ({"image_size": [512, 100]}, False),
+        ({"batchsize": 4}, False),
+    ],
+)
+def test_an_editor_and_the_program_agree(values: dict[str, Any], accepted: bool) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((CONFIGS / "train_config.schema.json").read_text(encoding="utf-8"))
+    assert jsonschema.Draft202012Validator(schema).is_valid(values) == accepted
+    if accepted:
+        parsed(**values)
+    else:
+        problems(TrainConfig, values)

@@ -93,11 +93,18 @@ ImageSize = Annotated[
 ]
 
 
+def _with_second_spelling(schema: dict[str, Any]) -> None:
+    named = {"type": "integer", "minimum": 1, "description": "the guide's second spelling of gpu_optimization's"}
+    schema["properties"][ACCUMULATION] = named
+
+
 class TrainConfig(Record):
     """All that decides what a training run computes, but for the data.
 
     Equal configurations on equal data give equal results on the same hardware and versions.
     """
+
+    model_config = ConfigDict(json_schema_extra=_with_second_spelling)
 
     model: str = Field("fasterrcnn_resnet50_fpn", description="name of a detector: see 'vqc models'")
     weights: Literal["auto", "backbone", "none"] = Field(
