@@ -19,9 +19,10 @@ from tests.builders import START_MS, epoch_report, events, write_journal
 from tune import journal as j
 from tune import progress
 from tune.forecast import time_left_s
-from tune.progress import Progress, plan, show, snapshot, sparkline, summary
+from tune.progress import Progress, plan, show, snapshot, summary
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
+from vqc.terminal import SPARK_CELLS, sparkline
 
 LINKS = {
     "mlflow": f"mlflow ui --backend-store-uri sqlite:///{'long/' * 30}mlflow.db",
@@ -150,7 +151,7 @@ def test_a_sparkline_spans_its_levels(ascii_only: bool, drawn: str) -> None:
 @given(values=st.lists(st.floats(0, 1), min_size=1, max_size=500))
 def test_a_sparkline_always_fits(values: list[float]) -> None:
     line = sparkline(values, top=max(values), ascii_only=False)
-    assert len(line) == min(len(values), progress.SPARK_CELLS)
+    assert len(line) == min(len(values), SPARK_CELLS)
 
 
 def run_through(tmp_path: Path, stream: io.TextIOWrapper, *, live: bool, name: str = "demo") -> str:

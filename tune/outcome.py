@@ -16,6 +16,7 @@ from tune.settings import SearchSettings
 from vqc.config import parse_record
 from vqc.epoch import EpochReport, Scores
 from vqc.shell import as_typed
+from vqc.terminal import duration
 
 __all__ = [
     "best_scores",
@@ -150,18 +151,6 @@ def figure(value: Param | bool | None) -> str:
 def configuration(params: Mapping[str, Param]) -> str:
     """Searched values in one line: learning_rate 3.2e-4, batch_size 8."""
     return ", ".join(f"{name} {figure(value)}" for name, value in params.items())
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min, 120 h."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    if seconds >= 360_000:
-        return f"{seconds / 3600:,.0f} h"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def best_text(best: Trial, metric: str) -> str:

@@ -19,6 +19,7 @@ from tune import outcome
 from tune.briefing import console_of, leaderboard, lenient, plan, show, summary
 from tune.forecast import time_left_s
 from tune.journal import Follower, State, Table, Trial, TrialEnded, now_ms
+from vqc.terminal import sparkline
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -29,7 +30,6 @@ __all__ = [
     "plan",
     "show",
     "snapshot",
-    "sparkline",
     "status_line",
     "summary",
     "trial_line",
@@ -38,7 +38,6 @@ __all__ = [
 LIVE_POLL_S = 0.25
 PLAIN_POLL_S = 1.0
 PLAIN_LINE_EVERY_S = 10.0
-SPARK_CELLS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,15 +266,6 @@ class _Screen:
             told = f"{outcome.metric_name(shot.metric)} {value:.3f}, trial {trial.number}"
             grid.add_row(label, f"[{style}]{sparkline(values, top=top, ascii_only=ascii_only)}[/]", told)
         return grid
-
-
-def sparkline(values: list[float], *, top: float, ascii_only: bool) -> str:
-    """One character for an epoch, or for the mean of several when there are more than fit; ``top`` is full height."""
-    levels = "._-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
-    width = min(len(values), SPARK_CELLS)
-    cells = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]
-    means = [sum(cell) / len(cell) for cell in cells]
-    return "".join(levels[min(len(levels) - 1, int(mean / top * len(levels))) if top > 0 else 0] for mean in means)
 
 
 def _write(stream: TextIO, line: str) -> None:

@@ -64,7 +64,7 @@ class TrainProgress:
         if self._live:
             from rich.live import Live
 
-            self._console = console_of(self._stream)
+            self._console = _console_of(self._stream)
             live = Live(_Screen(self), console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True)
             self._stack.enter_context(live)
         return self
@@ -181,7 +181,7 @@ class _Machine:
         return self._text
 
 
-def console_of(stream: TextIO) -> Console:
+def _console_of(stream: TextIO) -> Console:
     from rich.console import Console
 
     return Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
