@@ -21,7 +21,7 @@ def assignment(folder: Path, *, after_epoch: int = 0) -> Assignment:
 
 def figures(report: EpochReport) -> dict[str, object]:
     """A report less what no two runs share."""
-    measured = {"data_s", "train_s", "eval_s", "images_per_s", "peak_ram_gb", "peak_vram_gb", "system"}
+    measured = {"data_s", "train_s", "eval_s", "images_per_s", "peak_ram_gb", "peak_vram_gb", "machine", "measured_ms"}
     return {key: value for key, value in report.model_dump().items() if key not in measured}
 
 

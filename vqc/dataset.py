@@ -45,6 +45,18 @@ class Batch:
     targets: list[Target]
     indices: tuple[int, ...]
 
+    def parts(self, size: int) -> list[Batch]:
+        """The batch in its order, in parts of ``size`` images, the last one maybe smaller; views, not copies."""
+        ends = range(0, len(self.indices), size)
+        return [
+            Batch(
+                images=self.images[at : at + size],
+                targets=self.targets[at : at + size],
+                indices=self.indices[at : at + size],
+            )
+            for at in ends
+        ]
+
 
 def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
     """Factor by which an image is scaled to fit into ``size`` (height, width), its shape kept."""

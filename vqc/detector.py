@@ -12,6 +12,7 @@ import contextlib
 import urllib.error
 import urllib.request
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from torchvision.models import WeightsEnum, get_model, get_weight
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import FeaturePyramidNetwork
 
 from vqc.architectures import ARCHITECTURES, check_model
@@ -31,7 +33,7 @@ from vqc.config import TrainConfig
 from vqc.errors import ModelError
 from vqc.randomness import stream_seed
 
-__all__ = ["build_detector", "resolve_weights"]
+__all__ = ["build_detector", "loss_count", "resolve_weights"]
 
 PROBE_TIMEOUT_S = 10.0
 BATCH_NORMED = ("ssdlite320_mobilenet_v3_large",)  # train batch norm down to maps of one cell
@@ -57,7 +59,36 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     model.transform = _FixedSizeTransform(model.transform)
     scorer = getattr(model, "roi_heads", model)
     scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
+    _count_losses(model)
     return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+
+
+def loss_count(model: nn.Module) -> Tensor | int:
+    """What the loss terms of the model's last forward pass in training were averaged over: cells or images."""
+    count: Tensor | int = model.loss_count
+    return count
+
+
+def _count_losses(model: Any) -> None:
+    """Keep, at each loss, the count it is divided by: of foreground cells, or of images.
+
+    Torchvision computes the count and throws it away; without it the parts of a batch cannot be weighed.
+    """
+    owner = model.head if isinstance(model, FCOS) else model
+    if isinstance(model, FCOS | SSD):
+        compute = owner.compute_loss
+
+        def counted(targets: Any, outputs: Any, anchors: Any, matches: Sequence[Tensor]) -> Any:
+            model.loss_count = torch.stack([(match >= 0).sum() for match in matches]).sum()
+            return compute(targets, outputs, anchors, matches)
+
+        owner.compute_loss = counted
+    else:
+        model.register_forward_pre_hook(_count_images)
+
+
+def _count_images(model: Any, inputs: tuple[Any, ...]) -> None:
+    model.loss_count = len(inputs[0])
 
 
 def resolve_weights(config: TrainConfig) -> tuple[TrainConfig, str]:

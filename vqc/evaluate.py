@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from vqc.coco import ImageRecord, Split
 from vqc.config import Record
 from vqc.dataset import Batch, fit_scale
 from vqc.epoch import Scores
+from vqc.memory import MicroBatch
 from vqc.precision import Precision
 
 __all__ = ["AreaScores", "Detections", "coco_scores", "coco_scores_by_area", "detect", "in_annotated_pixels"]
@@ -53,26 +56,45 @@ class Detections:
 
 
 def detect(
-    model: nn.Module, batches: Iterable[Batch], split: Split, *, size: tuple[int, int], precision: Precision
+    model: nn.Module,
+    batches: Iterable[Batch],
+    split: Split,
+    *,
+    size: tuple[int, int],
+    precision: Precision,
+    micro: MicroBatch | None = None,
 ) -> list[Detections]:
     """Detections on the images of the batches, in their order; the model is left in the mode it was in.
 
     Args:
         size: height and width that the batches were fitted to.
+        micro: how many images at once, shrunk where memory runs out; None begins with whole batches.
+
+    Raises:
+        InfeasibleError: one image alone does not fit into memory.
     """
     was_training = model.training
     model.eval()
-    found = []
+    micro = micro or MicroBatch(size=sys.maxsize)
+    found: list[Detections] = []
     try:
         with torch.inference_mode():
             for batch in batches:
-                images = batch.images.to(precision.device, non_blocking=True)
-                with precision.autocast():
-                    outputs = model(images)
-                for index, output in zip(batch.indices, outputs, strict=True):
-                    found.append(_restored(output, split.images[index], size))
+                attempt = partial(_detected, model, batch, split, size, precision)
+                found += micro.fitted(attempt, images=len(batch.indices), what="detection")
     finally:
         model.train(was_training)
+    return found
+
+
+def _detected(
+    model: nn.Module, batch: Batch, split: Split, size: tuple[int, int], precision: Precision, part_size: int
+) -> list[Detections]:
+    found = []
+    for part in batch.parts(part_size):
+        with precision.autocast():
+            outputs = model(part.images.to(precision.device, non_blocking=True))
+        found += [_restored(o, split.images[i], size) for i, o in zip(part.indices, outputs, strict=True)]
     return found
 
 

@@ -1,14 +1,136 @@
-"""How much memory a run takes: of the GPU and of the machine."""
+"""Memory: how much a run takes, and how a batch that does not fit is computed all the same.
+
+The batch size is a promise: it decides what is trained, and memory decides only in how many parts a batch is
+computed. When a part does not fit, the part is halved and the same batch is run again, with the random state and the
+running statistics it began with, at any step of any run. Only an image that does not fit alone is infeasible.
+"""
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import nn
 
-__all__ = ["peak_ram_gb", "peak_vram_gb", "restart_peak_vram"]
+from vqc.errors import InfeasibleError
+
+__all__ = [
+    "MicroBatch",
+    "Rollback",
+    "free_memory",
+    "is_out_of_memory",
+    "limit_vram",
+    "peak_ram_gb",
+    "peak_vram_gb",
+    "restart_peak_vram",
+]
 
 GB = 2**30
+T = TypeVar("T")
+# What CUDA's libraries, and the CPU's allocator, say in a plain RuntimeError.
+OTHER_WORDS = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out, of the GPU or of the machine."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OTHER_WORDS)
+
+
+@dataclass(kw_only=True)
+class MicroBatch:
+    """How many images are computed at once; shrinks when memory runs out and stays small for the rest of the run."""
+
+    size: int
+
+    def fitted(self, attempt: Callable[[int], T], *, images: int, what: str) -> T:
+        """What ``attempt(size)`` returns, halving the size and trying again until it fits.
+
+        Args:
+            attempt: does all of the work anew at each call, in parts of so many images.
+            images: that the work is about; a larger size than this is not tried.
+            what: for the message, such as "a training step".
+
+        Raises:
+            InfeasibleError: not even one image at a time fits.
+        """
+        last_chance = False
+        while True:
+            size = min(self.size, images)
+            try:
+                return attempt(size)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # Outside of the handler: the error's traceback holds the tensors that did not fit.
+            free_memory()
+            if size > 1:
+                self.size = size // 2
+            elif last_chance:
+                raise InfeasibleError(f"{what} does not fit into memory, not even on one image: {said}")
+            else:
+                last_chance = True  # with all that is cached given back
+
+
+class Rollback:
+    """What a failed attempt at a batch changed besides gradients: running statistics and the random state."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._buffers = [buffer for buffer in model.buffers() if buffer.numel()]
+        self._device = device
+        self._saved = [buffer.clone() for buffer in self._buffers]
+        self._mark()
+
+    def save(self) -> None:
+        """Take the present state as the one to go back to."""
+        for saved, buffer in zip(self._saved, self._buffers, strict=True):
+            saved.copy_(buffer)
+        self._mark()
+
+    def restore(self) -> None:
+        """Go back to the state that was saved last."""
+        for saved, buffer in zip(self._saved, self._buffers, strict=True):
+            buffer.copy_(saved)
+        torch.set_rng_state(self._cpu_state)
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(self._cuda_state, self._device)
+
+    def _mark(self) -> None:
+        self._cpu_state = torch.get_rng_state()
+        if self._device.type == "cuda":
+            self._cuda_state = torch.cuda.get_rng_state(self._device)
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def limit_vram(vram_gb: float | None, device: torch.device) -> Iterator[None]:
+    """Within it this process takes at most so many GiB of the GPU, and runs out of memory cleanly beyond.
+
+    Without it Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing. The
+    CUDA context (some 0.3 to 0.5 GiB) is not counted (pytorch issue 58466).
+    """
+    if vram_gb is None or device.type != "cuda":
+        yield
+        return
+    total_gb = torch.cuda.get_device_properties(device).total_memory / GB
+    torch.cuda.set_per_process_memory_fraction(min(1.0, vram_gb / total_gb), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
 
 
 def restart_peak_vram(device: torch.device) -> None:

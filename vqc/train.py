@@ -23,13 +23,14 @@ from vqc.allocator import allocator_environment
 from vqc.checkpoint import LoopState, ModelInfo, load_state
 from vqc.coco import Data
 from vqc.config import TrainConfig
-from vqc.dataset import Batch, FittedImages, Target, evaluation_batches, training_batches
+from vqc.dataset import Batch, FittedImages, evaluation_batches, training_batches
 from vqc.detector import build_detector
 from vqc.epoch import EpochReport, MachineUse, Scores
-from vqc.errors import NonFiniteLossError
+from vqc.errors import InfeasibleError
 from vqc.evaluate import coco_scores, detect
 from vqc.gpu import gpu_uuid
-from vqc.memory import peak_ram_gb, peak_vram_gb, restart_peak_vram
+from vqc.gradient import add_gradient
+from vqc.memory import MicroBatch, Rollback, peak_ram_gb, peak_vram_gb, restart_peak_vram
 from vqc.monitor import Monitor
 from vqc.precision import Precision, choose_precision
 from vqc.randomness import stream_seed
@@ -81,14 +82,19 @@ def fit(
         state = _first_state(config, data, precision)
         if resume_from is not None:
             load_state(resume_from, state)
-        _score(state.model, images["val"], config, precision, batches=SANITY_BATCHES)
+        parts = _Parts(
+            train=MicroBatch(size=config.batch_size),
+            evaluate=MicroBatch(size=config.batch_size),
+            rollback=Rollback(state.model, precision.device),
+        )
+        _score(state, images["val"], precision, parts, batches=SANITY_BATCHES)
         with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
             for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
                 restart_peak_vram(precision.device)
                 monitor.restart()
-                trained = _train_epoch(state, images["train"], epoch, precision, on_step)
+                trained = _train_epoch(state, images["train"], epoch, precision=precision, parts=parts, on_step=on_step)
                 started_s = time.monotonic()
-                scores = _score(state.model, images["val"], config, precision)
+                scores = _score(state, images["val"], precision, parts)
                 eval_s = time.monotonic() - started_s
                 state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
                 yield Epoch(report=_report(state, trained, scores, eval_s, precision, monitor.use()), state=state)
@@ -101,6 +107,15 @@ def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
         return config.learning_rate * ((step + 1) / (peak + 1))
     share = (step - peak) / (steps - 1 - peak)
     return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """In what parts a batch is computed, in training and in evaluation, and the way back from an attempt."""
+
+    train: MicroBatch
+    evaluate: MicroBatch
+    rollback: Rollback
 
 
 @dataclass(kw_only=True)
@@ -117,7 +132,13 @@ class _Trained:
 
 
 def _train_epoch(
-    state: LoopState, images: FittedImages, epoch: int, precision: Precision, on_step: OnStep | None
+    state: LoopState,
+    images: FittedImages,
+    epoch: int,
+    *,
+    precision: Precision,
+    parts: _Parts,
+    on_step: OnStep | None,
 ) -> _Trained:
     config = state.info.config
     accumulate = config.gpu_optimization.gradient_accumulation_steps
@@ -126,9 +147,8 @@ def _train_epoch(
     done = _Trained()
     started_s = time.monotonic()
     with torch.random.fork_rng(devices=[precision.device] if precision.device.type == "cuda" else []):
-        torch.manual_seed(
-            stream_seed(config.seed, "sampler", epoch)
-        )  # torchvision's losses draw from the global stream
+        # Torchvision's losses draw from the global stream.
+        torch.manual_seed(stream_seed(config.seed, "sampler", epoch))
         while True:
             asked_s = time.monotonic()
             group = next(groups, None)
@@ -136,39 +156,32 @@ def _train_epoch(
             if group is None:
                 break
             done.learning_rate = learning_rate_at(state.step, steps=steps, config=config)
-            _step(state, group, done, precision)
+            _step(state, group, done, precision, parts)
             if on_step is not None:
                 on_step(state.step, steps)
     done.train_s = time.monotonic() - started_s
+    if not state.scaler.is_enabled() and not math.isfinite(float(done.grad_norm)):
+        raise InfeasibleError(f"a gradient of epoch {epoch} is not finite; learning rate {done.learning_rate:.3g}")
     return done
 
 
-def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: Precision) -> None:
-    """One optimiser step on the mean loss of a group of batches: rate, scale, backward, unscale, clip, step, zero."""
-    optimization = state.info.config.gpu_optimization
+def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: Precision, parts: _Parts) -> None:
+    """One optimiser step on the mean loss of a group of batches: rate, gradient, unscale, clip, step, zero."""
     for setting in state.optimizer.param_groups:
         setting["lr"] = done.learning_rate
     for batch in group:
-        with precision.autocast():
-            terms = state.model(batch.images.to(precision.device, non_blocking=True), _moved(batch.targets, precision))
-            total = torch.stack(list(terms.values())).sum()
-        # The CPU waits for the GPU here, once a batch: a loss that is not finite must not reach the weights.
-        if not math.isfinite(total.item()):
-            raise NonFiniteLossError(
-                step=state.step + 1,
-                losses={name: term.item() for name, term in terms.items()},
-                learning_rate=done.learning_rate,
-                scale=state.scaler.get_scale(),
-            )
-        state.scaler.scale(total / len(group)).backward()  # type: ignore[no-untyped-call]
-        for name, term in {**terms, "total": total}.items():
-            done.losses[name] = done.losses.get(name, 0.0) + term.detach() * len(batch.indices)
+        terms = add_gradient(
+            state, batch, share=1 / len(group), precision=precision, micro=parts.train, rollback=parts.rollback
+        )
+        for name, term in terms.items():
+            done.losses[name] = done.losses.get(name, 0.0) + term * len(batch.indices)
         done.images += len(batch.indices)
-        if optimization.empty_cache_after_batch and precision.device.type == "cuda":
+        if state.info.config.gpu_optimization.empty_cache_after_batch and precision.device.type == "cuda":
             torch.cuda.empty_cache()
     state.scaler.unscale_(state.optimizer)
     done.grad_norm = done.grad_norm + nn.utils.clip_grad_norm_(state.model.parameters(), state.info.config.clip_norm)
-    state.scaler.step(state.optimizer)  # waits too where it scales: it must know whether a gradient overflowed
+    # Waits too where it scales: it must know whether a gradient overflowed.
+    parts.train.fitted(lambda _: state.scaler.step(state.optimizer), images=1, what="the optimiser's step")
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
@@ -178,10 +191,6 @@ def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: P
 def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
     while group := list(itertools.islice(batches, size)):
         yield group
-
-
-def _moved(targets: Sequence[Target], precision: Precision) -> list[Target]:
-    return [{name: tensor.to(precision.device, non_blocking=True) for name, tensor in one.items()} for one in targets]
 
 
 def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
@@ -196,12 +205,15 @@ def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopS
 
 
 def _score(
-    model: nn.Module, images: FittedImages, config: TrainConfig, precision: Precision, *, batches: int | None = None
+    state: LoopState, images: FittedImages, precision: Precision, parts: _Parts, *, batches: int | None = None
 ) -> Scores:
     """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before an epoch is spent."""
+    config = state.info.config
     first = None if batches is None else batches * config.batch_size
     prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
-    found = detect(model, prepared, images.split, size=config.image_size, precision=precision)
+    found = detect(
+        state.model, prepared, images.split, size=config.image_size, precision=precision, micro=parts.evaluate
+    )
     return coco_scores(images.split, found)
 
 
