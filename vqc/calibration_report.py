@@ -175,8 +175,9 @@ def _diagram(bins: Sequence[ReliabilityBin], name: str, width_px: int) -> str:
     full = [one for one in bins if one.mean_overlap is not None]
     most = max((one.detections for one in full), default=1)
     for one in full:
+        opacity = 0.35 + 0.6 * np.log1p(one.detections) / np.log1p(most)
         axes.bar(one.low, one.mean_overlap or 0.0, width=one.high - one.low, align="edge", color=COLOUR["best"],
-                 alpha=0.35 + 0.6 * one.detections / most, edgecolor=COLOUR["surface"], linewidth=1.5)  # fmt: skip
+                 alpha=opacity, edgecolor=COLOUR["surface"], linewidth=1.5)  # fmt: skip
     axes.plot([one.mean_score for one in full], [one.mean_overlap for one in full], marker="o", markersize=5,
               color=COLOUR["default"], linewidth=1.4, zorder=4)  # fmt: skip
     axes.set_xlim(0, 1)

@@ -145,15 +145,16 @@ def evaluate(
     pictures = [read_image(record) for record in judged.images[:LATENCY_IMAGES]]
     latency = measure_latency(torch_detector(model, size=info.config.image_size, precision=precision), pictures)
     found = raw if calibration is None else [calibration.calibrated(one) for one in raw]
+    parts = _part_figures(judged, found, thresholds, data.train)
     record = Evaluation(
         **_origin(model_path, info, data, judged, precision, command),
         **_box_figures(judged, raw, calibration),
-        **_part_figures(judged, found, thresholds, data.train),
+        **parts,
         calibrated=calibration is not None,
         thresholds={name: thresholds[label] for label, (_, name) in enumerate(info.categories, start=1)},
         threshold_source=source,
         latency=latency,
-        notes=tuple(_notes(info, data, judged, calibration)),
+        notes=(*_notes(info, data, judged, calibration), *_luck(parts["per_image"])),
     )
     return Evaluated(record=record, split=judged, detections=tuple(found), thresholds=thresholds)
 
@@ -188,13 +189,13 @@ def _thresholds(
     labels = range(1, len(info.categories) + 1)
     scale = "calibrated" if calibration else "raw"
     if threshold is not None:
-        return dict.fromkeys(labels, threshold), f"{threshold:g} on the {scale} score, given with --threshold."
+        return dict.fromkeys(labels, threshold), f"The threshold, {threshold:g} on the {scale} score, was given."
     if calibration is None:
         chosen = f"No operating threshold was chosen for this model; {DEFAULT_THRESHOLD:g} on the raw score is used."
         return dict.fromkeys(labels, DEFAULT_THRESHOLD), chosen
     point = calibration.operating_point
     goal = f"for at most {percent(point.max_escape)} escapes" + ("" if point.reached else ", which val did not reach")
-    return calibration.thresholds, f"Chosen by the calibration on val {goal}."
+    return calibration.thresholds, f"The threshold was chosen by the calibration on val {goal}."
 
 
 def _origin(
@@ -270,3 +271,10 @@ def _notes(info: ModelInfo, data: Data, split: Split, calibration: Calibration |
         yield "There are no defective images in this split, so the escape rate cannot be told."
     elif defective.sum() < FEWEST:
         yield f"There are only {defective.sum()} defective images in this split, too few to state an escape rate."
+
+
+def _luck(verdicts: PerImage) -> Iterator[str]:
+    """What an escape rate hides: parts rejected for something else than their defect."""
+    if verdicts.beside:
+        rejected = verdicts.escape.total - verdicts.escape.count
+        yield f"Of {rejected} rejected defective parts {verdicts.beside} had no detection on a defect: luck, not skill."
