@@ -195,7 +195,7 @@ def test_maps_depend_on_what_was_learnt(
     """The model parameter randomisation test of Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018).
 
     Rank correlations of 1 would say that nothing learnt is shown. Compared where either map has heat, for both have
-    none far from the box. The bound for Grad-CAM is higher: a gradient fades with the distance from the box whatever the
+    none far from the box. The bound for Grad-CAM is higher: gradients fade with the distance from the box, whatever the
     weights are (0.46 was measured; D-RISE is free of that).
     """
     model, pictures, config = learnt
