@@ -24,7 +24,6 @@ from vqc.calibrate import (
 from vqc.calibration import Calibration, Curve, OperatingPoint, file_sha256
 from vqc.checkpoint import load_model
 from vqc.coco import Data
-from vqc.errors import DataError
 from vqc.evaluation import check_categories, detections_on, exact_precision
 from vqc.inspection import PerImage, per_image
 from vqc.operating_point import choose_operating_point
@@ -64,8 +63,6 @@ def calibrate(
         ModelError: the weights cannot be used, or know other categories.
         DataError: val has no defective image.
     """
-    if not data.val.defective:
-        raise DataError(f"{data.root}/val: no image with a defect, expected some to calibrate on")
     model, info = load_model(model_path)
     check_categories(model_path, info, data)
     precision = exact_precision()
