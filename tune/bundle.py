@@ -22,7 +22,7 @@ from vqc.epoch import Scores
 from vqc.export import Latency, ParityReport
 from vqc.files import write_atomically
 
-__all__ = ["Evidence", "markdown_card", "write_texts"]
+__all__ = ["SCHEMA", "Evidence", "markdown_card", "write_texts"]
 
 SCHEMA = "train_config.schema.json"
 OVERALL = ("ap", "ap50", "ap75", "ar")

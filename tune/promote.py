@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from tune import outcome
-from tune.bundle import Evidence, write_texts
+from tune.bundle import SCHEMA, Evidence, write_texts
 from tune.journal import Table, Trial, read_table
 from tune.mirror import Mirror
 from tune.results import cache_folder, journal_of, trial_folder
@@ -158,7 +158,8 @@ def _best_trial(table: Table, folder: Path) -> Trial:
 
 def _free(bundle: Path) -> Path:
     """The absolute place of a bundle, which replaces nothing but another bundle."""
-    if bundle.exists() and not (bundle / "model_card.md").is_file():
+    # By two of its files: DVC removes those that it knows before it makes them again.
+    if bundle.exists() and not any((bundle / name).is_file() for name in ("model_card.md", SCHEMA)):
         raise SearchError(f"{bundle}: holds something else than a bundle, expected a new folder")
     return bundle.absolute()
 
