@@ -282,6 +282,12 @@ def test_the_live_display() -> None:
     assert screen(progress_at(3, clock=[0.0]), ascii_only=True).count("#") >= 2
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_it_says_that_it_is_about_to_stop(asked: bool) -> None:
+    shown = TrainProgress("a", config(), reports=[], gpu=None, stream=io.StringIO(), live=False, stopping=lambda: asked)
+    assert ("Stopping after this epoch" in screen(shown)) == asked
+
+
 def test_it_draws_in_a_terminal_and_leaves_what_was_said() -> None:
     stream = io.StringIO()
     with TrainProgress("parts", config(), reports=[], gpu=None, stream=stream, live=True) as shown:

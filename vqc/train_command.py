@@ -211,8 +211,10 @@ def _epochs(sitting: _Sitting, args: argparse.Namespace, mirror: RunMirror) -> b
         f"{'resumed' if reports else 'began'}: {run.config.model}, {run.config.num_epochs} epochs, {sitting.data.root}"
     )
     with ExitStack() as stack:
-        stopping = stack.enter_context(_signals(run))
-        progress = TrainProgress(run.info.name, run.config, reports=reports, gpu=uuid, stream=sys.stdout)
+        stopping = stack.enter_context(_signals())
+        progress = TrainProgress(
+            run.info.name, run.config, reports=reports, gpu=uuid, stream=sys.stdout, stopping=stopping.is_set
+        )
         on_step, on_report = _profiling(run, progress.on_step, stack) if args.profile else (progress.on_step, None)
         stack.enter_context(progress)
         guard = _Guard(run, progress, stopping, uuid=uuid, limit_c=args.max_temperature)
@@ -287,7 +289,7 @@ class _Guard:
 
 
 @contextmanager
-def _signals(run: Run) -> Iterator[threading.Event]:
+def _signals() -> Iterator[threading.Event]:
     """Once: the running epoch is finished and saved. Twice: at once. A closed terminal does not end a training."""
     stopping = threading.Event()
 
@@ -338,7 +340,7 @@ def _summary(run: Run) -> str:
         told = ", ".join(f"{label} {value:.3f}" for label, value in figures.items() if value is not None)
         spent_s = sum(report.train_s + report.eval_s for report in reports)
         lines += [
-            f"Best on val: {told or 'cannot be told, val has no boxes'}, after epoch {best.epoch} of {len(reports)}",
+            f"Best on val: {told or 'cannot be told, val has no boxes'}, after epoch {best.epoch} of {run.config.num_epochs}",
             f"  time   {duration(spent_s)}",
             f"  model  {run.best}",
             f"  log    {run.folder / 'training.log'}",

@@ -37,6 +37,7 @@ class TrainProgress:
         gpu: UUID of the GPU whose figures are shown; None shows those of the CPU.
         stream: the terminal or file to write to.
         live: a display that is drawn again and again; by default where ``stream`` is a terminal.
+        stopping: whether the user asked to stop after the running epoch.
         clock: monotonic seconds.
     """
 
@@ -49,6 +50,7 @@ class TrainProgress:
         gpu: str | None,
         stream: TextIO,
         live: bool | None = None,
+        stopping: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name, self._config, self._stream, self._clock = name, config, stream, clock
@@ -59,6 +61,7 @@ class TrainProgress:
         self._epoch_end_s = clock()
         self._stack = ExitStack()
         self._console: Console | None = None
+        self._stopping = stopping
 
     def __enter__(self) -> TrainProgress:
         if self._live:
@@ -117,7 +120,10 @@ class TrainProgress:
         bar.add_column(justify="right", no_wrap=True)
         bar.add_row(ProgressBar(total=1, completed=self._share()), self._clock_text())
         lines: list[RenderableType] = [head, bar, Text(""), self._curves(ascii_only), Text("")]
-        return [*lines, Text(self._machine.text(), style="dim")]
+        lines.append(Text(self._machine.text(), style="dim"))
+        if self._stopping():
+            lines.append(Text("Stopping after this epoch; Ctrl-C again ends at once.", style="yellow"))
+        return lines
 
     def _share(self) -> float:
         """Part of the run's steps that is done, 0..1."""
