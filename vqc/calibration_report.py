@@ -169,13 +169,14 @@ def _diagram(bins: Sequence[ReliabilityBin], name: str, width_px: int) -> str:
     """Reliability: a bar per tenth of the score, as high as its mean overlap; true scores lie on the diagonal."""
     figure, axes = canvas(width_px, 300)
     axes.plot([0, 1], [0, 1], color=COLOUR["muted"], linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    full = [one for one in bins if one.mean_overlap is not None]
-    most = max((one.detections for one in full), default=1)
-    for one in full:
+    full = [(one, one.mean_score, one.mean_overlap) for one in bins]
+    points = [(one, score, overlap) for one, score, overlap in full if score is not None and overlap is not None]
+    most = max((one.detections for one, _, _ in points), default=1)
+    for one, _, overlap in points:
         opacity = 0.35 + 0.6 * np.log1p(one.detections) / np.log1p(most)
-        axes.bar(one.low, one.mean_overlap or 0.0, width=one.high - one.low, align="edge", color=COLOUR["best"],
-                 alpha=opacity, edgecolor=COLOUR["surface"], linewidth=1.5)  # fmt: skip
-    axes.plot([one.mean_score for one in full], [one.mean_overlap for one in full], marker="o", markersize=5,
+        axes.bar(one.low, overlap, width=one.high - one.low, align="edge", color=COLOUR["best"], alpha=opacity,
+                 edgecolor=COLOUR["surface"], linewidth=1.5)  # fmt: skip
+    axes.plot([score for _, score, _ in points], [overlap for _, _, overlap in points], marker="o", markersize=5,
               color=COLOUR["default"], linewidth=1.4, zorder=4)  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
