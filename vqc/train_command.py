@@ -330,7 +330,7 @@ def _summary(run: Run) -> str:
     from vqc.terminal import duration
 
     reports = run.reports()
-    best, name = best_of(reports), run.info.name
+    best, name, asked = best_of(reports), run.info.name, run.config.num_epochs
     lines = [""]
     if best is None:
         lines.append("No epoch was finished.")
@@ -340,12 +340,14 @@ def _summary(run: Run) -> str:
         told = ", ".join(f"{label} {value:.3f}" for label, value in figures.items() if value is not None)
         spent_s = sum(report.train_s + report.eval_s for report in reports)
         lines += [
-            f"Best on val: {told or 'cannot be told, val has no boxes'}, after epoch {best.epoch} of {run.config.num_epochs}",
+            f"Best on val: {told or 'cannot be told, val has no boxes'}, after epoch {best.epoch} of {asked}",
             f"  time   {duration(spent_s)}",
             f"  model  {run.best}",
             f"  log    {run.folder / 'training.log'}",
         ]
-    if len(reports) < run.config.num_epochs:
+    if (run.folder / PROFILE).is_dir():
+        lines.append(f"  profile, in another terminal: {as_typed(f'tensorboard --logdir {run.folder / PROFILE}')}")
+    if len(reports) < asked:
         lines.append(f"go on with: {as_typed(f'vqc train --name {name} --resume')}")
     else:
         data = Path(run.info.data["root"])
