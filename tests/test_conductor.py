@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ SETTINGS = search_settings(epochs=4, trials=5)
 
 
 @pytest.fixture
-def sit(tmp_path: Path) -> Callable[..., Conductor]:
+def sit(tmp_path: Path) -> Iterator[Callable[..., Conductor]]:
     """Open the journal in ``tmp_path``, new or to go on with, and sit down to conduct."""
+    journals: list[Journal] = []
 
     def open_sitting(settings: SearchSettings = SETTINGS, **extra: Any) -> Conductor:
         path = tmp_path / "journal.jsonl"
         table = read_table(path) if path.exists() else Table()
         journal = Journal(path)
+        journals.append(journal)
         if table.started is None:
             first = SearchStarted(
                 at_ms=1,
@@ -40,7 +43,9 @@ def sit(tmp_path: Path) -> Callable[..., Conductor]:
             table.apply(first)
         return Conductor(journal, table, settings=settings, folder=tmp_path, **extra)
 
-    return open_sitting
+    yield open_sitting
+    for journal in journals:
+        journal.close()
 
 
 def value_of(number: int, epoch: int) -> float:
@@ -65,9 +70,10 @@ def work(conductor: Conductor, *, most_epochs: int = 10_000, value: Callable[[in
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The journal less its clock."""
-    import json
-
-    return [{k: v for k, v in json.loads(row).items() if k != "at_ms"} for row in (folder / "journal.jsonl").open()]
+    return [
+        {k: v for k, v in json.loads(row).items() if k != "at_ms"}
+        for row in (folder / "journal.jsonl").read_text().splitlines()
+    ]
 
 
 def test_a_search_runs_all_trials_and_ends_with_its_reason(sit: Callable[..., Conductor], tmp_path: Path) -> None:

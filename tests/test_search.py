@@ -55,6 +55,10 @@ def finish(process: subprocess.Popen[str], *, status: int = 0) -> str:
     return said
 
 
+def journal_lines(place: Path, name: str) -> list[str]:
+    return (place / "results" / name / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+
+
 @pytest.fixture(scope="module")
 def searched(place: Path) -> str:
     """What a search of three trials printed."""
@@ -72,7 +76,7 @@ def test_all_trials_end_and_the_next_command_is_told(place: Path, searched: str)
 
 
 def test_workers_are_reused(place: Path, searched: str) -> None:
-    lines = [json.loads(line) for line in (place / "results" / "first" / "journal.jsonl").open(encoding="utf-8")]
+    lines = [json.loads(line) for line in journal_lines(place, "first")]
     assert len({line["worker"] for line in lines if line["event"] == "trial_started"}) == 1
 
 
@@ -110,7 +114,7 @@ def test_ctrl_c_ends_after_the_epoch_and_resume_goes_on(place: Path) -> None:
     assert 2 <= reached < 30
     finish(start(place, "--resume", "--name", "cut"))
     assert [trial.state for trial in read_table(journal).trials.values()].count("interrupted") == 0
-    epochs = [json.loads(line) for line in journal.open(encoding="utf-8") if '"event":"epoch"' in line]
+    epochs = [json.loads(line) for line in journal_lines(place, "cut") if '"event":"epoch"' in line]
     assert [line["report"]["epoch"] for line in epochs if line["trial"] == 1] == list(range(1, 31))
 
 

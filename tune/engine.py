@@ -45,11 +45,12 @@ class WorkerSpentError(VqcError):
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial gets: CPU cores, a share of a GPU, and torch threads."""
+    """What one trial gets: CPU cores, a share of a GPU, torch threads, and its share of so much GPU memory."""
 
     cpus: float
     gpus: float
     threads: int
+    vram_gb: float | None = None
 
 
 def connect(address: str | None) -> str | None:
@@ -82,7 +83,7 @@ def run(
             TrialActor,
             data=data,
             metric=settings.metric,
-            threads=resources.threads,
+            resources=resources,
             folder=folder,
             cache=cache,
             reports=reports,
@@ -113,13 +114,27 @@ class TrialActor(Trainable):  # type: ignore[misc]
     """Ray's side of a worker: turns each epoch into a result, and each end of a trial into an outcome."""
 
     def setup(
-        self, config: dict[str, Any], *, data: Data, metric: str, threads: int, folder: Path, cache: Path, reports: Any
+        self,
+        config: dict[str, Any],
+        *,
+        data: Data,
+        metric: str,
+        resources: Resources,
+        folder: Path,
+        cache: Path,
+        reports: Any,
     ) -> None:
         from tune.worker import Worker
 
         self._metric, self._folder, self._cache = metric, folder, cache
         self._failed = False
-        self._worker = Worker(data, threads=threads, reports=reports)
+        self._worker = Worker(
+            data,
+            threads=resources.threads,
+            vram_gb=resources.vram_gb,
+            share=resources.gpus or 1.0,
+            reports=reports,
+        )
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

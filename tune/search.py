@@ -135,6 +135,7 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "hours": arguments.hours,
         "seed": arguments.seed,
         "gpus_per_trial": share,
+        "vram_gb": arguments.vram_gb,
         "concurrent": arguments.concurrent or (max(1, int(1 / share)) if share and share > 0 else None),
         "train.model": arguments.model,
         "train.num_epochs": arguments.epochs,
@@ -150,7 +151,7 @@ def _resources(settings: SearchSettings) -> Resources:
     cores = os.cpu_count() or 1
     threads = settings.threads_per_trial or max(1, (cores - 1) // settings.concurrent)
     share = settings.gpus_per_trial if gpu_count() else 0.0
-    return Resources(cpus=max(1, cores // settings.concurrent), gpus=share, threads=threads)
+    return Resources(cpus=max(1, cores // settings.concurrent), gpus=share, threads=threads, vram_gb=settings.vram_gb)
 
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
@@ -236,6 +237,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="NAME", help="detector; 'vqc models' lists them")
     parser.add_argument("--epochs", type=int, metavar="N", help="of a full training")
     parser.add_argument("--gpus-per-trial", type=float, metavar="SHARE", help="0.5 runs two trials on one GPU (1)")
+    parser.add_argument("--vram-gb", type=float, metavar="GB", help="GPU memory for all trials together (what it has)")
     parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (1)")
     parser.add_argument("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
     parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster to join")

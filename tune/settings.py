@@ -78,6 +78,9 @@ class SearchSettings(Record):
     gpus_per_trial: StrictFloat = Field(
         1.0, gt=0, le=1, description="share of the GPU that a trial asks for; 0.5 packs two"
     )
+    vram_gb: StrictFloat | None = Field(
+        None, gt=0, description="GPU memory for all trials together; none given: what the GPU has"
+    )
     concurrent: StrictInt = Field(1, ge=1, le=64, description="trials at a time")
     threads_per_trial: StrictInt | None = Field(
         None, ge=1, description="CPU threads of a trial; none given: by the number of cores"

@@ -33,6 +33,7 @@ FLAG_OF = {
     "seed": "--seed",
     "gpus_per_trial": "--gpus-per-trial",
     "concurrent": "--concurrent",
+    "vram_gb": "--vram-gb",
     "train.num_epochs": "--epochs",
     "train.model": "--model",
 }

@@ -21,6 +21,7 @@ from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError
+from vqc.memory import cap_vram
 from vqc.train import fit
 
 __all__ = ["Assignment", "Reports", "Worker", "trained"]
@@ -49,11 +50,23 @@ class Worker:
     """Runs one trial at a time: ``begin``, then ``epoch`` until told to stop, then ``release``.
 
     Args:
+        threads: of torch.
+        vram_gb: the budget of all workers on the GPU, of which this one may take its ``share``.
         reports: where a trial's reports come from, by default from training; benchmarks give their own.
     """
 
-    def __init__(self, data: Data, *, threads: int, reports: Reports | None = None) -> None:
+    def __init__(
+        self,
+        data: Data,
+        *,
+        threads: int,
+        vram_gb: float | None = None,
+        share: float = 1.0,
+        reports: Reports | None = None,
+    ) -> None:
         torch.set_num_threads(threads)
+        if torch.cuda.is_available():
+            cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
         self._data, self._reports = data, reports or trained
         self._epochs: Iterator[EpochReport] = iter(())
         self._base_mb = _allocated_mb()

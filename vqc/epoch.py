@@ -49,5 +49,8 @@ class EpochReport(Record):
         None, description="peak of the GPU's allocator since the epoch began; None without a GPU"
     )
     peak_ram_gb: float = Field(ge=0, description="peak resident memory of the process since its start")
+    micro_batch: int | None = Field(
+        None, description="images computed at once; below the batch size where memory ran out; None: not noted"
+    )
     machine: MachineUse | None = Field(None, description="training and evaluation; None: not watched")
     measured_ms: int | None = Field(None, description="Unix time of the epoch's end in milliseconds; None: not noted")

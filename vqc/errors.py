@@ -111,5 +111,5 @@ class NonFiniteLossError(InfeasibleError):
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the closest allowed word, or nothing where none is close."""
-    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,9 +21,9 @@ from vqc.errors import InfeasibleError
 __all__ = [
     "MicroBatch",
     "Rollback",
+    "cap_vram",
     "free_memory",
     "is_out_of_memory",
-    "limit_vram",
     "peak_ram_gb",
     "peak_vram_gb",
     "restart_peak_vram",
@@ -115,22 +114,20 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-@contextmanager
-def limit_vram(vram_gb: float | None, device: torch.device) -> Iterator[None]:
-    """Within it this process takes at most so many GiB of the GPU, and runs out of memory cleanly beyond.
+def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> None:
+    """From here on this process takes at most its share of so many GiB, and runs out of memory cleanly beyond.
 
-    Without it Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing. The
+    Without a cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing. The
     CUDA context (some 0.3 to 0.5 GiB) is not counted (pytorch issue 58466).
+
+    Args:
+        vram_gb: the budget; None takes all that the GPU has.
+        share: of the budget, for one of several processes on the GPU.
     """
-    if vram_gb is None or device.type != "cuda":
-        yield
+    if device.type != "cuda":
         return
     total_gb = torch.cuda.get_device_properties(device).total_memory / GB
-    torch.cuda.set_per_process_memory_fraction(min(1.0, vram_gb / total_gb), device)
-    try:
-        yield
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    torch.cuda.set_per_process_memory_fraction(share * min(1.0, (vram_gb or total_gb) / total_gb), device)
 
 
 def restart_peak_vram(device: torch.device) -> None:

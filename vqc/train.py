@@ -95,9 +95,10 @@ def fit(
                 trained = _train_epoch(state, images["train"], epoch, precision=precision, parts=parts, on_step=on_step)
                 started_s = time.monotonic()
                 scores = _score(state, images["val"], precision, parts)
-                eval_s = time.monotonic() - started_s
+                trained.eval_s = time.monotonic() - started_s
+                trained.micro_batch = parts.train.size
                 state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
-                yield Epoch(report=_report(state, trained, scores, eval_s, precision, monitor.use()), state=state)
+                yield Epoch(report=_report(state, trained, scores, precision, monitor.use()), state=state)
 
 
 def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
@@ -127,6 +128,8 @@ class _Trained:
     learning_rate: float = 0.0
     data_s: float = 0.0
     train_s: float = 0.0
+    eval_s: float = 0.0
+    micro_batch: int = 0
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
     grad_norm: torch.Tensor | float = 0.0
 
@@ -217,9 +220,7 @@ def _score(
     return coco_scores(images.split, found)
 
 
-def _report(
-    state: LoopState, done: _Trained, scores: Scores, eval_s: float, precision: Precision, machine: MachineUse
-) -> EpochReport:
+def _report(state: LoopState, done: _Trained, scores: Scores, precision: Precision, machine: MachineUse) -> EpochReport:
     """The epoch's figures. The CPU waits for the GPU here, once an epoch."""
     norm = float(done.grad_norm) / done.steps
     return EpochReport(
@@ -231,10 +232,11 @@ def _report(
         scores=scores,
         data_s=done.data_s,
         train_s=done.train_s,
-        eval_s=eval_s,
+        eval_s=done.eval_s,
         images_per_s=done.images / done.train_s,
         peak_vram_gb=peak_vram_gb(precision.device),
         peak_ram_gb=peak_ram_gb(),
+        micro_batch=done.micro_batch,
         machine=machine,
         measured_ms=time.time_ns() // 1_000_000,
     )
