@@ -18,11 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tune import engine
 from tune.conductor import Conductor
 from tune.mirror import Mirror
 from tune.progress import Progress
-from tune.quiet import library_noise_to
+from tune.quiet import library_noise_to, quiet_environment
 from tune.results import journal_of
 from tune.search import _resources
 from tune.sitting import begin
@@ -48,6 +47,9 @@ def no_training(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
 
 def ours(results: Path) -> float:
     """Seconds of one search."""
+    quiet_environment()
+    from tune import engine
+
     data = write_sample(results / "data", images={"train": 4, "val": 4, "test": 4})
     flags = {"trials": TRIALS, "train.num_epochs": EPOCHS}
     sitting = begin(name="overhead", results=results, data_folder=data, config=None, flags=flags, command="overhead")
