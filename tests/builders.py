@@ -37,9 +37,17 @@ def events(*, trials: int = 6, epochs: int = 6, name: str = "demo") -> list[j.Ev
     """A finished search: the first trial is the default and completes, the second fails, the third cannot fit,
     later ones are stopped after two epochs unless they beat all before them."""
     clock = START_MS
-    settings = {"metric": "ap50", "trials": trials, "train": TrainConfig(num_epochs=epochs).model_dump(mode="json"), "rungs": [1 / 3],
-                "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [4, 8]},
-                          "image_size": {"choices": [96, 128, 160], "unit": "px"}}}  # fmt: skip
+    settings = {
+        "metric": "ap50",
+        "trials": trials,
+        "train": TrainConfig(num_epochs=epochs).model_dump(mode="json"),
+        "rungs": [1 / 3],
+        "space": {
+            "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+            "batch_size": {"choices": [4, 8]},
+            "image_size": {"choices": [96, 128, 160], "unit": "px"},
+        },
+    }
     out: list[j.Event] = [
         j.SearchStarted(
             at_ms=clock,

@@ -69,6 +69,8 @@ class Worker:
             cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
         self._data, self._reports = data, reports or trained
         self._epochs: Iterator[EpochReport] = iter(())
+        gc.collect()
+        gc.freeze()  # what the imports made stays for good: each collection between trials would walk through it
         self._base_mb = _allocated_mb()
 
     def begin(self, assignment: Assignment) -> None:

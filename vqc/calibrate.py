@@ -184,7 +184,7 @@ def _gap(scores: Floats, targets: Floats) -> float:
 
 def _bin(scores: Floats, bins: int) -> NDArray[np.int64]:
     """Bins are open below and closed above; the first holds 0, too."""
-    return np.clip(np.ceil(scores * bins) - 1, 0, bins - 1).astype(np.int64)
+    return np.asarray(np.clip(np.ceil(scores * bins) - 1, 0, bins - 1), np.int64)
 
 
 def folds(count: int) -> NDArray[np.int64]:

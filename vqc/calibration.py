@@ -66,9 +66,9 @@ class Curve(Record):
         if self.method == "platt":
             inside = np.clip(raw, EDGE, 1 - EDGE)
             odds = self.slope * np.log(inside / (1 - inside)) + self.intercept
-            return (1 / (1 + np.exp(-odds))).astype(np.float32)
+            return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
         x, y = np.array(self.knots).T
-        return np.interp(raw, x, y).astype(np.float32)
+        return np.asarray(np.interp(raw, x, y), np.float32)
 
 
 class OperatingPoint(Record):

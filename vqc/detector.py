@@ -65,8 +65,8 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
 
 def loss_count(model: nn.Module) -> Tensor | int:
     """What the loss terms of the model's last forward pass in training were averaged over: cells or images."""
-    count: Tensor | int = model.loss_count
-    return count
+    count: Any = model.loss_count
+    return count if isinstance(count, Tensor) else int(count)
 
 
 def _count_losses(model: Any) -> None:

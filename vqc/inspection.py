@@ -175,10 +175,12 @@ def confusion(split: Split, detections: Sequence[Detections], *, thresholds: Thr
         truth = match(record, kept, iou=IOU, same_class=False).truth
         hit = truth >= 0
         np.add.at(table, (record.labels[truth[hit]] - 1, kept.labels[hit] - 1), 1)
-        np.add.at(table, (nothing, kept.labels[truth == ALONE] - 1), 1)
+        alone = kept.labels[truth == ALONE] - 1
+        np.add.at(table, (np.full_like(alone, nothing), alone), 1)
         missed = ~record.crowd
         missed[truth[hit]] = False
-        np.add.at(table, (record.labels[missed] - 1, nothing), 1)
+        gone = record.labels[missed] - 1
+        np.add.at(table, (gone, np.full_like(gone, nothing)), 1)
     return table
 
 

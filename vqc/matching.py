@@ -48,7 +48,7 @@ def match(record: ImageRecord, found: Detections, *, iou: float, same_class: boo
     overlap, inside = _overlaps(found.boxes, record.boxes)
     fits = found.labels[:, None] == record.labels[None, :] if same_class else np.ones(overlap.shape, bool)
     reaches = fits & ~record.crowd & (overlap >= iou) & (overlap > 0)
-    in_crowd = (fits & record.crowd & (inside >= iou) & (inside > 0)).any(axis=1)
+    in_crowd = np.asarray((fits & record.crowd & (inside >= iou) & (inside > 0)).any(axis=1))
     truth = np.full(len(found.scores), ALONE, np.int64)
     for k in np.argsort(-found.scores, kind="stable"):
         if reaches[k].any():

@@ -100,15 +100,15 @@ def main() -> None:
     gpu = bool(gpu_count())
     path = args.config or ROOT / "configs" / ("train_config.json" if gpu else "train_config_cpu.json")
     base = load_record(TrainConfig, path)
-    print(f"{base.model}, {base.image_size[0]}x{base.image_size[1]} px, batches of {base.batch_size}\n")  # noqa: T201
-    print("| choice | images/s | times the first row | peak GPU memory, GB |\n|---|---|---|---|")  # noqa: T201
+    print(f"{base.model}, {base.image_size[0]}x{base.image_size[1]} px, batches of {base.batch_size}\n")
+    print("| choice | images/s | times the first row | peak GPU memory, GB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or write_sample(Path(folder) / "data")
         plain: EpochReport | None = None
         for row in ROWS:
             report = measured(configured(base, row), data, Path(folder) / "cache") if gpu or not row.gpu else None
             plain = plain or report
-            print(line(row, report, plain), flush=True)  # noqa: T201
+            print(line(row, report, plain), flush=True)
 
 
 if __name__ == "__main__":
