@@ -148,11 +148,28 @@ class FailingMemory:
         raise out_of_memory()
 
 
-@settings(max_examples=60)
-@given(schedule=st.lists(st.sampled_from(["fits", "forward", "backward"]), max_size=8), images=st.integers(1, 5))
+SCHEDULES = given(
+    schedule=st.lists(st.sampled_from(["fits", "forward", "backward"]), max_size=8), images=st.integers(1, 5)
+)
+
+
+@settings(max_examples=20)
+@SCHEDULES
 def test_whatever_fails_the_batch_counts_once_and_whole(
     tiny_state: LoopState, schedule: list[str], images: int
 ) -> None:
+    counts_once_and_whole(tiny_state, schedule, images)
+
+
+@pytest.mark.slow
+@settings(max_examples=500)
+@SCHEDULES
+def test_five_hundred_schedules_of_failure(tiny_state: LoopState, schedule: list[str], images: int) -> None:
+    counts_once_and_whole(tiny_state, schedule, images)
+
+
+def counts_once_and_whole(tiny_state: LoopState, schedule: list[str], images: int) -> None:
+    """The batch's gradient and losses are those of a run without failures."""
     batch = batch_of(images)
     whole, terms = gradient_of(tiny_state, batch, MicroBatch(size=images))
     micro = MicroBatch(size=images)

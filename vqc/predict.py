@@ -23,6 +23,7 @@ from vqc.errors import DataError, ModelError
 from vqc.evaluate import Detections
 from vqc.export import Detector, onnx_detector, torch_detector
 from vqc.findings import Report
+from vqc.matching import reaching
 from vqc.picture import decode_picture, probe_picture
 
 __all__ = ["OpenedDetector", "Photograph", "Verdict", "coco_results", "find_photographs", "judge", "open_detector",
@@ -224,7 +225,7 @@ def judge(
         found: best first.
         thresholds: label in 1..C -> lowest score that rejects the part.
     """
-    defects = sum(score >= thresholds[int(label)] for score, label in zip(found.scores, found.labels, strict=True))
+    defects = len(reaching(found, thresholds).scores)
     worst = None if len(found.scores) == 0 else detector.category(int(found.labels[0]))[1]
     return Verdict(
         image_id=photograph.image_id,
@@ -232,7 +233,7 @@ def judge(
         verdict="fail" if defects else "pass",
         worst_score=None if worst is None else round(float(found.scores[0]), DECIMALS),
         worst_category=worst,
-        defects=int(defects),
+        defects=defects,
     )
 
 
