@@ -26,7 +26,7 @@ from vqc.tracking import KnownRun, Tracker, default_uri, redacted
 
 __all__ = ["Mirror", "MirrorState", "main"]
 
-POLL_S = 1.0
+POLL_S = 3.0  # what came in meanwhile goes to MLflow in one call a run
 LONGEST_PAUSE_S = 60.0
 
 _LINE_TAG = "vqc.mirrored_line"

@@ -10,6 +10,7 @@ broken constraint, at the worst value known; a failed one nothing, because its f
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,8 +45,15 @@ def propose(table: Table, settings: SearchSettings) -> Proposal:
 
 
 def warm_up() -> None:
-    """Import what proposals need; seconds that can pass while something else is waited for."""
-    import scipy.stats.qmc  # noqa: F401
+    """Import what proposals need, seconds that can pass while something else is waited for.
+
+    Afterwards torch has one thread in this process: a Gaussian process of thirty points is too small to share.
+    """
+    for module in ("scipy.stats.qmc", "optuna._gp.gp"):
+        importlib.import_module(module)
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _spread(settings: SearchSettings, index: int) -> Params:
