@@ -55,6 +55,7 @@ class Resources:
 
 def connect(address: str | None) -> str | None:
     """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
+    threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     context = ray.init(address=address, log_to_driver=False, **own)
     url = context.dashboard_url
@@ -76,7 +77,6 @@ def run(
     Args:
         reports: where a trial's epochs come from, by default from training; benchmarks give their own.
     """
-    threading.Thread(target=warm_up, daemon=True).start()  # seconds that the first worker's start hides
     line = _Line(conductor)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
