@@ -17,6 +17,7 @@ from tests.images import write_data
 if TYPE_CHECKING:
     from vqc.coco import Data
 
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages name commands as typed without uv, however tests are run
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: more threads than free cores are slower than one
 settings.register_profile("vqc", deadline=None)  # a shared machine stalls now and then; that is no failure
 settings.load_profile("vqc")

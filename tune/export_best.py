@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqc.errors import SearchError, UserError
+from vqc.shell import as_typed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -177,9 +178,10 @@ def _next(promotion: Promotion) -> RenderableType:
     from rich.text import Text
 
     if promotion.verdict.decision == "unregistered":
-        return Text(f"The bundle is complete but was not registered.\n  next: {promotion.evidence.command}")
+        return Text(f"The bundle is complete but was not registered.\n  next: {as_typed(promotion.evidence.command)}")
     config = promotion.bundle / "train_config.json"
-    return Text(f"  next: vqc train --config {_shown(config)}\n  read: {_shown(promotion.bundle / 'model_card.md')}")
+    train = as_typed(f"vqc train --config {_shown(config)}")
+    return Text(f"  next: {train}\n  read: {_shown(promotion.bundle / 'model_card.md')}")
 
 
 def _shown(path: Path) -> str:

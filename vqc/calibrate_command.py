@@ -7,6 +7,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vqc.shell import as_typed
+
 if TYPE_CHECKING:
     from vqc.calibration import Calibration
     from vqc.calibration_report import CalibrationReport
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(page, html.encode())
     _show(report)
     print(f"wrote {calibration_path(args.model)} and {page}")
-    print(f"  next: vqc evaluate --model {args.model} --data {args.data}")
+    print(f"  next: {as_typed(f'vqc evaluate --model {args.model} --data {args.data}')}")
     return 0
 
 

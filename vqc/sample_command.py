@@ -6,6 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vqc.shell import as_typed
+
 __all__ = ["add_flags", "run"]
 
 
@@ -19,5 +21,5 @@ def run(args: argparse.Namespace) -> int:
 
     folder = write_sample(args.out, seed=args.seed)
     print(f"{folder}: generated brushed metal with scratches, dents and stains, seed {args.seed}")
-    print(f"  next: vqc check --data {folder}")
+    print(f"  next: {as_typed(f'vqc check --data {folder}')}")
     return 0
