@@ -155,7 +155,7 @@ def test_a_part_fails_when_one_score_reaches_its_class_threshold(
     ranked = sorted(scores, reverse=True)
     one = found(*[(0, 0, 9, 9, score, label) for score, label in ranked])
     verdict = judge(PHOTOGRAPH, one, DETECTOR, thresholds=dict(enumerate(limits, start=1)))
-    over = [score for score, label in scores if np.float32(score) >= limits[label - 1]]
+    over = [score for score, label in scores if score >= limits[label - 1]]
     assert (verdict.verdict, verdict.defects) == ("fail" if over else "pass", len(over))
     assert verdict.worst_score == (round(ranked[0][0], 6) if ranked else None)
 
