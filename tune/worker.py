@@ -21,7 +21,7 @@ from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError
-from vqc.memory import cap_vram
+from vqc.memory import cap_vram, free_memory
 from vqc.train import fit
 
 __all__ = ["Assignment", "Reports", "Worker", "trained"]
@@ -91,9 +91,7 @@ class Worker:
         if close is not None:
             close()
         self._epochs = iter(())
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         return _allocated_mb() - self._base_mb
 
 
