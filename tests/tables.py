@@ -19,7 +19,7 @@ SPACE = {
 def search_settings(*, epochs: int = 12, trials: int = 30, **changes: object) -> SearchSettings:
     """A search of ``fcos_tiny`` over rate, batch and image size."""
     train = {"model": "fcos_tiny", "weights": "none", "image_size": 128, "num_epochs": epochs}
-    return SearchSettings.model_validate({"train": train, "space": SPACE, "trials": trials, **changes})
+    return SearchSettings.model_validate({"train": train, "space": SPACE, "trials": trials, "confirm": 0, **changes})
 
 
 def add_trial(

@@ -28,7 +28,7 @@ def table_with(*others: float, state: State = "completed") -> Table:
 
 def goes_on(table: Table, value: float) -> bool:
     trial = add_trial(table, SETTINGS, values=[value] * RUNG, state="running")
-    answer = verdict(table, trial, SETTINGS).goes_on
+    answer = verdict(table, trial, SETTINGS).action == "go on"
     del table.trials[trial.number]
     return answer
 
@@ -59,7 +59,7 @@ def test_the_order_of_the_others_does_not_matter(others: list[float], chance: ra
 def test_the_first_at_a_rung_goes_on(value: float) -> None:
     table = Table()
     trial = add_trial(table, SETTINGS, values=[value] * RUNG, state="running")
-    assert verdict(table, trial, SETTINGS).goes_on
+    assert verdict(table, trial, SETTINGS).action == "go on"
 
 
 @given(VALUES)
@@ -73,14 +73,14 @@ def test_the_default_is_never_stopped(others: list[float]) -> None:
     default = add_trial(table, SETTINGS, values=[0.0] * RUNG, state="running")
     for value in others:
         add_trial(table, SETTINGS, values=[value] * RUNG)
-    assert verdict(table, default, SETTINGS).goes_on
+    assert verdict(table, default, SETTINGS).action == "go on"
 
 
 def test_a_weaker_trial_is_stopped_and_told_why() -> None:
     table = table_with(0.5)
     trial = add_trial(table, SETTINGS, values=[0.1, 0.3], state="running")
     said = verdict(table, trial, SETTINGS)
-    assert not said.goes_on
+    assert not said.action == "go on"
     assert said.reason == "ap50 0.300 at epoch 2, the best had 0.500 there"
 
 
@@ -88,7 +88,7 @@ def test_a_weaker_trial_is_stopped_and_told_why() -> None:
 def test_nothing_is_stopped_between_rungs(epoch: int) -> None:
     table = table_with(0.9)
     trial = add_trial(table, SETTINGS, values=[0.0] * epoch, state="running")
-    assert verdict(table, trial, SETTINGS).goes_on
+    assert verdict(table, trial, SETTINGS).action == "go on"
 
 
 @pytest.mark.parametrize("state", ["failed", "infeasible"])
@@ -101,4 +101,4 @@ def test_an_epoch_without_a_score_counts_as_nothing() -> None:
     trial = add_trial(table, SETTINGS, values=[0.0] * RUNG, state="running")
     scores = trial.reports[-1].scores.model_copy(update={"ap50": None})
     trial.reports[-1] = trial.reports[-1].model_copy(update={"scores": scores})
-    assert not verdict(table, trial, SETTINGS).goes_on
+    assert not verdict(table, trial, SETTINGS).action == "go on"

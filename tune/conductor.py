@@ -6,21 +6,26 @@ consequence is drawn, so a search that was killed goes on where it stopped.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
 from tune.journal import (
     Ended,
     EpochMeasured,
+    Event,
     Journal,
     SearchEnded,
     SearchEndReason,
     Table,
     Trial,
     TrialEnded,
+    TrialPaused,
     TrialProposed,
     TrialStarted,
     WorkerReplaced,
@@ -29,11 +34,12 @@ from tune.journal import (
 from tune.propose import propose
 from tune.results import trial_folder
 from tune.settings import SearchSettings, with_params
-from tune.stop import verdict
+from tune.stop import hopeless, to_resume, verdict
 from vqc.epoch import EpochReport
 
 __all__ = ["Conductor", "Task"]
 
+MOST_KEPT = 0.25  # of the hours, for running the best again
 RETRIES = 1  # a trial that failed by our fault is tried once more
 
 
@@ -73,34 +79,70 @@ class Conductor:
         ]
         self._live: set[int] = set()
         self._failures: dict[int, int] = {}
+        self._exhausted = False
         self.interrupted = False
 
     @property
-    def out_of_time(self) -> bool:
+    def _left_s(self) -> float:
+        """Seconds of wall clock that are left to this sitting."""
         hours = self._settings.hours
-        return hours is not None and self._clock_s() - self._started_s >= hours * 3600
+        return math.inf if hours is None else hours * 3600 - (self._clock_s() - self._started_s)
+
+    @property
+    def out_of_time(self) -> bool:
+        return self._left_s <= 0
+
+    @property
+    def _closing(self) -> bool:
+        """What time is left is kept for running the best again, up to a quarter of all."""
+        if self._settings.hours is None:
+            return False
+        kept_s = min(repeats_s(self.table, self._settings), self._settings.hours * 3600 * MOST_KEPT)
+        return self._left_s <= kept_s
 
     @property
     def finished(self) -> bool:
         """No further trial will be given out in this sitting."""
-        spent = len(self.table.trials) >= self._settings.trials and not self._waiting
-        return self.interrupted or self.out_of_time or spent
+        return self.interrupted or self.out_of_time or self._exhausted
 
     def next_task(self) -> Task | None:
-        """The next trial to run; None while enough are running or when there is none left."""
+        """The next trial to run; None while enough are running, while their results decide, or when none is left."""
         if self.finished or len(self._live) >= self._settings.concurrent:
             return None
-        trial = self._waiting.pop(0) if self._waiting else self._proposed()
+        trial = self._next_trial()
+        if trial is None:
+            self._exhausted = not self._live
+            return None
         self._live.add(trial.number)
         return Task(trial=trial, after_epoch=trial.epochs)
 
+    def _next_trial(self) -> Trial | None:
+        """First what was begun, then what has earned its next epochs, then what is new, at last the repeats."""
+        if self._waiting:
+            return self._waiting.pop(0)
+        if not self._closing:
+            promoted = to_resume(self.table, self._settings)
+            if promoted is not None:
+                return promoted
+            if len(self.table.searched) < self._settings.trials:
+                return self._proposed()
+        if self._live:
+            return None
+        best = next_repeat(self.table, self._settings)
+        return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
+
     def _proposed(self) -> Trial:
-        number = len(self.table.trials) + 1
         proposal = propose(self.table, self._settings)
         config = with_params(self._settings.train, proposal.params)
-        self._write(
-            TrialProposed(at_ms=now_ms(), trial=number, params=proposal.params, config=config, origin=proposal.origin)
-        )
+        return self._added(params=proposal.params, config=config, origin=proposal.origin)
+
+    def _repeated(self, trial: Trial) -> Trial:
+        config = trial.config.model_copy(update={"seed": repeat_seed(self._settings, trial)})
+        return self._added(params=trial.params, config=config, origin="confirm", repeats=trial.number)
+
+    def _added(self, **what: Any) -> Trial:
+        number = len(self.table.trials) + 1
+        self._write(TrialProposed(at_ms=now_ms(), trial=number, **what))
         return self.table.trials[number]
 
     def started(self, number: int, *, worker: str) -> None:
@@ -117,11 +159,14 @@ class Conductor:
             return True
         if trial.epochs >= trial.config.num_epochs:
             return self._end(trial, "completed", "all epochs")
-        judged = verdict(self.table, trial, self._settings)
-        if not judged.goes_on:
-            return self._end(trial, "stopped", judged.reason)
-        if self.interrupted or self.out_of_time:
-            why = "by hand" if self.interrupted else f"after {self._settings.hours:g} h"
+        if trial.repeats is None:
+            judged = verdict(self.table, trial, self._settings)
+            if judged.action == "stop":
+                return self._end(trial, "stopped", judged.reason)
+            if judged.action == "pause":
+                return self._pause(trial, judged.reason)
+        if self.interrupted or self.out_of_time or (self._closing and trial.repeats is None):
+            why = "by hand" if self.interrupted else f"the {self._settings.hours:g} h are over"
             return self._end(trial, "interrupted", why)
         return True
 
@@ -150,20 +195,35 @@ class Conductor:
         """End the sitting: whatever still runs is interrupted, and the journal says why the search ended."""
         for number in sorted(self._live):
             self._end(self.table.trials[number], "interrupted", "the search ended")
+        searched_all = len(self.table.searched) >= self._settings.trials
+        if self._exhausted and searched_all:
+            for trial in self._paused():
+                self._end(trial, "stopped", f"{trial.reason}; others were better to the end")
         reason: SearchEndReason = "failed" if crashed else "interrupted" if self.interrupted else "trials"
-        if reason == "trials" and self.out_of_time:
+        if reason == "trials" and not searched_all:
             reason = "hours"
         self._write(SearchEnded(at_ms=now_ms(), reason=reason))
+
+    def _pause(self, trial: Trial, reason: str) -> bool:
+        self._live.discard(trial.number)
+        self._write(TrialPaused(at_ms=now_ms(), trial=trial.number, reason=reason))
+        return False
+
+    def _paused(self) -> list[Trial]:
+        return [trial for trial in self.table.trials.values() if trial.state == "paused"]
 
     def _end(self, trial: Trial, state: Ended, reason: str) -> bool:
         self._live.discard(trial.number)
         self._write(TrialEnded(at_ms=now_ms(), trial=trial.number, state=state, reason=reason))
+        for other in hopeless(self.table, self._settings):
+            self._write(TrialEnded(at_ms=now_ms(), trial=other.number, state="stopped", reason=other.reason))
         self._tidy()
         return False
 
     def _tidy(self) -> None:
-        """Keep the checkpoints of trials that may go on, and the best ones of the leaders."""
+        """Keep the checkpoints of trials that may go on, and the best ones of the leaders and of what was confirmed."""
         leaders = {trial.number for trial in self.table.leaders()[: self._settings.keep_leaders]}
+        leaders |= {run.number for one in confirmed(self.table) for run in one.runs}
         for trial in self.table.trials.values():
             if trial.state not in ("completed", "stopped", "infeasible", "failed"):
                 continue
@@ -173,8 +233,6 @@ class Conductor:
             else:
                 (folder / "last.safetensors").unlink(missing_ok=True)
 
-    def _write(
-        self, event: TrialProposed | TrialStarted | EpochMeasured | TrialEnded | WorkerReplaced | SearchEnded
-    ) -> None:
+    def _write(self, event: Event) -> None:
         self._journal.append(event)
         self.table.apply(event)

@@ -1,6 +1,6 @@
 """The journal of a search: an append-only file of what happened, and the table read from it.
 
-One JSON object a line, each fsynced before anyone acts on it. The engine's callback is the only writer;
+One JSON object a line, each fsynced before anyone acts on it. The conductor is the only writer;
 proposals, stops, progress, MLflow, the report and the promotion are functions of what is read here.
 """
 
@@ -76,7 +76,8 @@ class TrialProposed(_Event):
     trial: int = Field(ge=1, description="counted from 1 in the order of proposal")
     params: dict[str, Param] = Field(description="the searched values by dimension name")
     config: TrainConfig
-    origin: str = Field(description="who proposed it: default, start-up, sampler")
+    origin: str = Field(description="who proposed it: default, portfolio, warm start, start-up, sampler, confirm")
+    repeats: int | None = Field(None, description="the trial whose configuration is run again, with another seed")
 
 
 class TrialStarted(_Event):
@@ -95,8 +96,11 @@ class EpochMeasured(_Event):
 
 
 class TrialPaused(_Event):
+    """The trial waits for others at a rung; its checkpoint is kept."""
+
     event: Literal["trial_paused"] = "trial_paused"
     trial: int
+    reason: str = ""
 
 
 class TrialEnded(_Event):
@@ -142,16 +146,22 @@ class Trial:
     config: TrainConfig
     origin: str
     proposed_ms: int
-    started_ms: int | None = None
+    repeats: int | None = None
     ended_ms: int | None = None
     state: State = "proposed"
     reason: str = ""
     reports: list[EpochReport] = field(default_factory=list)
+    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each time that a worker had it
 
     @property
     def epochs(self) -> int:
         """Finished epochs."""
         return len(self.reports)
+
+    @property
+    def started_ms(self) -> int | None:
+        """When a worker first took it."""
+        return self.spans_ms[0][0] if self.spans_ms else None
 
     def values(self, metric: str) -> list[float]:
         """The metric after each finished epoch; an epoch that could not be scored counts as 0."""
@@ -167,16 +177,19 @@ class Trial:
 
     def apply(self, event: TrialStarted | EpochMeasured | TrialPaused | TrialEnded) -> None:
         """Take one more event of this trial into account."""
+        if isinstance(event, TrialStarted):
+            self.spans_ms.append([event.at_ms, event.at_ms])
+        elif self.spans_ms and self.state == "running":
+            self.spans_ms[-1][1] = event.at_ms
         match event:
             case TrialStarted():
                 self.state, self.reason, self.ended_ms = "running", "", None
-                self.started_ms = self.started_ms or event.at_ms
                 del self.reports[event.after_epoch :]  # epochs behind the checkpoint are measured again
             case EpochMeasured():
                 if event.report.epoch == self.epochs + 1:
                     self.reports.append(event.report)
             case TrialPaused():
-                self.state = "paused"
+                self.state, self.reason = "paused", event.reason
             case TrialEnded():
                 self.state, self.reason, self.ended_ms = event.state, event.reason, event.at_ms
 
@@ -202,6 +215,11 @@ class Table:
         if self.started is None:
             raise SearchError("the journal has no first line: the search ended before it began")
         return self.started
+
+    @property
+    def searched(self) -> list[Trial]:
+        """The trials that the search proposed, in their order: all but the repeats that confirm the best."""
+        return [trial for trial in self.trials.values() if trial.repeats is None]
 
     def leaders(self) -> list[Trial]:
         """Trials with at least one epoch, best first; equal values in the order of proposal."""
@@ -234,6 +252,7 @@ class Table:
                     params=event.params,
                     config=event.config,
                     origin=event.origin,
+                    repeats=event.repeats,
                     proposed_ms=event.at_ms,
                 )
             case TrialStarted() | EpochMeasured() | TrialPaused() | TrialEnded():

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import get_args
 
+from tune.confirm import confirmed
 from tune.journal import Param, State, Table, Trial
 from tune.settings import SearchSettings
 from vqc.config import parse_record
@@ -62,8 +63,9 @@ def scored(table: Table) -> list[Trial]:
 
 
 def best_trial(table: Table) -> Trial | None:
-    """The leader, or None while nothing has been scored."""
-    return next(iter(scored(table)), None)
+    """The best run of the winner by mean where configurations were run again, else the leader; None without a score."""
+    groups = confirmed(table)
+    return groups[0].best_run if groups else next(iter(scored(table)), None)
 
 
 def default_trial(table: Table) -> Trial | None:

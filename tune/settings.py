@@ -69,6 +69,15 @@ class SearchSettings(Record):
     trials: StrictInt = Field(30, ge=1, le=100_000, description="configurations to try")
     hours: StrictFloat | None = Field(None, gt=0, description="wall clock after which no further trial starts")
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of the search's random streams")
+    policy: Literal["race", "random", "i-epoch", "stock"] = Field(
+        "race", description="who proposes and stops; all but the first are there to be compared with"
+    )
+    opening: tuple[dict[str, StrictFloat | StrictInt | StrictStr], ...] = Field(
+        (), description="searched values to try right after the default: from a portfolio or an earlier search"
+    )
+    confirm: StrictInt = Field(
+        2, ge=0, le=10, description="best configurations that are run again at the end, with another seed"
+    )
     startup_trials: StrictInt = Field(
         8, ge=1, description="configurations spread over the space before the sampler models it"
     )
@@ -104,6 +113,11 @@ class SearchSettings(Record):
                     break
         if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             problems.append(f"rungs: got {list(self.rungs)}, expected rising shares between 0 and 1")
+        problems += [
+            f"opening: got {', '.join(params) or 'nothing'}, expected a value for each of {', '.join(self.space)}"
+            for params in self.opening
+            if params.keys() != self.space.keys()
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from tune.journal import Table, Trial
 from tune.settings import SearchSettings
 
-__all__ = ["Verdict", "rung_epochs", "verdict"]
+__all__ = ["Verdict", "hopeless", "rung_epochs", "to_resume", "verdict"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """``goes_on`` or not, and why not."""
+    """What a trial does after an epoch, and why."""
 
-    goes_on: bool
+    action: Literal["go on", "stop", "pause"]
     reason: str = ""
 
 
@@ -39,7 +40,7 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
     """
     epoch = trial.epochs
     if epoch not in rung_epochs(settings) or trial.number == 1:
-        return Verdict(goes_on=True)
+        return Verdict(action="go on")
     value = trial.values(settings.metric)[epoch - 1]
     others = [
         other.values(settings.metric)[epoch - 1]
@@ -48,7 +49,17 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
     ]
     best = max(others, default=0.0)
     if value >= best:
-        return Verdict(goes_on=True)
+        return Verdict(action="go on")
     return Verdict(
-        goes_on=False, reason=f"{settings.metric} {value:.3f} at epoch {epoch}, the best had {best:.3f} there"
+        action="stop", reason=f"{settings.metric} {value:.3f} at epoch {epoch}, the best had {best:.3f} there"
     )
+
+
+def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
+    """The paused trial that has earned its next epochs, if any."""
+    return None
+
+
+def hopeless(table: Table, settings: SearchSettings) -> list[Trial]:
+    """Paused trials that will not be resumed."""
+    return []
