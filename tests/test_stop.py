@@ -80,7 +80,7 @@ def test_a_weaker_trial_is_stopped_and_told_why() -> None:
     table = table_with(0.5)
     trial = add_trial(table, SETTINGS, values=[0.1, 0.3], state="running")
     said = verdict(table, trial, SETTINGS)
-    assert not said.action == "go on"
+    assert said.action != "go on"
     assert said.reason == "ap50 0.300 at epoch 2, the best had 0.500 there"
 
 
@@ -101,4 +101,4 @@ def test_an_epoch_without_a_score_counts_as_nothing() -> None:
     trial = add_trial(table, SETTINGS, values=[0.0] * RUNG, state="running")
     scores = trial.reports[-1].scores.model_copy(update={"ap50": None})
     trial.reports[-1] = trial.reports[-1].model_copy(update={"scores": scores})
-    assert not verdict(table, trial, SETTINGS).action == "go on"
+    assert verdict(table, trial, SETTINGS).action != "go on"
