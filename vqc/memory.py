@@ -11,7 +11,7 @@ import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from torch import nn
 from vqc.errors import InfeasibleError
 
 __all__ = [
+    "CONTEXT_GB",
+    "CudaMeter",
+    "Meter",
     "MicroBatch",
     "Rollback",
     "cap_vram",
@@ -26,10 +29,12 @@ __all__ = [
     "is_out_of_memory",
     "peak_ram_gb",
     "peak_vram_gb",
+    "reserve_optimizer_state",
     "restart_peak_vram",
 ]
 
 GB = 2**30
+CONTEXT_GB = 0.4  # of a process before its first tensor, by card and driver 0.3 to 0.5; outside of torch's books
 T = TypeVar("T")
 # What CUDA's libraries, and the CPU's allocator, say in a plain RuntimeError.
 OTHER_WORDS = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
@@ -44,9 +49,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(kw_only=True)
 class MicroBatch:
-    """How many images are computed at once; shrinks when memory runs out and stays small for the rest of the run."""
+    """How many images are computed at once; shrinks when memory runs out and stays small for the rest of the run.
+
+    ``failed``: the smallest size that did not fit so far, None where all did.
+    """
 
     size: int
+    failed: int | None = None
 
     def fitted(self, attempt: Callable[[int], T], *, images: int, what: str) -> T:
         """What ``attempt(size)`` returns, halving the size and trying again until it fits.
@@ -70,6 +79,7 @@ class MicroBatch:
                 said = str(error).splitlines()[0] if str(error) else type(error).__name__
             # Outside of the handler: the error's traceback holds the tensors that did not fit.
             free_memory()
+            self.failed = size if self.failed is None else min(size, self.failed)
             if size > 1:
                 self.size = size // 2
             elif last_chance:
@@ -107,18 +117,77 @@ class Rollback:
             self._cuda_state = torch.cuda.get_rng_state(self._device)
 
 
+class Meter(Protocol):
+    """Tells what a computation takes of a device's memory, and how much there is for it."""
+
+    @property
+    def card(self) -> str:
+        """The device's name."""
+
+    def limit_bytes(self) -> int:
+        """What this process may take."""
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+
+    def peak_bytes(self) -> int:
+        """The most that was taken at once since ``restart``."""
+
+
+class CudaMeter:
+    """The meter of torch's allocator on a GPU: tensors, without what it keeps for reuse."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    @property
+    def card(self) -> str:
+        return torch.cuda.get_device_name(self._device)
+
+    def limit_bytes(self) -> int:
+        """The cap, or less where other programs hold memory that the cap would allow."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        # torch before 2.8 does not tell the cap; a step at the size that is found fails on it all the same.
+        fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(self._device)
+        return min(int(fraction * total), free + torch.cuda.memory_reserved(self._device))
+
+    def restart(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self._device)
+
+
 def free_memory() -> None:
-    """Give back what nothing refers to any more."""
+    """Give back what nothing refers to any more, and the matrix library's workspaces."""
     gc.collect()
     if torch.cuda.is_available():
+        # Of 8 to 32 MiB for each stream; torch makes them at the first product, and anew when they are gone.
+        torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
+
+
+def reserve_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Allocate what AdamW allocates in its first step: the two moments and the step's number of each parameter.
+
+    A first step that ran out of memory half-way would have moved some weights, and its repetition them again. With
+    its state there, a fused step allocates nothing.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.requires_grad and not optimizer.state[parameter]:
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device if group["fused"] else "cpu"),
+                    "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                }
 
 
 def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> None:
     """From here on this process takes at most its share of so many GiB, and runs out of memory cleanly beyond.
 
     Without a cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing. The
-    CUDA context (some 0.3 to 0.5 GiB) is not counted (pytorch issue 58466).
+    CUDA context comes off the share, because torch does not count it (pytorch issue 58466).
 
     Args:
         vram_gb: the budget; None takes all that the GPU has.
@@ -127,7 +196,8 @@ def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> No
     if device.type != "cuda":
         return
     total_gb = torch.cuda.get_device_properties(device).total_memory / GB
-    torch.cuda.set_per_process_memory_fraction(share * min(1.0, (vram_gb or total_gb) / total_gb), device)
+    allowed_gb = share * min(total_gb, vram_gb or total_gb) - CONTEXT_GB
+    torch.cuda.set_per_process_memory_fraction(max(0.0, allowed_gb / total_gb), device)
 
 
 def restart_peak_vram(device: torch.device) -> None:

@@ -28,9 +28,20 @@ from vqc.detector import build_detector
 from vqc.epoch import EpochReport, MachineUse, Scores
 from vqc.errors import InfeasibleError
 from vqc.evaluate import coco_scores, detect
+from vqc.first_batch import FirstBatch
 from vqc.gpu import gpu_uuid
 from vqc.gradient import add_gradient
-from vqc.memory import MicroBatch, Rollback, peak_ram_gb, peak_vram_gb, restart_peak_vram
+from vqc.memory import (
+    CudaMeter,
+    Meter,
+    MicroBatch,
+    Rollback,
+    peak_ram_gb,
+    peak_vram_gb,
+    reserve_optimizer_state,
+    restart_peak_vram,
+)
+from vqc.memory_book import MemoryBook
 from vqc.monitor import Monitor
 from vqc.precision import Precision, choose_precision
 from vqc.randomness import stream_seed
@@ -62,6 +73,7 @@ def fit(
     cache: Path | None = None,
     gpu: int | None = None,
     on_step: OnStep | None = None,
+    meter: Meter | None = None,
 ) -> Iterator[Epoch]:
     """Train the configured detector; yields after every epoch, evaluated on val.
 
@@ -71,6 +83,7 @@ def fit(
         cache: folder for fitted images, shared between runs; None decodes at each access.
         gpu: index of the CUDA device; None takes the first, or the CPU.
         on_step: called after each optimiser step with the steps done and the steps of the whole run.
+        meter: of the device's memory, by which the first micro-batch is chosen; None takes the GPU's own.
 
     Raises:
         InfeasibleError: the configuration cannot work, such as a loss that is not finite.
@@ -82,21 +95,27 @@ def fit(
         state = _first_state(config, data, precision)
         if resume_from is not None:
             load_state(resume_from, state)
-        parts = _Parts(
-            train=MicroBatch(size=config.batch_size),
-            evaluate=MicroBatch(size=config.batch_size),
-            rollback=Rollback(state.model, precision.device),
+        reserve_optimizer_state(state.optimizer)
+        evaluate = MicroBatch(size=config.batch_size)
+        _score(state, images["val"], precision, evaluate, batches=SANITY_BATCHES)
+        first = FirstBatch(
+            state,
+            images["train"],
+            precision=precision,
+            meter=CudaMeter(precision.device) if meter is None and precision.device.type == "cuda" else meter,
+            book=None if cache is None else MemoryBook(cache),
         )
-        _score(state, images["val"], precision, parts, batches=SANITY_BATCHES)
+        parts = _Parts(train=first.size(), evaluate=evaluate, rollback=Rollback(state.model, precision.device))
         with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
             for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
                 restart_peak_vram(precision.device)
                 monitor.restart()
                 trained = _train_epoch(state, images["train"], epoch, precision=precision, parts=parts, on_step=on_step)
                 started_s = time.monotonic()
-                scores = _score(state, images["val"], precision, parts)
+                scores = _score(state, images["val"], precision, parts.evaluate)
                 trained.eval_s = time.monotonic() - started_s
                 trained.micro_batch = parts.train.size
+                first.learn(parts.train)
                 state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
                 yield Epoch(report=_report(state, trained, scores, precision, monitor.use()), state=state)
 
@@ -184,7 +203,9 @@ def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: P
     state.scaler.unscale_(state.optimizer)
     done.grad_norm = done.grad_norm + nn.utils.clip_grad_norm_(state.model.parameters(), state.info.config.clip_norm)
     # Waits too where it scales: it must know whether a gradient overflowed.
-    parts.train.fitted(lambda _: state.scaler.step(state.optimizer), images=1, what="the optimiser's step")
+    parts.train.fitted(
+        lambda _: state.scaler.step(state.optimizer), images=state.info.config.batch_size, what="the optimiser's step"
+    )
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
@@ -208,15 +229,13 @@ def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopS
 
 
 def _score(
-    state: LoopState, images: FittedImages, precision: Precision, parts: _Parts, *, batches: int | None = None
+    state: LoopState, images: FittedImages, precision: Precision, micro: MicroBatch, *, batches: int | None = None
 ) -> Scores:
     """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before an epoch is spent."""
     config = state.info.config
     first = None if batches is None else batches * config.batch_size
     prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
-    found = detect(
-        state.model, prepared, images.split, size=config.image_size, precision=precision, micro=parts.evaluate
-    )
+    found = detect(state.model, prepared, images.split, size=config.image_size, precision=precision, micro=micro)
     return coco_scores(images.split, found)
 
 
