@@ -1,0 +1,113 @@
+"""A pretended GPU: any detector that runs within it takes memory by its images, and runs out where told."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Set
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from vqc.first_batch import FirstBatch
+from vqc.memory import MicroBatch
+from vqc.memory_book import MARGIN
+
+FIXED_BYTES, IMAGE_BYTES = 1000, 100
+
+
+def out_of_memory() -> torch.OutOfMemoryError:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Card:
+    """A meter (see ``vqc.memory``) that is also what it measures; use it as a context.
+
+    Args:
+        images: that fit into a training step.
+        failures: point -> which of its occurrences run out although there is room; the points are ``probe``,
+            ``forward``, ``backward``, ``evaluation`` and ``optimiser``.
+
+    Attributes:
+        steps: the sizes of the training forward passes, in order.
+        gradients: at each optimiser step, as one vector.
+        failed: how often each point ran out; under ``one image`` those of them with one image.
+    """
+
+    def __init__(
+        self, *, images: float = math.inf, failures: Mapping[str, Set[int]] | None = None, name: str = "pretended"
+    ) -> None:
+        self._images, self._failures = images, failures or {}
+        self.card = name
+        self.steps: list[int] = []
+        self.gradients: list[torch.Tensor] = []
+        self.failed: Counter[str] = Counter()
+        self._seen: Counter[str] = Counter()
+        self._peak = 0
+        self._probing = False
+
+    def limit_bytes(self) -> int:
+        room = 10**9 if math.isinf(self._images) else FIXED_BYTES + IMAGE_BYTES * int(self._images)
+        return math.ceil(room / (1 - MARGIN))
+
+    def restart(self) -> None:
+        self._peak = 0
+
+    def peak_bytes(self) -> int:
+        return self._peak
+
+    def __enter__(self) -> Card:
+        size, card = FirstBatch.size, self
+
+        def probing(first: FirstBatch) -> MicroBatch:
+            card._probing = True
+            try:
+                return size(first)
+            finally:
+                card._probing = False
+
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.object(FirstBatch, "size", probing))
+            stack.callback(register_module_forward_pre_hook(self._before_forward).remove)
+            stack.callback(register_module_forward_hook(self._after_forward).remove)
+            stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
+            self._undo = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def _before_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if not hasattr(module, "transform"):  # a part of a detector
+            return
+        images = len(inputs[0])
+        if module.training:
+            self.steps.append(images)
+            self._peak = max(self._peak, FIXED_BYTES + IMAGE_BYTES * images)
+        self._meet("evaluation" if not module.training else "probe" if self._probing else "forward", images)
+        if module.training and images > self._images:
+            raise out_of_memory()
+
+    def _after_forward(self, module: nn.Module, inputs: tuple[Any, ...], terms: Any) -> None:
+        if hasattr(module, "transform") and module.training and not self._probing:
+            images = len(inputs[0])
+            next(iter(terms.values())).register_hook(lambda _: self._meet("backward", images))
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        self._meet("optimiser", 0)
+        gradients = [
+            p.grad.reshape(-1) for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+        self.gradients.append(torch.cat(gradients))
+
+    def _meet(self, point: str, images: int) -> None:
+        occurrence, self._seen[point] = self._seen[point], self._seen[point] + 1
+        if occurrence in self._failures.get(point, ()):
+            self.failed[point] += 1
+            self.failed["one image"] += images == 1
+            raise out_of_memory()
