@@ -11,12 +11,13 @@ import sys
 import pytest
 
 from tests.tables import add_trial, search_settings
-from tune.journal import Table
+from tune.journal import State, Table
 from tune.propose import propose
 from tune.settings import SearchSettings
 from tune.space import Params
 
 SETTINGS = search_settings(startup_trials=4)
+FAST: Params = {"learning_rate": 5e-3, "batch_size": 4, "image_size": 128}
 
 
 def quality(params: Params) -> float:
@@ -68,15 +69,25 @@ def test_what_cannot_fit_is_hardly_proposed_again() -> None:
     assert sum(params["batch_size"] == 16 for params in later) <= 0.15 * len(later)
 
 
-@pytest.mark.parametrize("state", ["failed", "proposed", "running"])
-def test_a_trial_without_an_outcome_says_nothing(state: str) -> None:
-    table, same = Table(), Table()
+def five_trials() -> Table:
+    table = Table()
     for number in range(5):
         params: Params = {"learning_rate": 2e-4 * (number + 1), "batch_size": 4, "image_size": 128}
-        for one in (table, same):
-            add_trial(one, SETTINGS, values=[quality(params)], params=params)
-    add_trial(
-        table, SETTINGS, values=[], state=state, params={"learning_rate": 5e-3, "batch_size": 4, "image_size": 128}
-    )
-    add_trial(same, SETTINGS, values=[], state=state, params={"learning_rate": 2e-4, "batch_size": 2, "image_size": 96})
+        add_trial(table, SETTINGS, values=[quality(params)], params=params)
+    return table
+
+
+def test_a_failed_trial_says_nothing() -> None:
+    table, same = five_trials(), five_trials()
+    add_trial(table, SETTINGS, values=[], state="failed", params={**FAST, "batch_size": 4})
+    add_trial(same, SETTINGS, values=[0.5], state="failed", params={**FAST, "batch_size": 2})
     assert propose(table, SETTINGS) == propose(same, SETTINGS)
+
+
+@pytest.mark.parametrize("state", ["proposed", "running"])
+def test_where_a_trial_is_under_way_no_other_is_sent(state: State) -> None:
+    table = five_trials()
+    first = propose(table, SETTINGS).params
+    add_trial(table, SETTINGS, values=[], state=state, params=first)
+    second = propose(table, SETTINGS).params
+    assert abs(math.log(float(second["learning_rate"]) / float(first["learning_rate"]))) > 0.05

@@ -63,6 +63,21 @@ class Process:
         variance = np.maximum(self.output_variance - (explained**2).sum(0), 1e-12)
         return self.value_mean + self.value_scale * mean, self.value_scale * np.sqrt(variance)
 
+    def draw(self, points: Array, count: int, rng: np.random.Generator) -> Array:
+        """Noiseless values [count, m] at points [m, d], drawn jointly."""
+        from scipy.linalg import solve_triangular
+
+        columns = _columns(points, self.choices) * self.column_scale
+        told = (columns**2).sum(1)[:, None] + (self.columns**2).sum(1) - 2 * columns @ self.columns.T
+        own = (columns**2).sum(1)[:, None] + (columns**2).sum(1) - 2 * columns @ columns.T
+        cross = self.output_variance * _matern(np.maximum(told, 0.0))[0]
+        explained = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
+        covariance = self.output_variance * _matern(np.maximum(own, 0.0))[0] - explained.T @ explained
+        values, vectors = np.linalg.eigh(covariance)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))  # rounding leaves tiny negative ones
+        drawn = cross @ self.weights + rng.standard_normal((count, len(points))) @ root.T
+        return np.asarray(self.value_mean + self.value_scale * drawn)
+
 
 def fit(points: Array, values: Array, *, choices: Sequence[int], noise_factor: Array | None = None) -> Process:
     """The process with the most probable lengths, output variance and noise, given values [n] at points [n, d].
@@ -136,8 +151,8 @@ def maximise(
     *,
     near: Array,
     rng: np.random.Generator,
-    candidates: int = 1024,
-    rounds: int = 6,
+    candidates: int = 256,
+    rounds: int = 8,
 ) -> Array:
     """The point [d] of the unit cube with the greatest score found.
 

@@ -1,11 +1,13 @@
 """Journal -> the next configuration. Pure but for its seed: equal tables and seeds give equal proposals.
 
-Trial 1 is the default, so a search can never end worse than it. Then a few points are spread evenly over the
-space (a scrambled Halton sequence), and from there a Gaussian process proposes (Optuna's ``GPSampler``): at thirty
-trials it needs a third of the trainings that a tree-structured Parzen estimator does.
+Trial 1 is the default, so a search can never end worse than it. Then comes the opening, what did well elsewhere or
+in an earlier search, or a few points spread evenly over the space (a scrambled Halton sequence); from there a Gaussian
+process proposes (``tune.sampler``): at thirty trials it needs a third of the trainings that a tree-structured Parzen
+estimator does.
 
-What the process is told: a trial's last value, whether it was completed or stopped; an infeasible trial as a
-broken constraint, at the worst value known; a failed one nothing, because its failure says nothing of the point.
+What the sampler is told: a completed trial its last value; one that was stopped or waits, its last value and what the
+completed ones gained from that epoch on; a running one only where it is; an infeasible one as a broken constraint; a
+failed one nothing, because its failure says nothing of the point.
 """
 
 from __future__ import annotations
@@ -18,17 +20,23 @@ from typing import TYPE_CHECKING
 from tune.journal import Table, Trial
 from tune.settings import SearchSettings
 from tune.space import Params, default_params, distributions, from_optuna, from_unit, to_optuna
+from tune.stop import rung_epochs
 from vqc.randomness import stream_seed
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-__all__ = ["Proposal", "propose", "warm_up"]
+__all__ = ["Proposal", "expected_values", "propose", "warm_up"]
+
+UNDER_WAY = ("proposed", "running", "interrupted")
+MOST_BEST = 120  # trials that the sampler is told: the best ones,
+MOST_RECENT = 60  # and the latest ones, so that a proposal costs the same after 3,000 trials
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """Searched values, and who thought of them: default, start-up or sampler."""
+    """Searched values, and who thought of them: default, portfolio, start-up or sampler."""
 
     params: Params
     origin: str
@@ -36,62 +44,95 @@ class Proposal:
 
 def propose(table: Table, settings: SearchSettings) -> Proposal:
     """The configuration to try next, given all that is known."""
-    number = len(table.trials) + 1
+    number = len(table.searched) + 1
     if number == 1:
         return Proposal(params=default_params(settings.space, settings.train), origin="default")
-    if number <= settings.startup_trials:
+    if number <= 1 + len(settings.opening):
+        return Proposal(params=dict(settings.opening[number - 2]), origin="portfolio")
+    known = [trial for trial in table.searched if trial.epochs]
+    spread_only = settings.policy in ("random", "i-epoch")
+    if spread_only or number <= settings.startup_trials or not known:
         return Proposal(params=_spread(settings, number - 2), origin="start-up")
-    return Proposal(params=_modelled(table, settings, number), origin="sampler")
+    seed = stream_seed(settings.seed, "propose", number)
+    return Proposal(params=_asked(_told(table, settings), settings, _sampler(settings, seed)), origin="sampler")
 
 
 def warm_up() -> None:
-    """Import what proposals need, seconds that can pass while something else is waited for.
-
-    Afterwards torch has one thread in this process: a Gaussian process of thirty points is too small to share.
-    """
-    for module in ("scipy.stats.qmc", "optuna._gp.gp"):
+    """Import what proposals need, half a second that can pass while something else is waited for."""
+    for module in ("scipy.stats.qmc", "scipy.optimize", "tune.sampler"):
         importlib.import_module(module)
-    import torch
 
-    torch.set_num_threads(1)
+
+def expected_values(trials: Sequence[Trial], settings: SearchSettings) -> dict[int, float]:
+    """Trial number -> the value expected after all epochs, for every trial with at least one.
+
+    A trial that did not get there is credited with the mean gain of those that did, from its epoch on, shrunk
+    towards none by one trial that gained nothing; a gain below 0 is none. A running one has no value before the first
+    rung: what it reached in an epoch or two says little.
+    """
+    first = min(rung_epochs(settings), default=settings.train.num_epochs)
+    finished = [trial.values(settings.metric) for trial in trials if trial.state == "completed"]
+    found = {}
+    for trial in trials:
+        if not trial.epochs or (trial.state in UNDER_WAY and trial.epochs < first):
+            continue
+        gains = [values[-1] - values[trial.epochs - 1] for values in finished if len(values) > trial.epochs]
+        gain = max(0.0, sum(gains) / (len(gains) + 1)) if trial.state != "completed" else 0.0
+        found[trial.number] = trial.values(settings.metric)[-1] + gain
+    return found
 
 
 def _spread(settings: SearchSettings, index: int) -> Params:
     from scipy.stats.qmc import Halton
 
     sequence = Halton(len(settings.space), rng=stream_seed(settings.seed, "start-up"))
-    return from_unit(settings.space, sequence.random(index + 1)[index].tolist())
+    sequence.fast_forward(index)
+    return from_unit(settings.space, sequence.random(1)[0].tolist())
 
 
-def _modelled(table: Table, settings: SearchSettings, number: int) -> Params:
+def _sampler(settings: SearchSettings, seed: int) -> BaseSampler:
+    if settings.policy == "stock":
+        from optuna.samplers import TPESampler
+
+        return TPESampler(seed=seed, multivariate=False)
+    from tune.sampler import GaussianSampler
+
+    return GaussianSampler(settings.space, seed=seed)
+
+
+def _asked(told: Sequence[FrozenTrial], settings: SearchSettings, sampler: BaseSampler) -> Params:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.GPSampler(seed=stream_seed(settings.seed, "propose", number), n_startup_trials=2)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(_told(list(table.trials.values()), settings))
+    study.add_trials(told)
     return from_optuna(settings.space, study.ask(distributions(settings.space)).params)
 
 
-def _told(trials: Sequence[Trial], settings: SearchSettings) -> list[FrozenTrial]:
+def _told(table: Table, settings: SearchSettings) -> list[FrozenTrial]:
     from optuna.trial import TrialState, create_trial
 
-    values = {trial.number: trial.values(settings.metric)[-1] for trial in trials if trial.epochs}
+    trials = [trial for trial in table.searched if trial.state != "failed"]
+    values = expected_values(trials, settings)
     worst = min(values.values(), default=0.0)
-    any_infeasible = any(trial.state == "infeasible" for trial in trials)
+    space = distributions(settings.space)
     told = []
-    for trial in trials:
+    for trial in _most_telling(trials, values):
         params = to_optuna(settings.space, trial.params)
-        infeasible = trial.state == "infeasible"
-        if params is None or trial.state == "failed" or not (infeasible or trial.epochs):
+        if params is None:
             continue
-        one = create_trial(
-            state=TrialState.COMPLETE,
-            params=params,
-            distributions=distributions(settings.space),
-            value=worst if infeasible else values[trial.number],
-        )
-        if any_infeasible:  # a constraint that nothing breaks would only be one more process to fit
-            one.set_constraint("fits", 1.0 if infeasible else -1.0)
+        infeasible = trial.state == "infeasible"
+        value = worst if infeasible else values.get(trial.number)
+        state = TrialState.RUNNING if value is None else TrialState.COMPLETE
+        one = create_trial(state=state, params=params, distributions=space, value=value)
+        if infeasible:
+            one.set_constraint("fits", 1.0)
         told.append(one)
     return told
+
+
+def _most_telling(trials: Sequence[Trial], values: dict[int, float]) -> list[Trial]:
+    """The best and the latest, in the order of proposal."""
+    best = sorted(trials, key=lambda trial: (-values.get(trial.number, float("-inf")), trial.number))[:MOST_BEST]
+    kept = {trial.number for trial in (*best, *trials[-MOST_RECENT:])}
+    return [trial for trial in trials if trial.number in kept]

@@ -1,4 +1,4 @@
-"""The searched space: the declared table -> the unit cube, Optuna's distributions, and the default's place in it.
+"""The searched space: the declared table -> the unit cube and back, Optuna's distributions, and the default's place.
 
 Ordered numeric choices (batch sizes, image sizes) are searched by rank, so that a model of the space knows that
 8 lies between 4 and 16; named choices are searched as categories.
@@ -14,9 +14,22 @@ from tune.settings import Dimension
 from vqc.config import TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Params", "Space", "default_params", "distributions", "from_optuna", "from_unit", "to_optuna"]
+__all__ = [
+    "Params",
+    "Space",
+    "default_params",
+    "distributions",
+    "from_optuna",
+    "from_unit",
+    "snapped",
+    "to_optuna",
+    "to_unit",
+    "unordered_choices",
+]
 
 Space: TypeAlias = Mapping[str, Dimension]
 Params: TypeAlias = dict[str, float | int | str]
@@ -31,6 +44,36 @@ def default_params(space: Space, config: TrainConfig) -> Params:
 def from_unit(space: Space, point: Sequence[float]) -> Params:
     """A point of the unit cube, one coordinate in [0, 1) per dimension in the table's order, as searched values."""
     return {name: _at(dimension, x) for (name, dimension), x in zip(space.items(), point, strict=True)}
+
+
+def to_unit(space: Space, params: Params) -> list[float]:
+    """The way back from ``from_unit``: a choice is the middle of its bin; a value outside its range is at its end."""
+    return [_coordinate(dimension, params[name]) for name, dimension in space.items()]
+
+
+def snapped(space: Space, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Points [m, d] of the unit cube moved to where they are when tried: ``to_unit`` after ``from_unit``."""
+    import numpy as np
+
+    moved = points.copy()
+    for x, dimension in zip(moved.T, space.values(), strict=True):  # x is a view: column by column, in place
+        low, high = dimension.low or 0.0, dimension.high or 0.0
+        if dimension.choices is not None:
+            count = len(dimension.choices)
+            x[:] = (np.minimum(np.floor(x * count), count - 1) + 0.5) / count
+        elif dimension.integer and dimension.log:
+            x[:] = np.log(np.rint(low * (high / low) ** x) / low) / math.log(high / low)
+        elif dimension.integer:
+            x[:] = (np.rint(low + x * (high - low)) - low) / (high - low)
+    return moved
+
+
+def unordered_choices(space: Space) -> tuple[int, ...]:
+    """Per dimension, the number of its choices if they have no order, else 0."""
+    return tuple(
+        len(dimension.choices) if dimension.choices is not None and not _ordered(dimension) else 0
+        for dimension in space.values()
+    )
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -87,6 +130,16 @@ def _at(dimension: Dimension, x: float) -> float | int | str:
     low, high = dimension.low or 0.0, dimension.high or 0.0
     value = math.exp(math.log(low) + x * math.log(high / low)) if dimension.log else low + x * (high - low)
     return round(value) if dimension.integer else min(max(value, low), high)
+
+
+def _coordinate(dimension: Dimension, value: float | int | str) -> float:
+    if dimension.choices is not None:
+        return (dimension.choices.index(value) + 0.5) / len(dimension.choices)
+    if isinstance(value, str):
+        raise TypeError(f"not a number: {value!r}")
+    low, high = dimension.low or 0.0, dimension.high or 0.0
+    value = min(max(value, low), high)
+    return math.log(value / low) / math.log(high / low) if dimension.log else (value - low) / (high - low)
 
 
 def _scalar(value: object) -> float | int | str:

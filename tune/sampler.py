@@ -1,0 +1,96 @@
+"""The sampler behind Optuna's ``study.ask``: greatest expected improvement under a process of ``tune.gaussian``.
+
+Optuna's own ``GPSampler`` needs torch, seconds to import and 0.2 s a proposal; this one takes a tenth of that. A trial
+told as running is taken to reach what the process expects of it, so that two workers are not sent to the same point
+(Ginsbourger et al., "Kriging is well-suited to parallelize optimization", the believer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.gaussian import Array, Process, fit, log_expected_improvement, log_probability_positive, maximise
+from tune.space import (
+    Space,
+    distributions,
+    from_optuna,
+    from_unit,
+    snapped,
+    to_optuna,
+    to_unit,
+    unordered_choices,
+)
+
+__all__ = ["GaussianSampler"]
+
+NEAR = 4  # best points told, around which the maximum is looked for first
+
+
+class GaussianSampler(BaseSampler):
+    """Proposes by what the study was told; equal studies and seeds give equal proposals.
+
+    Args:
+        space: the searched space; the study's parameters are its ``to_optuna``.
+        seed: of the candidates that are looked at.
+    """
+
+    def __init__(self, space: Space, *, seed: int) -> None:
+        self._space = space
+        self._choices = unordered_choices(space)
+        self._rng = np.random.default_rng(seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return distributions(self._space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        feasible = [other for other in others if all(value <= 0 for value in other.constraints.values())]
+        valued = [other for other in feasible if other.state == TrialState.COMPLETE]
+        pending = [other for other in others if other.state == TrialState.RUNNING]
+        points, values = self._points(valued), np.array([other.value for other in valued], dtype=np.float64)
+        process = fit(points, values, choices=self._choices)
+        if pending:
+            expected = self._points(pending)
+            points, values = np.vstack([points, expected]), np.append(values, process.predict(expected)[0])
+            process = fit(points, values, choices=self._choices)
+        fits = self._feasibility(others, feasible)
+        best = float(values.max())
+
+        def score(candidates: Array) -> Array:
+            improvement = log_expected_improvement(*process.predict(candidates), best)
+            return improvement if fits is None else improvement + log_probability_positive(*fits.predict(candidates))
+
+        near = points[np.argsort(-values, kind="stable")[:NEAR]]
+        point = maximise(score, partial(snapped, self._space), near=near, rng=self._rng)
+        found = to_optuna(self._space, from_unit(self._space, point.tolist()))
+        if found is None:
+            raise AssertionError(f"a point of the unit cube left the space: {point}")
+        return found
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise AssertionError(f"{param_name} is not of the searched space")
+
+    def _points(self, trials: Sequence[FrozenTrial]) -> Array:
+        rows = [to_unit(self._space, from_optuna(self._space, trial.params)) for trial in trials]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self._space))
+
+    def _feasibility(self, trials: Sequence[FrozenTrial], feasible: Sequence[FrozenTrial]) -> Process | None:
+        """A process that is +1 where it worked and -1 where it did not; None while everything worked."""
+        known = {trial.number for trial in feasible}
+        tried = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        if all(trial.number in known for trial in tried):
+            return None
+        labels = np.array([1.0 if trial.number in known else -1.0 for trial in tried])
+        return fit(self._points(tried), labels, choices=self._choices)
