@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from unittest import mock
 
 import pytest
@@ -10,21 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.cards import Card, out_of_memory
 from vqc.checkpoint import LoopState, ModelInfo
+from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.dataset import Batch
 from vqc.detector import build_detector
 from vqc.errors import InfeasibleError
 from vqc.gradient import add_gradient
-from vqc.memory import MicroBatch, Rollback, is_out_of_memory
+from vqc.memory import MicroBatch, Rollback, is_out_of_memory, reserve_optimizer_state
 from vqc.precision import Precision
+from vqc.train import Epoch, fit
 
 CPU = Precision(device=torch.device("cpu"), dtype=torch.float32)
 ADDITIVE = ["fcos_tiny", "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"]
-
-
-def out_of_memory() -> torch.OutOfMemoryError:
-    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def batch_of(images: int, *, side: int = 64) -> Batch:
@@ -64,6 +65,15 @@ def gradient_of(state: LoopState, batch: Batch, micro: MicroBatch) -> tuple[torc
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).norm() / other.norm())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> Iterator[None]:
+    """Each failure is followed by a collection, which need not walk through all that was imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -148,28 +158,11 @@ class FailingMemory:
         raise out_of_memory()
 
 
-SCHEDULES = given(
-    schedule=st.lists(st.sampled_from(["fits", "forward", "backward"]), max_size=8), images=st.integers(1, 5)
-)
-
-
 @settings(max_examples=20)
-@SCHEDULES
+@given(schedule=st.lists(st.sampled_from(["fits", "forward", "backward"]), max_size=8), images=st.integers(1, 5))
 def test_whatever_fails_the_batch_counts_once_and_whole(
     tiny_state: LoopState, schedule: list[str], images: int
 ) -> None:
-    counts_once_and_whole(tiny_state, schedule, images)
-
-
-@pytest.mark.slow
-@settings(max_examples=500)
-@SCHEDULES
-def test_five_hundred_schedules_of_failure(tiny_state: LoopState, schedule: list[str], images: int) -> None:
-    counts_once_and_whole(tiny_state, schedule, images)
-
-
-def counts_once_and_whole(tiny_state: LoopState, schedule: list[str], images: int) -> None:
-    """The batch's gradient and losses are those of a run without failures."""
     batch = batch_of(images)
     whole, terms = gradient_of(tiny_state, batch, MicroBatch(size=images))
     micro = MicroBatch(size=images)
@@ -178,6 +171,120 @@ def counts_once_and_whole(tiny_state: LoopState, schedule: list[str], images: in
     assert distance(survived, whole) < 1e-4
     assert survived_terms == pytest.approx(terms, rel=1e-4)
     assert 1 <= micro.size <= images
+
+
+# Whole runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """The gradient of each step, and the one epoch's figures."""
+
+    gradients: list[torch.Tensor]
+    epoch: Epoch
+
+
+def run_on(card: Card, data: Data) -> Run:
+    """One epoch of three steps, 4, 4 and 1 images; batch norm frozen, so that parts see what the whole sees."""
+    config = TrainConfig.model_validate(
+        {
+            "model": "fcos_tiny",
+            "weights": "none",
+            "image_size": 64,
+            "batch_size": 4,
+            "num_epochs": 1,
+            "learning_rate": 1e-6,
+            "gpu_optimization": {"mixed_precision": "float32"},
+        }
+    )
+    with card, mock.patch("vqc.train.build_detector", frozen_detector):
+        (epoch,) = fit(config, data, meter=card)
+    return Run(card.gradients, epoch)
+
+
+def frozen_detector(config: TrainConfig, *, num_classes: int) -> torch.nn.Module:
+    model = build_detector(config, num_classes=num_classes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
+    return model
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny: Data) -> Run:
+    return run_on(Card(), tiny)
+
+
+OCCURRENCES = st.sets(st.integers(0, 9), max_size=6)
+FAILURES = given(
+    failures=st.fixed_dictionaries(
+        {
+            "probe": OCCURRENCES,
+            "forward": OCCURRENCES,
+            "backward": OCCURRENCES,
+            "evaluation": OCCURRENCES,
+            # After so many the micro-batch is one image, and the step still has its last chance.
+            "optimiser": st.sets(st.integers(0, 9), max_size=3),
+        }
+    )
+)
+
+
+@settings(max_examples=5)
+@FAILURES
+def test_whatever_runs_out_no_run_is_lost(tiny: Data, undisturbed: Run, failures: dict[str, set[int]]) -> None:
+    is_not_lost(tiny, undisturbed, failures)
+
+
+@pytest.mark.slow
+@settings(max_examples=500)
+@FAILURES
+def test_five_hundred_schedules_of_failure(tiny: Data, undisturbed: Run, failures: dict[str, set[int]]) -> None:
+    is_not_lost(tiny, undisturbed, failures)
+
+
+def is_not_lost(data: Data, undisturbed: Run, failures: dict[str, set[int]]) -> None:
+    """Every step has the gradient that it would have had, unless one image alone ran out twice."""
+    card = Card(failures=failures)
+    try:
+        run = run_on(card, data)
+    except InfeasibleError:
+        run = None
+    if run is None:
+        assert card.failed["one image"] >= 2
+        return
+    assert run.epoch.report.step == 3
+    for ours, theirs in zip(run.gradients, undisturbed.gradients, strict=True):
+        assert distance(ours, theirs) < 1e-4
+    assert run.epoch.report.losses == pytest.approx(undisturbed.epoch.report.losses, rel=1e-4)
+    assert run.epoch.report.scores == undisturbed.epoch.report.scores
+
+
+def test_the_optimisers_memory_is_there_before_its_first_step() -> None:
+    """What its first step would have made, to the last digit; then a step allocates no state."""
+    reserved, lazy = (torch.nn.Linear(3, 2) for _ in range(2))
+    lazy.load_state_dict(reserved.state_dict())
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=0.1) for model in (reserved, lazy)]
+    reserve_optimizer_state(optimizers[0])
+    held = {id(tensor) for slots in optimizers[0].state.values() for tensor in slots.values()}
+    for model, optimizer in zip((reserved, lazy), optimizers, strict=True):
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+    assert {id(tensor) for slots in optimizers[0].state.values() for tensor in slots.values()} == held
+    for ours, theirs in zip(reserved.parameters(), lazy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert repr(optimizers[0].state_dict()) == repr(optimizers[1].state_dict())
+
+
+def test_reserving_leaves_a_resumed_state_alone() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    before = repr(optimizer.state_dict())
+    reserve_optimizer_state(optimizer)
+    assert repr(optimizer.state_dict()) == before
 
 
 def test_running_statistics_count_a_failed_attempt_as_not_made() -> None:
