@@ -99,7 +99,7 @@ class Card:
             next(iter(terms.values())).register_hook(lambda _: self._meet("backward", images))
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        self._meet("optimiser", 0)
+        self._meet("optimiser", self.steps[-1])
         gradients = [
             p.grad.reshape(-1) for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
