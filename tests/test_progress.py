@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.builders import START_MS, epoch_report, events, write_journal
 from tune import journal as j
 from tune import progress
-from tune.forecast import time_left_s
+from tune.progress import _left_s as time_left_s
 from tune.progress import Progress, plan, show, snapshot, summary
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig

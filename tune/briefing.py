@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tune import outcome
+from tune.forecast import EpochCost, Estimate
 from tune.journal import Table, Trial
 from tune.stop import rung_epochs
 from vqc.shell import as_typed
@@ -54,12 +55,20 @@ def leaderboard(trials: Sequence[Trial], metric: str) -> RenderableType:
     return grid
 
 
-def plan(settings: SearchSettings, data_summary: Mapping[str, Any], links: Mapping[str, str]) -> RenderableType:
-    """What is about to happen: trials, epochs, rungs, space, data, and where to watch.
+def plan(
+    settings: SearchSettings,
+    data_summary: Mapping[str, Any],
+    links: Mapping[str, str],
+    *,
+    costs: Sequence[EpochCost] = (),
+    expected: Estimate | None = None,
+) -> RenderableType:
+    """What is about to happen: trials, epochs, rungs, space, data, hours, and where to watch.
 
     Args:
         settings: of the search.
         data_summary: label -> value, as the data reports itself; nested values become "name number" lists.
+        costs, expected: from a rehearsal, if there was one.
         links: ``mlflow`` -> the command that opens its pages, ``dashboard`` -> Ray's address; others as they are.
     """
     epochs = settings.train.num_epochs
@@ -74,9 +83,21 @@ def plan(settings: SearchSettings, data_summary: Mapping[str, Any], links: Mappi
         ("detector", settings.train.model),
         ("space", "; ".join(f"{name} {_range(dimension)}" for name, dimension in settings.space.items())),
         *_data_rows(data_summary),
-        ("time", "measured by the first trial, and shown from its first epoch on"),
+        *_hour_rows(costs, expected),
     ]  # fmt: skip
     return _sheet("The plan", rows, _link_rows(links))
+
+
+def _hour_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:
+    if expected is None:
+        return [("time", "measured by the first trial, and shown from its first epoch on")]
+    told = [
+        f"{cost.image_size} px {'does not fit' if cost.epoch_s is None else outcome.duration(cost.epoch_s)}"
+        for cost in costs
+    ]
+    low, high = (outcome.duration(seconds) for seconds in expected.interval_s)
+    whole = f"about {outcome.duration(expected.mean_s)}; {low} to {high} in eight of ten such searches"
+    return [("an epoch", ", ".join(told)), ("time", whole)]
 
 
 def _range(dimension: Dimension) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tune import outcome
 from tune.briefing import console_of, leaderboard, lenient, plan, show, summary
-from tune.forecast import time_left_s
+from tune.forecast import time_left
 from tune.journal import Follower, State, Table, Trial, TrialEnded, now_ms
 from vqc.terminal import sparkline
 
@@ -79,9 +79,14 @@ def snapshot(table: Table, at_ms: int, extras: Mapping[str, str] | None = None) 
         gain=outcome.gain(table),
         counts=outcome.state_counts(table),
         elapsed_s=outcome.elapsed_s(table) + since_last_s,
-        left_s=time_left_s(table, at_ms),
+        left_s=_left_s(table, at_ms),
         extras=dict(extras or {}),
     )
+
+
+def _left_s(table: Table, at_ms: int) -> float | None:
+    left = time_left(table, at_ms)
+    return None if left is None else left.mean_s
 
 
 class Progress:
@@ -187,7 +192,7 @@ def trial_line(table: Table, trial: Trial, at_ms: int) -> str:
         parts.append(trial.reason)
     if best is not None:
         parts.append("the best so far" if best is trial else f"best {outcome.best_text(best, metric)}")
-    left_s = time_left_s(table, at_ms)
+    left_s = _left_s(table, at_ms)
     if left_s:
         parts.append(f"about {outcome.duration(left_s)} left")
     return ", ".join(parts)

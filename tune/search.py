@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 INTERRUPTED = 130
+MOST_TRIALS = 1000  # of a search that is bounded by hours alone
 DRAIN_TIMEOUT_S = 60.0
 
 
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         sitting = _prepared(arguments, argv)
+        if arguments.dry_run:
+            return _rehearse(sitting)
         with _only_one(sitting.folder):
             return _run(sitting, arguments)
     except UserError as error:
@@ -52,6 +55,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     from tune import briefing
     from tune.conductor import Conductor
     from tune.mirror import Mirror
+    from tune.portfolio import renew
     from tune.progress import Progress
     from tune.quiet import quiet_environment
     from tune.report import write_report
@@ -96,11 +100,50 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             mirror.finish([report, sitting.folder / "trials.csv"])
             state = mirror.stop(DRAIN_TIMEOUT_S)
             briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
+            if not crashed:
+                with suppress(OSError):
+                    renew(results)  # what was learnt here opens the next search
             if state.behind:
                 terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {sitting.folder.name}\n")
             engine.disconnect()  # last: whatever goes wrong in it, everything is written and said
             shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
     return INTERRUPTED if conductor.interrupted else 0
+
+
+def _rehearse(sitting: Sitting) -> int:
+    """Measure what an epoch takes, print the plan with its hours, and write nothing."""
+    import torch
+
+    from tune import briefing
+    from tune.forecast import whole_search
+    from tune.rehearsal import epoch_costs
+
+    resources = _resources(sitting.settings)
+    torch.set_num_threads(resources.threads)
+    for remark in sitting.remarks:
+        sys.stdout.write(f"{remark}\n")
+    costs = list(
+        epoch_costs(
+            sitting.settings,
+            sitting.data,
+            on_size=lambda size: sys.stderr.write(f"Measuring an epoch at {size} px.\n"),
+        )
+    )
+    if all(cost.epoch_s is None for cost in costs):
+        tried = ", ".join(f"{cost.image_size} px" for cost in costs)
+        raise SearchError(
+            f"no image size of the space fits into memory: tried {tried}",
+            command="python tune/search.py --dry-run --config FILE",
+        )
+    expected = whole_search(sitting.settings, costs)
+    plan = briefing.plan(sitting.settings, sitting.data.summary(), {}, costs=costs, expected=expected)
+    briefing.show(plan, sys.stdout)
+    return 0
+
+
+def _share(text: str) -> float | str:
+    """A share of a GPU, or 'auto'."""
+    return text if text == "auto" else float(text)
 
 
 def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitting:
@@ -124,19 +167,23 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitt
         config=arguments.config,
         flags=_settings_of(arguments),
         command=command,
+        warm_start=arguments.warm_start,
     )
 
 
 def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags that are settings, by their path in the settings; those not given are left out."""
     share = arguments.gpus_per_trial
+    packed = max(1, int(1 / share)) if isinstance(share, float) and share > 0 else None
     given = {
-        "trials": arguments.trials,
+        "trials": arguments.trials or (MOST_TRIALS if arguments.hours and arguments.trials is None else None),
         "hours": arguments.hours,
+        "policy": arguments.policy,
+        "confirm": arguments.confirm,
         "seed": arguments.seed,
         "gpus_per_trial": share,
         "vram_gb": arguments.vram_gb,
-        "concurrent": arguments.concurrent or (max(1, int(1 / share)) if share and share > 0 else None),
+        "concurrent": arguments.concurrent or packed,
         "train.model": arguments.model,
         "train.num_epochs": arguments.epochs,
     }
@@ -150,7 +197,8 @@ def _resources(settings: SearchSettings) -> Resources:
 
     cores = os.cpu_count() or 1
     threads = settings.threads_per_trial or max(1, (cores - 1) // settings.concurrent)
-    share = settings.gpus_per_trial if gpu_count() else 0.0
+    asked = settings.gpus_per_trial
+    share = (1.0 if asked == "auto" else asked) if gpu_count() else 0.0
     return Resources(cpus=max(1, cores // settings.concurrent), gpus=share, threads=threads, vram_gb=settings.vram_gb)
 
 
@@ -224,7 +272,10 @@ def _signals(conductor: Conductor) -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tune/search.py", description="Search for the best detector on the data.")
     parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (30)")
-    parser.add_argument("--hours", type=float, metavar="H", help="stop after so many hours of wall clock")
+    parser.add_argument("--hours", type=float, metavar="H", help="search for so long, however many trials that is")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop"
+    )
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)"
     )
@@ -236,7 +287,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="N", help="of all random choices (0)")
     parser.add_argument("--model", metavar="NAME", help="detector; 'vqc models' lists them")
     parser.add_argument("--epochs", type=int, metavar="N", help="of a full training")
-    parser.add_argument("--gpus-per-trial", type=float, metavar="SHARE", help="0.5 runs two trials on one GPU (1)")
+    parser.add_argument("--policy", metavar="NAME", help="race, or to compare with: random, i-epoch, stock (race)")
+    parser.add_argument("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
+    parser.add_argument("--confirm", type=int, metavar="N", help="best configurations to run again at the end (2)")
+    parser.add_argument("--gpus-per-trial", type=_share, metavar="SHARE", help="0.5 runs two on one GPU, or auto (1)")
     parser.add_argument("--vram-gb", type=float, metavar="GB", help="GPU memory for all trials together (what it has)")
     parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (1)")
     parser.add_argument("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")

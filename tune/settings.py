@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
@@ -84,8 +84,8 @@ class SearchSettings(Record):
     rungs: tuple[StrictFloat, ...] = Field(
         (1 / 6, 1 / 2), description="shares of num_epochs after which a trial may be stopped"
     )
-    gpus_per_trial: StrictFloat = Field(
-        1.0, gt=0, le=1, description="share of the GPU that a trial asks for; 0.5 packs two"
+    gpus_per_trial: Annotated[StrictFloat, Field(gt=0, le=1)] | Literal["auto"] = Field(
+        1.0, description="share of the GPU that a trial asks for; 0.5 packs two; auto: what it needs, where that pays"
     )
     vram_gb: StrictFloat | None = Field(
         None, gt=0, description="GPU memory for all trials together; none given: what the GPU has"

@@ -12,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 from tune.journal import Event, Journal, SearchResumed, SearchStarted, Table, now_ms, read_table
+from tune.opening import best_of, distinct
+from tune.portfolio import members_for
 from tune.results import check_name, find_search, journal_of
 from tune.settings import SearchSettings, load_settings
 from vqc.architectures import check_model
@@ -34,6 +36,8 @@ FLAG_OF = {
     "gpus_per_trial": "--gpus-per-trial",
     "concurrent": "--concurrent",
     "vram_gb": "--vram-gb",
+    "policy": "--policy",
+    "confirm": "--confirm",
     "train.num_epochs": "--epochs",
     "train.model": "--model",
 }
@@ -71,10 +75,13 @@ def begin(
     config: Path | None,
     flags: Mapping[str, Any],
     command: str,
+    warm_start: str | None = None,
 ) -> Sitting:
     """Prepare a new search.
 
     Args:
+        warm_start: name of an earlier search on the same data whose best configurations are tried first; without one
+            the portfolio's are, unless the settings bring an opening of their own.
         data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
@@ -100,6 +107,7 @@ def begin(
     data, findings = usable_data(chosen)
     train, weights = resolve_weights(settings.train)
     settings = settings.model_copy(update={"train": train})
+    settings, opens = _opened(settings, warm_start, results=results, data=data)
     opening = SearchStarted(
         at_ms=now_ms(),
         name=name,
@@ -109,7 +117,7 @@ def begin(
         versions=versions(PACKAGES),
         command=command,
     )
-    remarks += [said, f"Trials start from {weights}.", *warning_lines(findings)]
+    remarks += [said, f"Trials start from {weights}.", opens, *warning_lines(findings)]
     return Sitting(
         folder=folder,
         settings=settings,
@@ -140,6 +148,22 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
     remark = f"Going on with '{folder.name}': {done} of {settings.trials} trials are done."
     opening = SearchResumed(at_ms=now_ms(), command=command, trials=settings.trials)
     return Sitting(folder=folder, settings=settings, data=data, table=table, opening=opening, remarks=(remark,))
+
+
+def _opened(
+    settings: SearchSettings, warm_start: str | None, *, results: Path, data: Data
+) -> tuple[SearchSettings, str]:
+    """The settings with what is tried right after the default, and a sentence about it."""
+    if warm_start is not None:
+        earlier = read_table(journal_of(find_search(results, warm_start)))
+        points, said = best_of(earlier, settings, data), f"Opens with the best configurations of '{warm_start}'."
+    elif settings.opening or settings.policy != "race":
+        return settings, ""
+    else:
+        members, said = members_for(settings.train.model, results)
+        known = [member for member in members if settings.space.keys() <= member.keys()]
+        points = distinct(known, settings)
+    return settings.model_copy(update={"opening": points}), said
 
 
 def _with_flags(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
