@@ -63,7 +63,7 @@ def test_rungs_must_rise_between_0_and_1(rungs: list[float]) -> None:
         ({"trials": 0}, "trials: got 0, expected greater than or equal to 1"),
         ({"trials": True}, "trials: got True, expected a valid integer"),
         ({"hours": 0}, "hours: got 0, expected greater than 0"),
-        ({"gpus_per_trial": 2}, "gpus_per_trial: got 2, expected less than or equal to 1"),
+        ({"gpus_per_trial": 2}, "gpus_per_trial: got 2, expected 'auto' or a share above 0 and at most 1"),
         ({"metric": "map"}, "metric: got 'map', expected 'ap', 'ap50', 'ap75' or 'ar'"),
         ({"trails": 3}, "trails: unknown key; did you mean 'trials'?"),
         ({"train": {"batchsize": 3}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),

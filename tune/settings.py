@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import Field, PlainValidator, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
 from vqc.config import Record, TrainConfig, parse_record, read_json
 from vqc.errors import ConfigError, nearest
@@ -58,6 +58,19 @@ class Dimension(Record):
         return tuple(int(end) for end in ends) if self.integer else ends
 
 
+def _share(value: object) -> object:
+    if value == "auto" or (isinstance(value, float | int) and not isinstance(value, bool) and 0 < value <= 1):
+        return value
+    raise ValueError("expected 'auto' or a share above 0 and at most 1")
+
+
+# A validator of its own, so that a mistake is told once and not for each kind of value.
+Share: TypeAlias = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_share, json_schema_input_type=Literal["auto"] | Annotated[StrictFloat, Field(gt=0, le=1)]),
+]
+
+
 class SearchSettings(Record):
     """All that decides what a search does, but for the data."""
 
@@ -84,7 +97,7 @@ class SearchSettings(Record):
     rungs: tuple[StrictFloat, ...] = Field(
         (1 / 6, 1 / 2), description="shares of num_epochs after which a trial may be stopped"
     )
-    gpus_per_trial: Annotated[StrictFloat, Field(gt=0, le=1)] | Literal["auto"] = Field(
+    gpus_per_trial: Share = Field(
         1.0, description="share of the GPU that a trial asks for; 0.5 packs two; auto: what it needs, where that pays"
     )
     vram_gb: StrictFloat | None = Field(
