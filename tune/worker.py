@@ -9,22 +9,24 @@ from __future__ import annotations
 import contextlib
 import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 
-from vqc.checkpoint import read_info, read_report, save_model, save_state
+from tune.ahead import Ahead, Measured
+from vqc.checkpoint import Snapshot, read_info, read_report, snapshot_of
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError
 from vqc.memory import cap_vram, free_memory
-from vqc.train import fit
+from vqc.train import OnStep, fit
 
-__all__ = ["Assignment", "Reports", "Worker", "trained"]
+__all__ = ["Assignment", "Reports", "Worker", "trained", "trained_ahead"]
 
 KEPT_LIMIT_MB = 8.0  # GPU memory that may stay behind after a trial: cuBLAS and cuDNN workspaces grow a little
 
@@ -33,7 +35,8 @@ KEPT_LIMIT_MB = 8.0  # GPU memory that may stay behind after a trial: cuBLAS and
 class Assignment:
     """One trial for a worker.
 
-    ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints.
+    ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints;
+    ``judged_after``: the epochs after which the trial may be stopped or paused, None: after each.
     """
 
     config: TrainConfig
@@ -41,6 +44,7 @@ class Assignment:
     after_epoch: int
     folder: Path
     cache: Path
+    judged_after: frozenset[int] | None = None
 
 
 Reports: TypeAlias = Callable[[Assignment, Data], Iterator[EpochReport]]
@@ -97,19 +101,42 @@ class Worker:
 
 def trained(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
     """The reports of ``fit()``; before each is yielded, its checkpoints are on the disk."""
+    for report, write in _measured(assignment, data, None):
+        write()
+        yield report
+
+
+def trained_ahead(assignment: Assignment, data: Data) -> Ahead:
+    """The same reports, the next epoch in training while one is written and judged."""
+    judged = assignment.judged_after
+    return Ahead(
+        lambda on_step: _measured(assignment, data, on_step),
+        waits_after=lambda epoch: judged is None or epoch in judged,
+    )
+
+
+def _measured(assignment: Assignment, data: Data, on_step: OnStep | None) -> Generator[Measured, None, None]:
     last, best = assignment.folder / "last.safetensors", assignment.folder / "best.safetensors"
     resume_from, best_value = _resumable(assignment, last, best)
     if resume_from is not None:
         report = read_report(resume_from)
         if report.epoch > assignment.after_epoch:  # saved, but the journal never heard of it
-            yield report
-    for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache):
+            yield report, _nothing
+    for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache, on_step=on_step):
         value = getattr(epoch.report.scores, assignment.metric) or 0.0
-        if value > best_value:
-            best_value = value
-            save_model(best, epoch.state.model, epoch.state.info)
-        save_state(last, epoch.state, epoch.report)
-        yield epoch.report
+        better, best_value = value > best_value, max(value, best_value)
+        snapshot = snapshot_of(epoch.state, epoch.report)
+        yield epoch.report, partial(_write, snapshot, last=last, best=best if better else None)
+
+
+def _nothing() -> None:
+    """What is to be written of an epoch that was saved before."""
+
+
+def _write(snapshot: Snapshot, *, last: Path, best: Path | None) -> None:
+    if best is not None:
+        snapshot.write_model(best)
+    snapshot.write_state(last)
 
 
 def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | None, float]:

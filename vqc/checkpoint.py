@@ -25,12 +25,14 @@ from vqc.files import write_atomically
 __all__ = [
     "LoopState",
     "ModelInfo",
+    "Snapshot",
     "load_model",
     "load_state",
     "read_info",
     "read_report",
     "save_model",
     "save_state",
+    "snapshot_of",
 ]
 
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -58,8 +60,38 @@ class LoopState:
     scaler: torch.amp.GradScaler
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """A run as it was after an epoch, on the host, apart from the run that goes on; any thread may write it."""
+
+    report: EpochReport
+    tensors: Mapping[str, torch.Tensor]
+    header: Mapping[str, str]
+
+    def write_state(self, path: Path) -> None:
+        """Write all that a run needs to go on; whole on the disk when this returns."""
+        _write(path, self.tensors, self.header)
+
+    def write_model(self, path: Path) -> None:
+        """Write the weights alone, with what is needed to build the detector again."""
+        weights = {name: tensor for name, tensor in self.tensors.items() if name.startswith(MODEL)}
+        _write(path, weights, {"info": self.header["info"]})
+
+
+def snapshot_of(state: LoopState, report: EpochReport) -> Snapshot:
+    """A copy of the state of a run and its last epoch's report. Waits for the GPU."""
+    tensors, header = _described(state, report)
+    copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+    return Snapshot(report=report, tensors=copies, header=header)
+
+
 def save_state(path: Path, state: LoopState, report: EpochReport) -> None:
     """Write the state of a run and its last epoch's report; whole on the disk when this returns. Waits for the GPU."""
+    _write(path, *_described(state, report))
+
+
+def _described(state: LoopState, report: EpochReport) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a state, live, and its other parts as text."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in slots.items()}
@@ -69,7 +101,7 @@ def save_state(path: Path, state: LoopState, report: EpochReport) -> None:
         "scaler": json.dumps(state.scaler.state_dict()),
         "report": report.model_dump_json(),
     }
-    _write(path, tensors, header)
+    return tensors, header
 
 
 def load_state(path: Path, state: LoopState) -> None:
@@ -152,7 +184,7 @@ def _load_weights(path: Path, model: nn.Module, tensors: Mapping[str, torch.Tens
         raise ModelError(f"{path}: its weights do not fit '{info.config.model}': {first[0].strip():.200}") from None
 
 
-def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> None:
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}  # waits for the GPU

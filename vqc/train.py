@@ -46,7 +46,7 @@ from vqc.monitor import Monitor
 from vqc.precision import Precision, choose_precision
 from vqc.randomness import stream_seed
 
-__all__ = ["Epoch", "backend_settings", "fit", "learning_rate_at"]
+__all__ = ["Epoch", "OnStep", "backend_settings", "fit", "learning_rate_at"]
 
 SANITY_BATCHES = 2
 FINAL_RATE = 0.01  # of the peak, at the last step
