@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tune import outcome
+from tune.confirm import confirmed
 from tune.forecast import EpochCost, Estimate
 from tune.journal import Table, Trial
 from tune.stop import rung_epochs
@@ -134,6 +135,11 @@ def summary(table: Table, folder: Path) -> RenderableType:
     ranked = outcome.scored(table)
     metric, name = outcome.metric_name(table.metric), table.header.name
     rows = [("trials", ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "none")]
+    best, groups = outcome.best_trial(table), confirmed(table)
+    if groups:
+        won = groups[0]
+        runs = f"{min(won.values):.3f} to {max(won.values):.3f} in {len(won.values)} runs, mean {won.mean:.3f}"
+        rows.append(("run again", f"{metric} {runs} (trial {won.runs[0].number} and its repeats)"))
     gain, default = outcome.gain(table), outcome.default_trial(table)
     if gain is None:
         rows.append(("improvement", "cannot be stated: the default configuration or all others have no score"))
@@ -151,7 +157,7 @@ def summary(table: Table, folder: Path) -> RenderableType:
     on = [] if table.ended and table.ended.reason == "trials" else [("go on with", outcome.resume_command(name))]
     next_ = [("promote the best", outcome.export_command(name))] if ranked else []
     commands = [("report", str(folder / "report.html")), ("table", str(folder / "trials.csv")), *on, *next_]
-    head = f"Best: {metric} {outcome.best_text(ranked[0], table.metric)}" if ranked else "No trial has a score yet"
+    head = f"Best: {metric} {outcome.best_text(best, table.metric)}" if best else "No trial has a score yet"
     board = [leaderboard(ranked[:5], table.metric), Text("")] if ranked else []
     return Group(Text(""), *board, _sheet(head, rows, commands))
 

@@ -21,7 +21,7 @@ __all__ = ["CURVES_MAX", "curves", "influence", "timeline"]
 CURVES_MAX = 60  # beyond so many, single curves cannot be told apart and are drawn as one faint sheaf
 
 _STATE_ROLE: Mapping[State, str] = {"completed": "good", "stopped": "stopped", "infeasible": "odd", "failed": "bad",
-                                    "interrupted": "odd"}  # fmt: skip
+                                    "interrupted": "odd", "paused": "stopped"}  # fmt: skip
 _STATE_MARKER: Mapping[State, str] = {"completed": "o", "stopped": "v", "failed": "X", "infeasible": "X"}
 
 
@@ -96,18 +96,17 @@ def timeline(table: Table, *, width_px: int) -> str:
 
     trials = [trial for trial in table.trials.values() if trial.started_ms is not None]
     figure_, axes = canvas(width_px, min(640, 70 + 15 * len(trials)))
-    spans: dict[str, list[tuple[float, float]]] = {"train": [], "eval": [], "wait": []}
+    bars: dict[str, list[tuple[int, float, float]]] = {"wait": [], "train": [], "eval": []}  # trial, left, width
     for trial in trials:
-        begin = elapsed_s(table, trial.started_ms) / 60
-        end = elapsed_s(table, trial.ended_ms) / 60
-        train = sum(report.train_s for report in trial.reports) / 60
-        evaluation = sum(report.eval_s for report in trial.reports) / 60
-        spans["train"].append((begin, train))
-        spans["eval"].append((begin + train, evaluation))
-        spans["wait"].append((begin + train + evaluation, max(0.0, end - begin - train - evaluation)))
+        for since, until in trial.spans_ms:
+            left = elapsed_s(table, since) / 60
+            bars["wait"].append((trial.number, left, elapsed_s(table, until) / 60 - left))
+        for report, end in zip(trial.reports, _ends(table, trial), strict=True):
+            bars["train"].append((trial.number, end - (report.train_s + report.eval_s) / 60, report.train_s / 60))
+            bars["eval"].append((trial.number, end - report.eval_s / 60, report.eval_s / 60))
     rows = [trial.number for trial in trials]
-    for role, bars in spans.items():
-        boxes = [_box(left, row, width) for row, (left, width) in zip(rows, bars, strict=True)]
+    for role, some in bars.items():
+        boxes = [_box(left, row, width) for row, left, width in some]
         axes.add_collection(PolyCollection(boxes, facecolors=COLOUR[role], linewidths=0))
     axes.set_ylim(max(rows, default=1) + 0.6, min(rows, default=1) - 0.6)
     axes.set_xlim(0, max(elapsed_s(table) / 60, 1e-3))
@@ -116,6 +115,17 @@ def timeline(table: Table, *, width_px: int) -> str:
     axes.set_xlabel("minutes of the search")
     axes.set_ylabel("trial")
     return svg(figure_, name=f"timeline{width_px}", label="When each trial ran")
+
+
+def _ends(table: Table, trial: Trial) -> list[float]:
+    """When each epoch of a trial ended, in minutes of the search; laid end to end where nobody noted it."""
+    begin, ends = elapsed_s(table, trial.started_ms), []
+    for report in trial.reports:
+        begin += report.train_s + report.eval_s
+        if report.measured_ms is not None:
+            begin = elapsed_s(table, report.measured_ms)
+        ends.append(begin / 60)
+    return ends
 
 
 def _box(left: float, row: int, width: float) -> list[tuple[float, float]]:

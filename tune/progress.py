@@ -183,7 +183,7 @@ def trial_line(table: Table, trial: Trial, at_ms: int) -> str:
     """One plain line about a trial that has ended."""
     metric, best = table.metric, outcome.best_trial(table)
     value = outcome.score(trial, metric)
-    parts = [f"trial {trial.number} of {table.trials_asked}: {trial.state}"]
+    parts = [f"{_which(trial, table.trials_asked)}: {trial.state}"]
     if trial.epochs:
         parts[0] += f" after epoch {trial.epochs} of {trial.config.num_epochs}"
     if value is not None:
@@ -213,7 +213,13 @@ def _where(shot: Snapshot) -> str:
         return f"waiting for the first of {outcome.count_text(shot.trials_asked, 'trial')}"
     trial = shot.current
     epoch = min(trial.epochs + (trial.state == "running"), trial.config.num_epochs)
-    return f"trial {trial.number} of {shot.trials_asked}, epoch {epoch} of {trial.config.num_epochs}"
+    return f"{_which(trial, shot.trials_asked)}, epoch {epoch} of {trial.config.num_epochs}"
+
+
+def _which(trial: Trial, asked: int) -> str:
+    if trial.repeats is not None:
+        return f"trial {trial.number}, repeating trial {trial.repeats}"
+    return f"trial {trial.number} of {asked}"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tune import outcome
+from tune.confirm import confirmed, noise
 from tune.journal import Table, Trial, read_table
 from vqc.errors import UserError
 from vqc.files import write_atomically
@@ -93,6 +94,8 @@ def page(table: Table) -> str:
         begun=datetime.fromtimestamp(table.header.at_ms / 1000).strftime("%d %B %Y, %H:%M"),
         last=datetime.fromtimestamp(table.last_ms / 1000).strftime("%d %B %Y, %H:%M"),
         **_verdict(table),
+        confirmed=confirmed(table),
+        noise=noise(table),
         **_clock(table),
         **_plots(table),
     )
@@ -113,6 +116,7 @@ def _verdict(table: Table) -> dict[str, Any]:
         "gain": gain,
         "gain_percent": round(100 * gain / base) if gain is not None and base else None,
         "counts": outcome.state_counts(table),
+        "searched": len(table.searched),
         "trials_asked": table.trials_asked,
         "export_command": outcome.export_command(table.header.name),
     }
@@ -120,7 +124,7 @@ def _verdict(table: Table) -> dict[str, Any]:
 
 def _status(table: Table) -> dict[str, str]:
     """How the search stands: a class for its colour, a sentence, and the command to go on (or an empty string)."""
-    ended = sum(trial.ended_ms is not None and trial.state != "interrupted" for trial in table.trials.values())
+    ended = sum(trial.ended_ms is not None and trial.state != "interrupted" for trial in table.searched)
     done = f"{ended} of {outcome.count_text(table.trials_asked, 'trial')}"
     go_on = outcome.resume_command(table.header.name)
     if table.ended is None:
@@ -146,13 +150,15 @@ def _leaderboard(table: Table) -> list[dict[str, Any]]:
 
 
 def _row(trial: Trial, metric: str) -> dict[str, Any]:
-    scores = outcome.best_scores(trial, metric)
+    scores, value = outcome.best_scores(trial, metric), outcome.score(trial, metric)
+    work_s = sum(report.train_s + report.eval_s for report in trial.reports)
     return {
         "trial": trial,
-        "value": outcome.score(trial, metric),
+        "value": value,
         "epoch": None if scores is None else trial.best(metric)[1],
         "scores": scores,
-        "work_s": sum(report.train_s + report.eval_s for report in trial.reports) if trial.reports else None,
+        "work_s": work_s or None,
+        "value_per_hour": None if value is None or not work_s else value / (work_s / 3600),
     }
 
 
@@ -235,13 +241,14 @@ def trials_csv(table: Table) -> str:
     names = _param_names(table)
     out = io.StringIO()
     lines = csv.writer(out)
-    lines.writerow(["trial", "state", "origin", *names, "best_epoch", *METRICS, "epochs",
+    lines.writerow(["trial", "state", "origin", "repeats", *names, "best_epoch", *METRICS, "epochs",
                     "epochs_asked", "train_s", "eval_s", "reason"])  # fmt: skip
     for trial in table.trials.values():
         row = _row(trial, table.metric)
         scores = [None] * 4 if row["scores"] is None else [getattr(row["scores"], k) for k in METRICS]
         seconds = [round(sum(getattr(r, part) for r in trial.reports), 3) for part in ("train_s", "eval_s")]
-        cells = [trial.number, trial.state, trial.origin, *(trial.params.get(name) for name in names), row["epoch"],
+        values = [trial.params.get(name) for name in names]
+        cells = [trial.number, trial.state, trial.origin, trial.repeats, *values, row["epoch"],
                  *scores, trial.epochs, trial.config.num_epochs, *seconds, trial.reason]  # fmt: skip
         lines.writerow([_cell(value) for value in cells])
     return out.getvalue()

@@ -144,7 +144,7 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
             f"{data.root}: changed since the search '{folder.name}' began; the results would not be comparable",
             command=f"python tune/search.py --data {data.root}",
         )
-    done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.trials.values())
+    done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.searched)
     remark = f"Going on with '{folder.name}': {done} of {settings.trials} trials are done."
     opening = SearchResumed(at_ms=now_ms(), command=command, trials=settings.trials)
     return Sitting(folder=folder, settings=settings, data=data, table=table, opening=opening, remarks=(remark,))
