@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.images import annotation, edit_json, image, rgb, save_rotated, write_data
 from vqc.coco import Data, load_data, read_image
-from vqc.config import Augmentation, TrainConfig
+from vqc.config import Augmentation, TrainConfig, Workers
 from vqc.dataset import PAD_VALUE, Batch, FittedImages, evaluation_batches, fit_image, fit_scale, training_batches
 from vqc.errors import DataError
 
@@ -95,12 +94,19 @@ def test_extreme_shapes(shape: tuple[int, int]) -> None:
 # Cache
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 64)])
-def test_cached_and_decoded_are_the_same_bytes(tiny: Data, tmp_path: Path, size: tuple[int, int]) -> None:
-    cached, decoded = (FittedImages(tiny, "train", size=size, cache=cache) for cache in (tmp_path, None))
-    assert len(cached) == len(decoded) == 9
-    assert all(np.array_equal(cached[index], decoded[index]) for index in range(9))
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
+@settings(max_examples=20)
+@given(CELLS, CELLS, st.sampled_from(["train", "val", "test"]))
+def test_cached_and_decoded_are_the_same_bytes(
+    tiny: Data, tmp_path_factory: pytest.TempPathFactory, high: int, wide: int, split: str
+) -> None:
+    folder = tmp_path_factory.mktemp("cache")
+    written, mapped, decoded = (
+        FittedImages(tiny, split, size=(high, wide), cache=cache) for cache in (folder, folder, None)
+    )
+    assert len(list(folder.glob("*.npy"))) == 1
+    assert len(written) == len(mapped) == len(decoded) == len(tiny.split(split).images)
+    assert all(np.array_equal(written[i], decoded[i]) for i in range(len(decoded)))
+    assert all(np.array_equal(mapped[i], decoded[i]) for i in range(len(decoded)))
 
 
 def test_the_cache_needs_no_images_any_more(tmp_path: Path) -> None:
@@ -111,67 +117,37 @@ def test_the_cache_needs_no_images_any_more(tmp_path: Path) -> None:
     assert np.array_equal(FittedImages(data, "val", size=SIZE, cache=tmp_path / "cache")[0], before)
 
 
-def test_many_writers_of_one_file_at_once(tiny: Data, tmp_path: Path) -> None:
-    together = threading.Barrier(4)
-
-    def write(_: int) -> bytes:
-        together.wait()
-        return np.stack(list(FittedImages(tiny, "train", size=SIZE, cache=tmp_path))).tobytes()
-
-    with ThreadPoolExecutor(4) as pool:
-        assert len(set(pool.map(write, range(4)))) == 1
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_what_a_crash_left_is_not_in_the_way(tiny: Data, tmp_path: Path) -> None:
-    name = f"{tiny.fingerprint[:16]}-val-{SIZE[0]}x{SIZE[1]}"
-    (tmp_path / f"{name}.0badc0de.tmp").write_bytes(b"half")
-    cached, decoded = (FittedImages(tiny, "val", size=SIZE, cache=cache) for cache in (tmp_path, None))
-    assert np.array_equal(cached[3], decoded[3])
-
-
-@pytest.mark.parametrize("kept", [0, 10, 128, 5000])
-def test_a_cache_file_cut_short_is_written_anew(tiny: Data, tmp_path: Path, kept: int) -> None:
-    whole = FittedImages(tiny, "val", size=SIZE, cache=tmp_path)[3].copy()
-    (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    path.write_bytes(content[:kept])
-    assert np.array_equal(FittedImages(tiny, "val", size=SIZE, cache=tmp_path)[3], whole)
-    assert path.read_bytes() == content
-
-
-def test_a_cache_file_of_another_shape_is_written_anew(tiny: Data, tmp_path: Path) -> None:
-    FittedImages(tiny, "val", size=SIZE, cache=tmp_path)
-    (path,) = tmp_path.iterdir()
-    np.save(path, np.zeros((1, *SIZE, 3), np.uint8))
-    assert FittedImages(tiny, "val", size=SIZE, cache=tmp_path)[3].any()
-
-
-def test_a_cache_that_cannot_be_filled_leaves_nothing(tmp_path: Path) -> None:
+def test_a_broken_image_is_named_and_leaves_no_file(tmp_path: Path) -> None:
     data = load_data(write_data(tmp_path / "data"))
     data.val.images[2].path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
         FittedImages(data, "val", size=SIZE, cache=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache").glob("*.npy*")) == []
 
 
-def test_other_data_has_another_file(tiny: Data, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_had_changes_nothing(tiny: Data, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    without, decoded = (FittedImages(tiny, "val", size=SIZE, cache=cache) for cache in (tmp_path / "file", None))
+    assert np.array_equal(without[3], decoded[3])
+
+
+def test_other_data_another_split_and_another_size_have_files_of_their_own(tiny: Data, tmp_path: Path) -> None:
     other = load_data(write_data(tmp_path / "data", train=4, val=3, test=3))
-    for data in (tiny, other):
-        FittedImages(data, "val", size=SIZE, cache=tmp_path / "cache")
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    for data, split, size in ((tiny, "val", SIZE), (other, "val", SIZE), (tiny, "test", SIZE), (tiny, "val", (64, 64))):
+        FittedImages(data, split, size=size, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 4
 
 
 # Batches
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 3, "auto"])
 @pytest.mark.parametrize("cached", [False, True])
-def test_workers_and_cache_change_no_bit(tiny: Data, tmp_path: Path, workers: int, cached: bool) -> None:
+def test_workers_and_cache_change_no_bit(tiny: Data, tmp_path: Path, workers: Workers, cached: bool) -> None:
     plain = FittedImages(tiny, "train", size=SIZE, cache=None)
     images = FittedImages(tiny, "train", size=SIZE, cache=tmp_path if cached else None)
     assert bits(training_batches(images, config(num_workers=workers), epoch=2)) == bits(
-        training_batches(plain, config(), epoch=2)
+        training_batches(plain, config(num_workers=0), epoch=2)
     )
     assert bits(evaluation_batches(images, batch_size=2, threads=workers)) == bits(
         evaluation_batches(plain, batch_size=2, threads=0)
@@ -287,3 +263,44 @@ def test_batches_left_early_leave_no_thread(images: FittedImages) -> None:
     assert threading.active_count() > before
     batches.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
+
+
+def test_batches_do_not_share_what_they_hold(images: FittedImages) -> None:
+    """What is done to one batch must not reach the next epoch."""
+    before = bits(evaluation_batches(images, batch_size=4, threads=0))
+    for batch in evaluation_batches(images, batch_size=4, threads=0):
+        batch.images.zero_()
+        for target in batch.targets:
+            target["boxes"].zero_()
+            target["labels"].zero_()
+    assert bits(evaluation_batches(images, batch_size=4, threads=0)) == before
+
+
+# On a device
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_a_batch_on_a_device_is_the_same_batch(tiny: Data, batch_size: int, part_size: int) -> None:
+    fitted = FittedImages(tiny, "train", size=SIZE, cache=None)
+    whole = next(evaluation_batches(fitted, batch_size=batch_size, threads=0))
+    parts = whole.parts(part_size)
+    assert bits(part.to(torch.device("cpu")) for part in parts) == bits(iter(parts))
+
+
+def test_all_of_a_batch_goes_to_the_device(images: FittedImages) -> None:
+    """On torch's device without memory, since there may be no other."""
+    batch = next(evaluation_batches(images, batch_size=4, threads=0))
+    there = batch.to(torch.device("meta"))
+    tensors = [there.images, *(tensor for target in there.targets for tensor in target.values())]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert there.images.is_contiguous(memory_format=torch.channels_last)
+    assert [target["boxes"].shape for target in there.targets] == [target["boxes"].shape for target in batch.targets]
+    assert there.indices == batch.indices
+
+
+@pytest.mark.gpu
+def test_batches_for_a_gpu_lie_where_it_fetches_them(images: FittedImages) -> None:
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    batch = next(evaluation_batches(images, batch_size=4, threads=1))
+    assert batch.images.is_pinned()
+    assert bits(iter([batch.to(torch.device("cuda")).to(torch.device("cpu"))])) == bits(iter([batch]))

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -26,9 +27,19 @@ from pydantic import (
 
 from vqc.errors import ConfigError, nearest
 
-__all__ = ["Augmentation", "GpuOptimization", "Record", "TrainConfig", "load_record", "parse_record", "read_json"]
+__all__ = [
+    "Augmentation",
+    "GpuOptimization",
+    "Record",
+    "TrainConfig",
+    "Workers",
+    "load_record",
+    "parse_record",
+    "read_json",
+]
 
 ACCUMULATION = "gradient_accumulation_steps"
+MOST_WORKERS = 64
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
 
 
@@ -93,6 +104,21 @@ ImageSize = Annotated[
 ]
 
 
+def _workers(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_WORKERS):
+        return value
+    raise ValueError(f"expected 'auto' or a whole number from 0 to {MOST_WORKERS}")
+
+
+# A validator of its own, so that a mistake is told once and not for each kind of value.
+Workers = Annotated[
+    int | Literal["auto"],
+    PlainValidator(
+        _workers, json_schema_input_type=Literal["auto"] | Annotated[StrictInt, Field(ge=0, le=MOST_WORKERS)]
+    ),
+]
+
+
 def _with_second_spelling(schema: dict[str, Any]) -> None:
     named = {"type": "integer", "minimum": 1, "description": "the guide's second spelling of gpu_optimization's"}
     schema["properties"][ACCUMULATION] = named
@@ -129,8 +155,10 @@ class TrainConfig(Record):
     clip_norm: StrictFloat = Field(10.0, gt=0, description="largest 2-norm of the whole gradient of a step")
     augmentation: Augmentation = Field(default_factory=Augmentation, description="what is done to training images")
     gpu_optimization: GpuOptimization = Field(default_factory=GpuOptimization, description="the guide's optimisations")
-    num_workers: StrictInt = Field(
-        0, ge=0, le=64, description="processes that prepare batches; 0: a thread of the trainer"
+    num_workers: Workers = Field(
+        "auto",
+        description="threads at most that prepare batches, as many of them as it takes; auto: one less than there are "
+        "cores; 0: the trainer does it itself",
     )
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
 

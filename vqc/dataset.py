@@ -1,36 +1,33 @@
-"""Records -> batches: images fitted into one fixed size, cached, augmented, collated by a few threads.
+"""Records -> batches: images fitted into one fixed size, cached, augmented and collated ahead of the trainer.
 
-Decoded and fitted images are kept in a memory-mapped file per split and size, shared by all trials, workers
-and searches on the same data. Every batch is a function of (seed, epoch, its images) alone, so neither the
-number of threads nor a resumption changes what the training sees.
+Called by ``vqc.train`` and by all that evaluates. Every batch is a function of (seed, epoch, its images) alone:
+neither the cache nor the number of threads nor a resumption changes what the training sees.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
-from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqc.augment import Augmenter
+from vqc.augment import augment
+from vqc.cache import cached_pixels
 from vqc.coco import Data, ImageRecord, read_image
-from vqc.config import TrainConfig
+from vqc.config import TrainConfig, Workers
+from vqc.prefetch import prefetched
 from vqc.randomness import stream_seed
 
 __all__ = ["Batch", "FittedImages", "Target", "evaluation_batches", "fit_image", "fit_scale", "training_batches"]
 
 PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
-CACHE_LIMIT_BYTES = 20 * 2**30
 Target = dict[str, torch.Tensor]
+WriteImage = Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +53,14 @@ class Batch:
             )
             for at in ends
         ]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device: three transfers, however many images; a GPU fetches them while the CPU goes on."""
+        counts = [len(one["labels"]) for one in self.targets]
+        boxes, labels = (_sent(torch.cat([one[name] for one in self.targets]), device) for name in ("boxes", "labels"))
+        pairs = zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
+        targets = [{"boxes": box, "labels": label} for box, label in pairs]
+        return Batch(images=_sent(self.images, device), targets=targets, indices=self.indices)
 
 
 def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
@@ -84,19 +89,28 @@ def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
 
 
 class FittedImages:
-    """The images of a split at one size: ``self[i]`` is uint8 [H, W, 3].
+    """The images of a split at one size, and what is to be found on them.
 
-    With a cache folder they are decoded once, ever; without one, or where they would take more than
-    ``CACHE_LIMIT_BYTES``, at each access. Both give the same bytes.
+    ``self[i]`` is uint8 [H, W, 3], not to be altered; ``boxes[i]`` float32 [n, 4] xyxy in pixels of the fitted image
+    and ``labels[i]`` int64 [n] in 1..C, without the crowd regions. With a cache folder the images are decoded once,
+    ever; without one, or where it has no room for them, at each access. Both give the same bytes.
     """
 
     def __init__(self, data: Data, split: str, *, size: tuple[int, int], cache: Path | None) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # whole images are spread over threads already
         self.split = data.split(split)
         self.size = size
+        # A crowd region is ignored in scoring and says nothing of one object.
+        self.boxes = [r.boxes[~r.crowd] * np.float32(fit_scale(r.width, r.height, size)) for r in self.split.images]
+        self.labels = [r.labels[~r.crowd] for r in self.split.images]
         self._pixels: NDArray[np.uint8] | None = None
-        if cache is not None and len(self) * size[0] * size[1] * 3 <= CACHE_LIMIT_BYTES:
-            path = cache / f"{data.fingerprint[:16]}-{split}-{size[0]}x{size[1]}.npy"
-            self._pixels = self._mapped(path)
+        if cache is not None:
+            # Another release of a decoder may give other pixels.
+            group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
+            shape = (len(self), *size, 3)
+            self._pixels = cached_pixels(cache, split, group=group, shape=shape, produce=self._all_fitted)
 
     def __len__(self) -> int:
         return len(self.split.images)
@@ -109,55 +123,25 @@ class FittedImages:
     def _fitted(self, record: ImageRecord) -> NDArray[np.uint8]:
         return fit_image(read_image(record), self.size)
 
-    def _mapped(self, path: Path) -> NDArray[np.uint8]:
-        try:
-            pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-            if pixels.shape == self._shape and pixels.dtype == np.uint8:
-                return pixels
-        except (FileNotFoundError, ValueError, EOFError):
-            pass  # not there, or cut short by a power failure
-        self._write(path)
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
-
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return (len(self), *self.size, 3)
-
-    def _write(self, path: Path) -> None:
-        """Fill a file of its own, then give it the shared name: two writers cannot meet, a crash leaves no half."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.stem}.{uuid4().hex[:8]}.tmp")
-        try:
-            self._fill(draft)
-            draft.replace(path)
-        except PermissionError:
-            if not path.exists():  # on Windows the name is taken while another process has it mapped: use theirs
-                raise
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _fill(self, draft: Path) -> None:
-        pixels = np.lib.format.open_memmap(draft, mode="w+", dtype=np.uint8, shape=self._shape)
-        try:
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                for index, image in enumerate(pool.map(self._fitted, self.split.images)):
-                    pixels[index] = image
-            pixels.flush()
-        finally:
-            del pixels  # Windows neither renames nor removes a file that is mapped
+    def _all_fitted(self) -> Iterator[NDArray[np.uint8]]:
+        return prefetched(self._fitted, self.split.images, workers="auto")
 
 
 def evaluation_batches(
-    images: FittedImages, *, batch_size: int, threads: int, first: int | None = None
+    images: FittedImages, *, batch_size: int, threads: Workers, first: int | None = None
 ) -> Iterator[Batch]:
-    """The split in its order, not augmented; only the ``first`` images if given."""
-    order = range(len(images))[:first]
-    parts = [tuple(order[at : at + batch_size]) for at in range(0, len(order), batch_size)]
+    """The split in its order, not augmented; only the ``first`` images if given.
 
-    def prepare(indices: tuple[int, ...]) -> Batch:
-        return _collate([images[i] for i in indices], [_target(images, i) for i in indices], indices)
+    Args:
+        threads: that prepare batches ahead, at most; see ``prefetched``.
+    """
 
-    return _ahead(prepare, parts, threads)
+    def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
+        np.copyto(out, images[index])
+        return images.boxes[index]
+
+    parts = _parts(range(len(images))[:first], batch_size)
+    return prefetched(partial(_collate, images, write), parts, workers=threads)
 
 
 def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:
@@ -166,59 +150,33 @@ def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -
     Args:
         epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.
     """
+
+    def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seed = stream_seed(config.seed, "augment", epoch, index)
+        return augment(images[index], images.boxes[index], settings=config.augmentation, seed=seed, out=out)
+
     order = np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)).permutation(len(images))
-    size = config.batch_size
-    parts = [tuple(int(i) for i in order[at : at + size]) for at in range(0, len(order), size)]
-    own = threading.local()
-
-    def prepare(indices: tuple[int, ...]) -> Batch:
-        if not hasattr(own, "augmenter"):
-            own.augmenter = Augmenter(config.augmentation)
-        pixels, targets = [], []
-        for i in indices:
-            target = _target(images, i)
-            seed = stream_seed(config.seed, "augment", epoch, i)
-            image, boxes, labels = own.augmenter(
-                images[i], target["boxes"].numpy(), target["labels"].numpy(), seed=seed
-            )
-            pixels.append(image)
-            targets.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)})
-        return _collate(pixels, targets, indices)
-
-    return _ahead(prepare, parts, config.num_workers)
+    parts = _parts(order.tolist(), config.batch_size)
+    return prefetched(partial(_collate, images, write), parts, workers=config.num_workers)
 
 
-def _target(images: FittedImages, index: int) -> Target:
-    record = images.split.images[index]
-    keep = ~record.crowd  # a crowd region is ignored in scoring and says nothing of one object
-    boxes = record.boxes[keep] * np.float32(fit_scale(record.width, record.height, images.size))
-    return {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(record.labels[keep])}
+def _parts(order: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(order[at : at + size]) for at in range(0, len(order), size)]
 
 
-def _collate(pixels: Sequence[NDArray[np.uint8]], targets: list[Target], indices: tuple[int, ...]) -> Batch:
-    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # NCHW in name, NHWC in memory: channels-last
-    return Batch(images=images, targets=targets, indices=indices)
+def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) -> Batch:
+    """The batch of these images; ``write`` puts each one straight into its place and gives its boxes."""
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU leaves the GPU alone
+    pixels = torch.empty((len(indices), *images.size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+    targets = [
+        {"boxes": torch.tensor(write(index, out)), "labels": torch.tensor(images.labels[index])}
+        for index, out in zip(indices, pixels.numpy(), strict=True)
+    ]
+    channels_last = pixels.permute(0, 3, 1, 2)  # NCHW in name, NHWC in memory
+    return Batch(images=channels_last, targets=targets, indices=indices)
 
 
-T = TypeVar("T")
-P = TypeVar("P")
-
-
-def _ahead(prepare: Callable[[P], T], parts: Sequence[P], threads: int) -> Iterator[T]:
-    """``prepare`` of each part in order, up to ``threads + 1`` parts ahead of the consumer; 0: when asked for."""
-    if threads == 0:
-        yield from map(prepare, parts)
-        return
-    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="batches") as pool:
-        waiting: deque[Future[T]] = deque()
-        rest = iter(parts)
-        try:
-            for part in rest:
-                waiting.append(pool.submit(prepare, part))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # as it is where it was made in pinned memory
