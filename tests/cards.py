@@ -36,7 +36,7 @@ class Card:
     Attributes:
         steps: the sizes of the training forward passes, in order.
         gradients: at each optimiser step, as one vector.
-        failed: how often each point ran out; under ``one image`` those of them with one image.
+        failed: how often each point ran out; under ``one image`` those that could not be made smaller.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Card:
             next(iter(terms.values())).register_hook(lambda _: self._meet("backward", images))
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        self._meet("optimiser", self.steps[-1])
+        self._meet("optimiser", 1)  # it is not computed in parts, so nothing smaller can be tried
         gradients = [
             p.grad.reshape(-1) for group in optimizer.param_groups for p in group["params"] if p.grad is not None
         ]
