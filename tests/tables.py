@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from tests.builders import epoch_report
 from tune.journal import State, Table, Trial
+from tune.propose import Proposal
 from tune.settings import SearchSettings, with_params
 from tune.space import Params
+from vqc.epoch import EpochReport, Scores
 
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -44,3 +46,22 @@ def add_trial(
     )
     table.trials[number] = trial
     return trial
+
+
+def propose_trial(table: Table, settings: SearchSettings, proposal: Proposal) -> Trial:
+    """Put a proposed trial without an epoch into the table, of the search's own training configuration.
+
+    For recorded curves, whose searched values are no fields of a ``TrainConfig``.
+    """
+    number = len(table.trials) + 1
+    trial = Trial(
+        number=number, params=proposal.params, config=settings.train, origin=proposal.origin, proposed_ms=number
+    )
+    table.trials[number] = trial
+    return trial
+
+
+def measure(trial: Trial, value: float) -> None:
+    """One more epoch of the trial, with this AP50 and nothing else; not validated, because curves are long."""
+    scores = Scores.model_construct(ap50=value)
+    trial.reports.append(EpochReport.model_construct(epoch=trial.epochs + 1, scores=scores))

@@ -13,7 +13,7 @@ failed one nothing, because its failure says nothing of the point.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
-__all__ = ["Proposal", "expected_values", "propose", "warm_up"]
+__all__ = ["Proposal", "expected_values", "propose", "propose_by_tpe", "warm_up"]
 
 UNDER_WAY = ("proposed", "running", "interrupted")
 MOST_BEST = 120  # trials that the sampler is told: the best ones,
@@ -53,8 +53,25 @@ def propose(table: Table, settings: SearchSettings) -> Proposal:
     spread_only = settings.policy in ("random", "i-epoch")
     if spread_only or number <= settings.startup_trials or not known:
         return Proposal(params=_spread(settings, number - 2), origin="start-up")
-    seed = stream_seed(settings.seed, "propose", number)
-    return Proposal(params=_asked(_told(table, settings), settings, _sampler(settings, seed)), origin="sampler")
+    if settings.policy == "stock":
+        return propose_by_tpe(table, settings, multivariate=False)
+    from tune.sampler import GaussianSampler
+
+    trials = [trial for trial in table.searched if trial.state != "failed"]
+    sampler = GaussianSampler(settings.space, seed=stream_seed(settings.seed, "propose", number))
+    return _asked(trials, expected_values(trials, settings), settings, sampler)
+
+
+def propose_by_tpe(table: Table, settings: SearchSettings, *, multivariate: bool) -> Proposal:
+    """What Ray's ``OptunaSearch`` would propose: Optuna's TPE, told last values; the default first."""
+    if not table.trials:
+        return Proposal(params=default_params(settings.space, settings.train), origin="default")
+    from optuna.samplers import TPESampler
+
+    trials = [trial for trial in table.searched if trial.state not in ("failed", "infeasible")]
+    values = {trial.number: trial.values(settings.metric)[-1] for trial in trials if trial.epochs}
+    seed = stream_seed(settings.seed, "propose", len(table.searched) + 1)
+    return _asked(trials, values, settings, TPESampler(seed=seed, multivariate=multivariate))
 
 
 def warm_up() -> None:
@@ -90,30 +107,21 @@ def _spread(settings: SearchSettings, index: int) -> Params:
     return from_unit(settings.space, sequence.random(1)[0].tolist())
 
 
-def _sampler(settings: SearchSettings, seed: int) -> BaseSampler:
-    if settings.policy == "stock":
-        from optuna.samplers import TPESampler
-
-        return TPESampler(seed=seed, multivariate=False)
-    from tune.sampler import GaussianSampler
-
-    return GaussianSampler(settings.space, seed=seed)
-
-
-def _asked(told: Sequence[FrozenTrial], settings: SearchSettings, sampler: BaseSampler) -> Params:
+def _asked(
+    trials: Sequence[Trial], values: Mapping[int, float], settings: SearchSettings, sampler: BaseSampler
+) -> Proposal:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(told)
-    return from_optuna(settings.space, study.ask(distributions(settings.space)).params)
+    study.add_trials(_told(trials, values, settings))
+    params = from_optuna(settings.space, study.ask(distributions(settings.space)).params)
+    return Proposal(params=params, origin="sampler")
 
 
-def _told(table: Table, settings: SearchSettings) -> list[FrozenTrial]:
+def _told(trials: Sequence[Trial], values: Mapping[int, float], settings: SearchSettings) -> list[FrozenTrial]:
     from optuna.trial import TrialState, create_trial
 
-    trials = [trial for trial in table.searched if trial.state != "failed"]
-    values = expected_values(trials, settings)
     worst = min(values.values(), default=0.0)
     space = distributions(settings.space)
     told = []
@@ -131,7 +139,7 @@ def _told(table: Table, settings: SearchSettings) -> list[FrozenTrial]:
     return told
 
 
-def _most_telling(trials: Sequence[Trial], values: dict[int, float]) -> list[Trial]:
+def _most_telling(trials: Sequence[Trial], values: Mapping[int, float]) -> list[Trial]:
     """The best and the latest, in the order of proposal."""
     best = sorted(trials, key=lambda trial: (-values.get(trial.number, float("-inf")), trial.number))[:MOST_BEST]
     kept = {trial.number for trial in (*best, *trials[-MOST_RECENT:])}

@@ -1,9 +1,8 @@
-"""Journal -> does a trial go on? Asynchronous successive halving (ASHA) with a strict rule; pure.
+"""Journal -> does a trial go on, wait, or stop? Asynchronous successive halving (ASHA) with promotion; pure.
 
-At each rung (a share of the epochs) a trial goes on only if it is at least as good as the best trial was there.
-Plain ASHA keeps the best third of all that passed, old and weak trials among them, and so rarely stops a good
-sampler's proposals (Li et al., "A System for Massively Parallel Hyperparameter Tuning", section 3.2, for the
-original; the departure is measured in tests/benchmarks).
+A trial waits at each rung (a share of the epochs). Whenever a rung has seen three more trials, the best of those that
+wait there goes on: the best of three trials trains six times as long as the others (Li et al., "A System for
+Massively Parallel Hyperparameter Tuning", section 3.2). Only the best few that wait are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ from typing import Literal
 from tune.journal import Table, Trial
 from tune.settings import SearchSettings
 
-__all__ = ["Verdict", "hopeless", "rung_epochs", "to_resume", "verdict"]
+__all__ = ["Verdict", "asha", "hopeless", "rung_epochs", "to_resume", "verdict"]
+
+FACTOR = 3  # of the trials that reach a rung, one in so many goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,40 +27,81 @@ class Verdict:
     reason: str = ""
 
 
+GO_ON = Verdict(action="go on")
+
+
 def rung_epochs(settings: SearchSettings) -> list[int]:
-    """The epochs after which a trial may be stopped; rising, each below ``num_epochs``."""
+    """The epochs after which a trial may wait; rising, each below ``num_epochs``."""
     epochs = settings.train.num_epochs
     return sorted({max(1, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
 
 
 def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
-    """Whether the trial goes on after its latest epoch.
-
-    The first to reach a rung passes it; equal values pass; a value that is not a number counts as 0. Trial 1, the
-    default, is never stopped: its full length is what every other result is compared with.
-    """
-    epoch = trial.epochs
-    if epoch not in rung_epochs(settings) or trial.number == 1:
-        return Verdict(action="go on")
-    value = trial.values(settings.metric)[epoch - 1]
-    others = [
-        other.values(settings.metric)[epoch - 1]
-        for other in table.trials.values()
-        if other.number != trial.number and other.epochs >= epoch and other.state not in ("failed", "infeasible")
-    ]
-    best = max(others, default=0.0)
-    if value >= best:
-        return Verdict(action="go on")
-    return Verdict(
-        action="stop", reason=f"{settings.metric} {value:.3f} at epoch {epoch}, the best had {best:.3f} there"
-    )
+    """What the trial does after its latest epoch."""
+    rungs = rung_epochs(settings)
+    if settings.policy == "random":
+        return GO_ON
+    if settings.policy == "stock":
+        return asha(table, trial, settings, grace=3, factor=3)
+    if trial.epochs not in rungs:
+        return GO_ON
+    value = _value(trial, trial.epochs, settings)
+    if value is None:
+        return Verdict(action="stop", reason=f"no {settings.metric} at epoch {trial.epochs}")
+    return Verdict(action="pause", reason=f"{settings.metric} {value:.3f} at epoch {trial.epochs}")
 
 
 def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
     """The paused trial that has earned its next epochs, if any."""
+    if settings.policy == "i-epoch":
+        return _best_at_the_end(table, settings)
+    if settings.policy == "race":
+        for rung in reversed(rung_epochs(settings)):
+            there = [trial for trial in table.searched if trial.epochs >= rung]
+            waiting = [trial for trial in there if trial.epochs == rung and trial.state == "paused"]
+            passed = sum(trial.epochs > rung or trial.state == "running" for trial in there)
+            if waiting and len(there) // FACTOR > passed:
+                return max(waiting, key=lambda trial: (trial.values(settings.metric)[-1], -trial.number))
     return None
 
 
 def hopeless(table: Table, settings: SearchSettings) -> list[Trial]:
     """Paused trials that will not be resumed."""
     return []
+
+
+def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
+    """Once all trials were tried briefly, the best that waits, until ``keep_leaders`` were trained in full."""
+    paused = [trial for trial in table.searched if trial.state == "paused"]
+    begun = sum(trial.epochs > min(rung_epochs(settings)) for trial in table.searched)
+    if len(table.searched) < settings.trials or begun >= settings.keep_leaders:
+        return None
+    return max(paused, key=lambda trial: (trial.values(settings.metric)[-1], -trial.number), default=None)
+
+
+def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, factor: int) -> Verdict:
+    """Ray's ``AsyncHyperBandScheduler`` with one bracket: a trial below the cutoff of those before it stops.
+
+    The rungs are ``grace * factor**k`` epochs; the cutoff is the upper ``1 / factor`` quantile.
+    """
+    import numpy as np
+
+    epoch, most = trial.epochs, settings.train.num_epochs
+    rungs = [grace * factor**k for k in range(int(math.log(most / grace) / math.log(factor) + 1))]
+    others = [
+        _value(other, epoch, settings) for other in table.searched if other is not trial and other.epochs >= epoch
+    ]
+    known = [value for value in others if value is not None]
+    if epoch not in rungs or not known:
+        return GO_ON
+    cutoff = float(np.percentile(known, (1 - 1 / factor) * 100))
+    value = _value(trial, epoch, settings)
+    if value is not None and value >= cutoff:
+        return GO_ON
+    return Verdict(action="stop", reason=f"{settings.metric} {value or 0:.3f} at epoch {epoch}, below {cutoff:.3f}")
+
+
+def _value(trial: Trial, epoch: int, settings: SearchSettings) -> float | None:
+    """The metric at an epoch; None where there is none or it is not a number."""
+    value: float | None = getattr(trial.reports[epoch - 1].scores, settings.metric)
+    return None if value is None or math.isnan(value) else value

@@ -1,0 +1,322 @@
+"""Does the search policy earn its GPU time? It and its rivals on recorded learning curves, side by side.
+
+    python tests/benchmarks/policy.py --data ../shared/lcbench --tasks 3945 126025 --seeds 5
+
+Drives ``tune.propose`` and ``tune.stop`` exactly as the engine does, over the LCBench surrogate: 52 epochs, 7 searched
+values, no GPU. Normalised regret: 0 is the best configuration there is, 1 the median of random ones; it is that of the
+configuration that would be exported now. Budgets are counted in full trainings of 52 epochs. Exit status 0 only if all
+checks hold. Without ``--tasks``: those for tuning; the others are for judging a finished version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from tests.tables import measure, propose_trial
+from tune.journal import State, Table, Trial
+from tune.propose import Proposal, propose, propose_by_tpe
+from tune.settings import Dimension, SearchSettings
+from tune.space import Params, from_unit
+from tune.stop import Verdict, asha, hopeless, to_resume, verdict
+from vqc.config import Record, TrainConfig
+
+TUNING = ("7593", "126026", "167104", "167161", "167184", "167200", "168330", "168868", "189354", "189866", "189906")
+EPOCHS = 52
+SHOWN = (1, 2, 4, 8, 16, 30)  # full trainings
+MOST = SHOWN[-1]
+MARKS = 4  # the regret is noted so often per full training
+LAUNCHED = 30
+AIM = dict(zip(SHOWN, (0.50, 0.42, 0.33, 0.20, 0.12, 0.06), strict=True))
+AIM_OPENED = dict(zip(SHOWN, (0.14, 0.12, 0.05, 0.01, 0.00, -0.01), strict=True))
+OURS, OPENED = "ours", "ours, portfolio first"
+TPE, STOCK, BEST_STOCK = "Optuna TPE, full length", "stock, defaults", "stock at its best: grace 3, factor 3"
+STATES: dict[str, State] = {"go on": "running", "stop": "stopped", "pause": "paused"}
+
+
+class CurveConfig(Record):
+    """LCBench's defaults, where a ``TrainConfig`` would be."""
+
+    num_epochs: int = EPOCHS
+    batch_size: int = 91
+    learning_rate: float = 3.1622777e-3
+    max_dropout: float = 0.5
+    max_units: int = 256
+    momentum: float = 0.545
+    num_layers: int = 3
+    weight_decay: float = 5.0005e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """One row: how it proposes, and when a trial stops."""
+
+    label: str
+    propose: Callable[[Table, SearchSettings], Proposal] = propose
+    verdict: Callable[[Table, Trial, SearchSettings], Verdict] = verdict
+    policy: Literal["race", "random", "i-epoch", "stock"] = "race"
+    opened: bool = False
+
+
+def _in_full(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
+    return Verdict(action="go on")
+
+
+RIVALS = (
+    Rival(label="random, full length", policy="random"),
+    Rival(label="random + ASHA, grace 3, factor 3", policy="random", verdict=partial(asha, grace=3, factor=3)),
+    Rival(label="i-Epoch", policy="i-epoch"),
+    Rival(label=TPE, propose=partial(propose_by_tpe, multivariate=True), verdict=_in_full, policy="stock"),
+    Rival(
+        label=STOCK,
+        propose=partial(propose_by_tpe, multivariate=True),
+        verdict=partial(asha, grace=1, factor=4),
+        policy="stock",
+    ),
+    Rival(label=BEST_STOCK, policy="stock"),
+    Rival(label=OURS),
+    Rival(label=OPENED, opened=True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """One search to simulate; ``noise`` is a standard deviation in points of accuracy."""
+
+    rival: Rival
+    task: str
+    seed: int
+    data: Path
+    noise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The regret at every mark of the budget; cost in full trainings and regret of a search of thirty trials."""
+
+    regrets: tuple[float, ...]
+    launched_cost: float
+    launched_regret: float
+
+
+@cache
+def curves_module(data: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("lcbench_curves", data / "curves.py")
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(data / "curves.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def space(data: Path) -> dict[str, Dimension]:
+    return {
+        name: Dimension(low=float(low), high=float(high), log=bool(log), integer=bool(integer))
+        for name, low, high, log, integer in curves_module(data).SPACE
+    }
+
+
+@cache
+def scale(data: Path, task: str) -> tuple[float, float]:
+    """Best and median accuracy of a task's configurations, per cent."""
+    found = json.loads((data / "stats.json").read_text(encoding="utf-8"))[task]
+    return found["best"], found["median"]
+
+
+def accuracies(data: Path, task: str, points: Sequence[Params], *, first_epoch: int = 1) -> Any:
+    """[n, epochs] validation accuracy in per cent."""
+    module = curves_module(data)
+    raw = np.array([[params[name] for name in module.NAMES] for params in points], dtype=float)
+    return module.curves(task, raw, first_epoch, EPOCHS)[:, :, 1].astype(float)
+
+
+@cache
+def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
+    """Eight of 2,000 random configurations, each the best complement to those before it on the tuning tasks.
+
+    A tuning task that is itself being judged has no say.
+    """
+    tasks = [task for task in TUNING if task != judged]
+    draws = np.random.default_rng(0).random((2000, len(space(data))))
+    points = [from_unit(space(data), point) for point in draws.tolist()]
+    regrets = np.stack([regret(data, task, accuracies(data, task, points, first_epoch=EPOCHS)[:, 0]) for task in tasks])
+    chosen: list[int] = []
+    covered = np.full(len(tasks), np.inf)
+    for _ in range(8):
+        chosen.append(int(np.argmin(np.minimum(covered[:, None], regrets).mean(0))))
+        covered = np.minimum(covered, regrets[:, chosen[-1]])
+    return tuple(points[index] for index in chosen)
+
+
+def regret(data: Path, task: str, accuracy: Any) -> Any:
+    best, median = scale(data, task)
+    return (best - accuracy) / (best - median)
+
+
+def simulate(search: Search, *, trials: int) -> tuple[list[float], float, float]:
+    """One search: the regret at every mark, the cost in full trainings, and the last regret."""
+    data, task, rival = search.data, search.task, search.rival
+    settings = SearchSettings.model_construct(
+        train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50", trials=trials, seed=search.seed,
+        policy=rival.policy, opening=portfolio(data, task) if rival.opened else (),
+    )  # fmt: skip
+    chance = np.random.default_rng([search.seed, int(task)])
+    table, noisy, final = Table(), dict[int, Any](), dict[int, float]()
+    spent, leader, marks = 0, (-np.inf, np.inf), list[float]()
+    while len(marks) < MOST * MARKS:
+        trial = to_resume(table, settings)
+        if trial is None:
+            if len(table.trials) >= trials:
+                break
+            trial = propose_trial(table, settings, rival.propose(table, settings))
+            curve = accuracies(data, task, [trial.params])[0]
+            final[trial.number] = float(regret(data, task, curve[-1]))
+            noisy[trial.number] = curve + search.noise * chance.standard_normal(EPOCHS)
+        trial.state = "running"
+        while trial.state == "running":
+            value = noisy[trial.number][trial.epochs]
+            measure(trial, value / 100)
+            leader = max(leader, (value, final[trial.number]), key=lambda pair: pair[0])
+            spent += 1
+            if spent % (EPOCHS // MARKS) == 0:
+                marks.append(leader[1])
+            trial.state = (
+                "completed" if trial.epochs == EPOCHS else STATES[rival.verdict(table, trial, settings).action]
+            )
+        for given_up in hopeless(table, settings):
+            given_up.state = "stopped"
+    return marks[: MOST * MARKS], spent / EPOCHS, leader[1]
+
+
+def outcome(search: Search) -> Outcome:
+    """The search with trials without end, until the budget is spent; and the one of thirty trials."""
+    marks, _, _ = simulate(search, trials=100_000)
+    _, cost, last = simulate(search, trials=LAUNCHED)
+    return Outcome(regrets=tuple(marks), launched_cost=cost, launched_regret=last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A rival over all tasks and seeds: regrets [searches, marks], and what thirty launched trials cost and gave."""
+
+    regrets: Any
+    cost: Any
+    launched: Any
+
+    def at(self, budget: int) -> float:
+        """Mean regret after so many full trainings."""
+        return float(self.regrets[:, budget * MARKS - 1].mean())
+
+    def reaches(self, level: float) -> float | None:
+        """Full trainings until the mean regret is at most ``level``; None if it never is."""
+        reached = np.flatnonzero(self.regrets.mean(0) <= level)
+        return float(reached[0] + 1) / MARKS if len(reached) else None
+
+
+def measured(searches: Sequence[Search], *, processes: int) -> dict[str, Row]:
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        outcomes = list(pool.map(outcome, searches))
+    rows = {}
+    for label in dict.fromkeys(search.rival.label for search in searches):
+        of_it = [one for one, search in zip(outcomes, searches, strict=True) if search.rival.label == label]
+        rows[label] = Row(
+            regrets=np.array([one.regrets for one in of_it]),
+            cost=np.array([one.launched_cost for one in of_it]),
+            launched=np.array([one.launched_regret for one in of_it]),
+        )
+    return rows
+
+
+def show(rows: dict[str, Row]) -> None:
+    """The table: mean and, behind it, standard error."""
+    level = rows[BEST_STOCK].at(MOST)
+    print(f"{'normalised regret after full trainings':42}", *(f"{budget:>12}" for budget in SHOWN), end="")
+    print(f"{'30 trials: cost, regret':>28}{'reaches ' + format(level, '.3f') + ' with':>22}")
+    for label, row in rows.items():
+        means = [_spread(row.regrets[:, budget * MARKS - 1]) for budget in SHOWN]
+        reached = row.reaches(level)
+        less = "never" if reached is None else f"{reached:g} ({MOST / reached:.1f} x less)"
+        print(f"{label:42}", *(f"{mean:>12}" for mean in means), end="")
+        print(f"{row.cost.mean():>14.1f}, {_spread(row.launched)}{less:>22}")
+    for label, aims in ((OURS, AIM), (OPENED, AIM_OPENED)):
+        print(f"{'  aim of ' + label:42}", *(f"{aims[budget]:>5.2f}       " for budget in SHOWN))
+
+
+def checks(rows: dict[str, Row], *, noise: float) -> list[tuple[str, float, float]]:
+    """What must hold: a sentence, the figure, and the most that it may be."""
+    ours, best, stock, tpe = (rows[label] for label in (OURS, BEST_STOCK, STOCK, TPE))
+    if noise:
+        return [
+            (f"at {budget} no worse than {label}", ours.at(budget), rows[label].at(budget))
+            for label in (STOCK, BEST_STOCK)
+            for budget in SHOWN
+        ]
+    return [
+        ("at 3 no worse than stock on defaults at 30", ours.at(3), stock.at(30)),
+        ("at 15 no worse than stock at its best at 30", ours.at(15), best.at(30)),
+        ("at 16 at most 0.75 times TPE at full length at 30", ours.at(16), 0.75 * tpe.at(30)),
+        ("at 30 at most 0.4 times TPE at full length at 30", ours.at(30), 0.4 * tpe.at(30)),
+        ("30 trials launched cost at most 13 full trainings", float(ours.cost.mean()), 13.0),
+        (
+            "30 trials launched: at most 0.75 times stock at its best",
+            float(ours.launched.mean()),
+            0.75 * float(best.launched.mean()),
+        ),
+    ]
+
+
+def _spread(values: Any) -> str:
+    return (
+        f"{values.mean():.3f} ±{values.std(ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/lcbench"), help="folder of the surrogate")
+    parser.add_argument("--tasks", nargs="+", default=TUNING)
+    parser.add_argument("--seeds", type=int, default=3, help="searches per task and policy")
+    parser.add_argument("--noise", type=float, default=0.0, help="added to each value: standard deviation, points")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="policies whose name begins so; no checks")
+    asked = parser.parse_args()
+    rivals = [one for one in RIVALS if asked.only is None or one.label.startswith(tuple(asked.only))]
+    searches = [
+        Search(rival=rival, task=task, seed=seed, data=asked.data, noise=asked.noise)
+        for rival in rivals
+        for task in asked.tasks
+        for seed in range(asked.seeds)
+    ]
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")  # of the processes to come: small ones share the cores better without
+    started_s = time.monotonic()
+    rows = measured(searches, processes=asked.processes)
+    print(f"{len(asked.tasks)} tasks, {asked.seeds} seeds each, noise {asked.noise:g} points; ", end="")
+    print(f"{time.monotonic() - started_s:.0f} s in {asked.processes} processes\n")
+    show(rows)
+    if asked.only is not None:
+        return 0
+    found = checks(rows, noise=asked.noise)
+    print()
+    for sentence, figure, most in found:
+        print(f"{'ok' if figure <= most else 'FAILED':7} {sentence}: {figure:.3f}, at most {most:.3f}")
+    return 0 if all(figure <= most for _, figure, most in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
