@@ -89,7 +89,7 @@ def begin(
     Raises:
         UserError: with everything that is wrong; nothing has been written but the sample.
     """
-    from vqc.detector import resolve_weights
+    from vqc.weights import resolve_weights
 
     check_name(name)
     folder = results / name

@@ -81,7 +81,7 @@ def _begun(args: argparse.Namespace) -> _Sitting:
 
     from vqc.coco import usable_data
     from vqc.config import TrainConfig, load_record, parse_record
-    from vqc.detector import resolve_weights
+    from vqc.weights import resolve_weights
     from vqc.findings import warning_lines
     from vqc.precision import choose_precision
     from vqc.results import check_name, new_name
