@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -45,3 +46,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Data:
     from vqc.coco import load_data
 
     return load_data(write_data(tmp_path_factory.mktemp("data") / "tiny", train=9, val=4, test=3))
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights on the disk, and a proxy that nobody listens at."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it would remember the proxy

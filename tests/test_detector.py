@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from vqc.architectures import ARCHITECTURES, check_model
 from vqc.checkpoint import ModelInfo, load_model, save_model
 from vqc.config import TrainConfig
-from vqc.detector import build_detector, resolve_weights
+from vqc.detector import build_detector
 from vqc.errors import ModelError
 
 LIGHT = {"fcos_tiny", "ssdlite320_mobilenet_v3_large"}
@@ -168,45 +167,3 @@ def test_an_unknown_name(name: str, hint: str) -> None:
 def test_weights_must_be_decided_before_anything_is_built() -> None:
     with pytest.raises(ModelError, match="'auto' must be resolved"):
         build_detector(config(weights="auto"), num_classes=1)
-
-
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights on the disk, and a proxy that nobody listens at."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("no_proxy", "")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it would remember the proxy
-
-
-def test_offline_auto_starts_from_random_weights_and_says_why(offline: None) -> None:
-    decided, told = resolve_weights(config("fasterrcnn_resnet50_fpn", weights="auto"))
-    assert decided == config("fasterrcnn_resnet50_fpn", weights="none")
-    assert told.startswith("random initial weights: ResNet50_Weights.IMAGENET1K_V1 is neither in ")
-    assert "\n" not in told
-
-
-def test_offline_weights_that_are_asked_for_are_an_error(offline: None) -> None:
-    with pytest.raises(
-        ModelError, match="neither in .* nor on the network .*; expected them there, or 'weights': 'none'"
-    ):
-        resolve_weights(config("fasterrcnn_resnet50_fpn", weights="backbone"))
-
-
-def test_weights_on_the_disk_need_no_network(offline: None, tmp_path: Path) -> None:
-    folder = tmp_path / "torch" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    (folder / "resnet50-0676ba61.pth").touch()
-    decided, told = resolve_weights(config("fasterrcnn_resnet50_fpn", weights="auto"))
-    assert (decided.weights, told) == ("backbone", "backbone weights ResNet50_Weights.IMAGENET1K_V1")
-
-
-@pytest.mark.parametrize("weights", ["auto", "none"])
-def test_a_detector_without_backbone_weights(weights: str) -> None:
-    assert resolve_weights(config(weights=weights)) == (config(), "random initial weights")
-
-
-def test_backbone_weights_that_do_not_exist() -> None:
-    with pytest.raises(ModelError, match="there are no backbone weights for 'fcos_tiny', expected 'none' or 'auto'"):
-        resolve_weights(config(weights="backbone"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,6 @@ from vqc.weights import resolve_weights
 
 def config(name: str = "fcos_tiny", **values: object) -> TrainConfig:
     return TrainConfig.model_validate({"model": name, "weights": "none", "image_size": (64, 96), **values})
-
-
-@pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights on the disk, and a proxy that nobody listens at."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("no_proxy", "")
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it would remember the proxy
 
 
 def test_offline_auto_starts_from_random_weights_and_says_why(offline: None) -> None:
