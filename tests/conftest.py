@@ -16,6 +16,8 @@ from hypothesis import settings
 from tests.images import write_data
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vqc.coco import Data
 
 os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages name commands as typed without uv, however tests are run
