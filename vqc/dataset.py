@@ -138,7 +138,7 @@ def evaluation_batches(
 
     def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
         np.copyto(out, images[index])
-        return images.boxes[index]
+        return images.boxes[index].copy()
 
     parts = _parts(range(len(images))[:first], batch_size)
     return prefetched(partial(_collate, images, write), parts, workers=threads)
@@ -169,7 +169,7 @@ def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) 
     on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU leaves the GPU alone
     pixels = torch.empty((len(indices), *images.size, 3), dtype=torch.uint8, pin_memory=on_gpu)
     targets = [
-        {"boxes": torch.tensor(write(index, out)), "labels": torch.tensor(images.labels[index])}
+        {"boxes": torch.from_numpy(write(index, out)), "labels": torch.from_numpy(images.labels[index].copy())}
         for index, out in zip(indices, pixels.numpy(), strict=True)
     ]
     channels_last = pixels.permute(0, 3, 1, 2)  # NCHW in name, NHWC in memory

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from vqc.checkpoint import LoopState
-from vqc.dataset import Batch, Target
+from vqc.dataset import Batch
 from vqc.detector import loss_count
 from vqc.errors import NonFiniteLossError
 from vqc.memory import MicroBatch, Rollback
@@ -84,8 +84,9 @@ def _taken(model: nn.Module) -> Gradients:
 def _in_parts(state: LoopState, parts: Sequence[Batch], *, share: float, precision: Precision) -> dict[str, Tensor]:
     sums, reference = _Sums(terms={}, count=0.0), 1.0
     for part in parts:
+        there = part.to(precision.device)
         with precision.autocast():
-            terms = state.model(part.images.to(precision.device, non_blocking=True), _moved(part.targets, precision))
+            terms = state.model(there.images, there.targets)
             total = torch.stack(list(terms.values())).sum()
         # The CPU waits for the GPU here, once a part: a loss that is not finite must not reach the weights.
         if not math.isfinite(total.item()):
@@ -111,7 +112,3 @@ def _in_parts(state: LoopState, parts: Sequence[Batch], *, share: float, precisi
         if parameter.grad is not None:
             parameter.grad.mul_(reference / whole)
     return {name: term / whole for name, term in sums.terms.items()}
-
-
-def _moved(targets: Sequence[Target], precision: Precision) -> list[Target]:
-    return [{name: tensor.to(precision.device, non_blocking=True) for name, tensor in one.items()} for one in targets]
