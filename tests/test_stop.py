@@ -1,104 +1,190 @@
-"""The stopping rule: strict at the rungs, lenient while there is nothing to compare with."""
+"""The race: trials wait at the rungs, the best of three goes on, and nothing depends on the order of equals."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tables import add_trial, search_settings
-from tune.journal import State, Table
-from tune.stop import rung_epochs, verdict
+from tune.journal import State, Table, Trial
+from tune.stop import FACTOR, asha, hopeless, rung_epochs, to_resume, verdict
 
 SETTINGS = search_settings(epochs=12)
-RUNG = rung_epochs(SETTINGS)[0]
+RUNG, HIGHER = rung_epochs(SETTINGS)
 VALUES = st.floats(0, 1, allow_nan=False)
 
 
-def table_with(*others: float, state: State = "completed") -> Table:
-    """A default that reached nothing, and trials with these values at the first rung."""
+def waiting(*values: float, epochs: int = RUNG) -> Table:
+    """Trials that wait at a rung, with these values there."""
     table = Table()
-    add_trial(table, SETTINGS, values=[0.0] * 12)
-    for value in others:
-        add_trial(table, SETTINGS, values=[value] * RUNG, state=state)
+    for value in values:
+        add_trial(table, SETTINGS, values=[value] * epochs, state="paused")
     return table
 
 
-def goes_on(table: Table, value: float) -> bool:
+def judged(table: Table, value: float) -> str:
+    """The verdict on one more trial that has just reached the first rung."""
     trial = add_trial(table, SETTINGS, values=[value] * RUNG, state="running")
-    answer = verdict(table, trial, SETTINGS).action == "go on"
+    action = verdict(table, trial, SETTINGS).action
     del table.trials[trial.number]
-    return answer
+    return action
 
 
-@pytest.mark.parametrize(
-    ("epochs", "rungs"), [(12, [2, 6]), (52, [9, 26]), (50, [9, 25]), (3, [1, 2]), (2, [1]), (1, [])]
-)
-def test_rungs_are_epochs_before_the_last(epochs: int, rungs: list[int]) -> None:
-    assert rung_epochs(search_settings(epochs=epochs)) == rungs
+def without_score(trial: Trial) -> None:
+    scores = trial.reports[-1].scores.model_copy(update={"ap50": None})
+    trial.reports[-1] = trial.reports[-1].model_copy(update={"scores": scores})
 
 
-@given(st.lists(VALUES, max_size=6), VALUES, VALUES)
+@pytest.mark.parametrize("epochs", [2, 3, 5, 12, 50, 52, 300])
+def test_rungs_are_rising_epochs_before_the_last(epochs: int) -> None:
+    rungs = rung_epochs(search_settings(epochs=epochs))
+    assert rungs
+    assert rungs == sorted(set(rungs))
+    assert 1 <= rungs[0] <= rungs[-1] < epochs
+
+
+def test_one_epoch_has_no_rung() -> None:
+    assert rung_epochs(search_settings(epochs=1)) == []
+
+
+@given(st.lists(VALUES, max_size=7), VALUES, VALUES)
 def test_what_goes_on_would_also_go_on_with_more(others: list[float], value: float, more: float) -> None:
-    table = table_with(*others)
     low, high = sorted((value, more))
-    assert goes_on(table, high) or not goes_on(table, low)
+    assert judged(waiting(*others), high) == "go on" or judged(waiting(*others), low) != "go on"
 
 
-@given(st.lists(VALUES, min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_the_order_of_the_others_does_not_matter(others: list[float], chance: random.Random) -> None:
+@given(st.lists(VALUES, max_size=7), st.randoms(use_true_random=False), VALUES)
+def test_the_order_of_the_others_does_not_matter(others: list[float], chance: random.Random, value: float) -> None:
     shuffled = list(others)
     chance.shuffle(shuffled)
-    value = others[0]
-    assert goes_on(table_with(*others), value) == goes_on(table_with(*shuffled), value)
+    assert judged(waiting(*others), value) == judged(waiting(*shuffled), value)
 
 
-@given(VALUES)
-def test_the_first_at_a_rung_goes_on(value: float) -> None:
-    table = Table()
-    trial = add_trial(table, SETTINGS, values=[value] * RUNG, state="running")
-    assert verdict(table, trial, SETTINGS).action == "go on"
+@given(VALUES, st.integers(0, 10))
+def test_equal_values_are_resumed_in_the_order_of_proposal(value: float, more: int) -> None:
+    table = waiting(*[value] * (FACTOR + more))
+    first = to_resume(table, SETTINGS)
+    assert first is not None
+    assert first.number == 1
 
 
-@given(VALUES)
-def test_equal_values_go_on(value: float) -> None:
-    assert goes_on(table_with(value, value), value)
+@given(st.lists(VALUES, max_size=FACTOR - 2), VALUES)
+def test_while_there_are_too_few_to_compare_a_trial_waits_and_none_is_given_up(
+    others: list[float], value: float
+) -> None:
+    table = waiting(*others)
+    assert judged(table, value) == "pause"
+    assert to_resume(table, SETTINGS) is None
+    assert hopeless(table, SETTINGS) == []
 
 
-@given(st.lists(VALUES, min_size=1, max_size=6))
-def test_the_default_is_never_stopped(others: list[float]) -> None:
-    table = Table()
-    default = add_trial(table, SETTINGS, values=[0.0] * RUNG, state="running")
-    for value in others:
-        add_trial(table, SETTINGS, values=[value] * RUNG)
-    assert verdict(table, default, SETTINGS).action == "go on"
+@given(st.lists(VALUES, min_size=FACTOR, max_size=12))
+def test_the_best_that_waits_is_resumed(values: list[float]) -> None:
+    chosen = to_resume(waiting(*values), SETTINGS)
+    assert chosen is not None
+    assert chosen.values("ap50")[-1] == max(values)
 
 
-def test_a_weaker_trial_is_stopped_and_told_why() -> None:
-    table = table_with(0.5)
-    trial = add_trial(table, SETTINGS, values=[0.1, 0.3], state="running")
-    said = verdict(table, trial, SETTINGS)
-    assert said.action != "go on"
-    assert said.reason == "ap50 0.300 at epoch 2, the best had 0.500 there"
+@given(st.lists(VALUES, max_size=20))
+def test_one_in_three_goes_on_and_never_more(values: list[float]) -> None:
+    table = waiting(*values)
+    resumed = 0
+    while (trial := to_resume(table, SETTINGS)) is not None:
+        trial.state, resumed = "running", resumed + 1
+    assert resumed == len(values) // FACTOR
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5, 7, 11])
-def test_nothing_is_stopped_between_rungs(epoch: int) -> None:
-    table = table_with(0.9)
+@given(st.lists(VALUES, max_size=20))
+def test_whoever_would_be_resumed_is_not_given_up(values: list[float]) -> None:
+    table = waiting(*values)
+    assert to_resume(table, SETTINGS) not in hopeless(table, SETTINGS)
+    assert len(values) - len(hopeless(table, SETTINGS)) <= max(FACTOR, len(values) // FACTOR + FACTOR)
+
+
+def test_the_higher_rung_comes_first() -> None:
+    table = waiting(0.9, 0.9, 0.9, 0.9)
+    for value in (0.1, 0.3, 0.2):
+        add_trial(table, SETTINGS, values=[value] * HIGHER, state="paused")
+    chosen = to_resume(table, SETTINGS)
+    assert chosen is not None
+    assert chosen.number == 6
+
+
+@pytest.mark.parametrize("epoch", [epoch for epoch in range(1, 12) if epoch not in (RUNG, HIGHER)])
+def test_nothing_waits_between_rungs(epoch: int) -> None:
+    table = waiting(0.9, 0.9)
     trial = add_trial(table, SETTINGS, values=[0.0] * epoch, state="running")
     assert verdict(table, trial, SETTINGS).action == "go on"
 
 
+def test_an_epoch_without_a_score_stops() -> None:
+    table = waiting(0.1)
+    trial = add_trial(table, SETTINGS, values=[0.5] * RUNG, state="running")
+    without_score(trial)
+    said = verdict(table, trial, SETTINGS)
+    assert (said.action, said.reason) == ("stop", f"no ap50 at epoch {RUNG}")
+
+
+def test_a_trial_that_waits_is_told_why() -> None:
+    table = waiting(0.5)
+    trial = add_trial(table, SETTINGS, values=[0.3] * RUNG, state="running")
+    assert verdict(table, trial, SETTINGS).reason == f"ap50 0.300 at epoch {RUNG}"
+
+
 @pytest.mark.parametrize("state", ["failed", "infeasible"])
-def test_trials_that_broke_are_not_compared_with(state: State) -> None:
-    assert goes_on(table_with(0.9, state=state), 0.1)
+def test_trials_that_broke_are_not_counted(state: State) -> None:
+    table = waiting(0.5, 0.5)
+    add_trial(table, SETTINGS, values=[0.9] * RUNG, state=state)
+    assert to_resume(table, SETTINGS) is None
 
 
-def test_an_epoch_without_a_score_counts_as_nothing() -> None:
-    table = table_with(0.1)
-    trial = add_trial(table, SETTINGS, values=[0.0] * RUNG, state="running")
-    scores = trial.reports[-1].scores.model_copy(update={"ap50": None})
-    trial.reports[-1] = trial.reports[-1].model_copy(update={"scores": scores})
-    assert verdict(table, trial, SETTINGS).action != "go on"
+@pytest.mark.parametrize("policy", ["random", "stock"])
+def test_rivals_never_wait(policy: str) -> None:
+    settings = search_settings(epochs=12, policy=policy)
+    table = waiting(0.1, 0.2, 0.3)
+    trial = add_trial(table, settings, values=[0.2] * RUNG, state="running")
+    assert verdict(table, trial, settings).action != "pause"
+    assert to_resume(table, settings) is None
+
+
+def test_i_epoch_trains_its_best_once_all_were_tried() -> None:
+    settings = search_settings(epochs=12, policy="i-epoch", trials=4, keep_leaders=2)
+    table = waiting(0.1, 0.4, 0.3)
+    assert to_resume(table, settings) is None
+    add_trial(table, settings, values=[0.2] * RUNG, state="paused")
+    order = []
+    while (trial := to_resume(table, settings)) is not None:
+        order.append(trial.number)
+        add_epoch(trial)
+        trial.state = "completed"
+    assert order == [2, 3]
+
+
+def add_epoch(trial: Trial) -> None:
+    trial.reports.append(trial.reports[-1].model_copy(update={"epoch": trial.epochs + 1}))
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.4, 0.45, 0.6, 0.1, 0.59], [0.1] * 5, [0.3, 0.2, 0.1, 0.4, 0.35, 0.5]])
+def test_asha_is_rays(values: Sequence[float]) -> None:
+    from ray.tune.schedulers.async_hyperband import _Bracket
+
+    bracket = _Bracket(3, 12, 3, 0)
+    table, found, expected = Table(), [], []
+    for number, value in enumerate(values):
+        trial = add_trial(table, SETTINGS, values=[value] * 3, state="running")
+        found.append(asha(table, trial, SETTINGS, grace=3, factor=3).action)
+        trial.state = "stopped"
+        said = bracket.on_result(FakeTrial(f"{number}"), 3, value)
+        expected.append({"CONTINUE": "go on", "STOP": "stop"}[said])
+    assert found == expected
+
+
+class FakeTrial:
+    """All of a Ray trial that its bracket looks at."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id

@@ -8,6 +8,7 @@ Massively Parallel Hyperparameter Tuning", section 3.2). Only the best few that 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,8 @@ from tune.settings import SearchSettings
 __all__ = ["Verdict", "asha", "hopeless", "rung_epochs", "to_resume", "verdict"]
 
 FACTOR = 3  # of the trials that reach a rung, one in so many goes on
+KEPT = 3  # trials that wait at a rung; what is behind them gives its place on the disk back
+BROKEN = ("failed", "infeasible")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,37 +40,54 @@ def rung_epochs(settings: SearchSettings) -> list[int]:
 
 
 def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
-    """What the trial does after its latest epoch."""
-    rungs = rung_epochs(settings)
+    """What the trial does after its latest epoch: at a rung it waits, unless it is the one that would go on at once."""
     if settings.policy == "random":
         return GO_ON
     if settings.policy == "stock":
         return asha(table, trial, settings, grace=3, factor=3)
-    if trial.epochs not in rungs:
+    if trial.epochs not in rung_epochs(settings):
         return GO_ON
     value = _value(trial, trial.epochs, settings)
     if value is None:
         return Verdict(action="stop", reason=f"no {settings.metric} at epoch {trial.epochs}")
+    if settings.policy == "race" and _earned(table, settings, arrived=trial) is trial:
+        return GO_ON
     return Verdict(action="pause", reason=f"{settings.metric} {value:.3f} at epoch {trial.epochs}")
 
 
 def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
     """The paused trial that has earned its next epochs, if any."""
-    if settings.policy == "i-epoch":
-        return _best_at_the_end(table, settings)
     if settings.policy == "race":
-        for rung in reversed(rung_epochs(settings)):
-            there = [trial for trial in table.searched if trial.epochs >= rung]
-            waiting = [trial for trial in there if trial.epochs == rung and trial.state == "paused"]
-            passed = sum(trial.epochs > rung or trial.state == "running" for trial in there)
-            if waiting and len(there) // FACTOR > passed:
-                return max(waiting, key=lambda trial: (trial.values(settings.metric)[-1], -trial.number))
-    return None
+        return _earned(table, settings)
+    return _best_at_the_end(table, settings) if settings.policy == "i-epoch" else None
 
 
 def hopeless(table: Table, settings: SearchSettings) -> list[Trial]:
-    """Paused trials that will not be resumed."""
-    return []
+    """Paused trials that will not be resumed: at their rung, as many as a promotion chooses from were better."""
+    if settings.policy != "race":
+        return []
+    return [trial for rung in rung_epochs(settings) for trial in _best_first(_waiting(table, rung), settings)[KEPT:]]
+
+
+def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
+    """The best that waits at the highest rung with a place to give; ``arrived`` waits there from now on."""
+    for rung in reversed(rung_epochs(settings)):
+        reached = [trial for trial in table.searched if trial.epochs >= rung and trial.state not in BROKEN]
+        waiting = [trial for trial in reached if trial is arrived or trial.state == "paused"]
+        waiting = [trial for trial in waiting if trial.epochs == rung]
+        passed = sum(trial.epochs > rung or (trial.state == "running" and trial is not arrived) for trial in reached)
+        if waiting and passed < len(reached) // FACTOR:
+            return _best_first(waiting, settings)[0]
+    return None
+
+
+def _waiting(table: Table, rung: int) -> list[Trial]:
+    return [trial for trial in table.searched if trial.epochs == rung and trial.state == "paused"]
+
+
+def _best_first(trials: Iterable[Trial], settings: SearchSettings) -> list[Trial]:
+    """By their latest value; equal ones in the order of proposal."""
+    return sorted(trials, key=lambda trial: (-trial.values(settings.metric)[-1], trial.number))
 
 
 def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
@@ -76,7 +96,7 @@ def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
     begun = sum(trial.epochs > min(rung_epochs(settings)) for trial in table.searched)
     if len(table.searched) < settings.trials or begun >= settings.keep_leaders:
         return None
-    return max(paused, key=lambda trial: (trial.values(settings.metric)[-1], -trial.number), default=None)
+    return next(iter(_best_first(paused, settings)), None)
 
 
 def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, factor: int) -> Verdict:
