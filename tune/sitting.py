@@ -28,7 +28,7 @@ from vqc.sample import choose_data
 __all__ = ["Sitting", "begin", "resume"]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "opencv-python-headless", "pycocotools")
 FLAG_OF = {
     "trials": "--trials",
     "hours": "--hours",

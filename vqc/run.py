@@ -41,7 +41,7 @@ __all__ = ["METRIC", "Run", "RunInfo", "begin_run", "best_of", "epochs_of", "fin
 
 METRIC = "ap50"
 INFO = "run.json"
-PACKAGES = ("torch", "torchvision", "albumentations", "pycocotools")
+PACKAGES = ("torch", "torchvision", "opencv-python-headless", "pycocotools")
 
 
 class RunInfo(Record):
