@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import START_MS, epoch_report, events
 from tune.journal import EpochMeasured, Table, Trial
-from tune.packing import GAIN, speedups, trials_together
+from tune.packing import GAIN, Packer, speedups, trials_together
 from vqc.config import TrainConfig
-from vqc.memory_book import MARGIN, Setup, StepMemory
+from vqc.memory_book import CONTEXT_GB, MARGIN, MemoryBook, Setup, StepMemory
 
 GB = 2**30
 EPOCH_S = 10.0
-LIMITS_GB = {1: 6.0, 2: 3.0, 3: 2.0}
+BUDGET_GB = 6.0 + 2 * CONTEXT_GB  # for two, 3 GiB each
 
 
 def config_of(side: int = 320, batch_size: int = 4) -> TrainConfig:
@@ -52,12 +54,12 @@ ALONE = (0.0, 100.0)
 
 
 def test_a_size_that_never_ran_runs_alone_first() -> None:
-    assert trials_together(config_of(), Table(), memory_of(0.1), limits_gb=LIMITS_GB) == 1
+    assert trials_together(config_of(), Table(), memory_of(0.1), budget_gb=BUDGET_GB) == 1
 
 
 def test_what_was_not_measured_is_not_packed() -> None:
-    assert trials_together(config_of(), table_of(ALONE), {}, limits_gb=LIMITS_GB) == 1
-    assert trials_together(config_of(), table_of(ALONE), memory_of(0.1, side=640), limits_gb=LIMITS_GB) == 1
+    assert trials_together(config_of(), table_of(ALONE), {}, budget_gb=BUDGET_GB) == 1
+    assert trials_together(config_of(), table_of(ALONE), memory_of(0.1, side=640), budget_gb=BUDGET_GB) == 1
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_what_was_not_measured_is_not_packed() -> None:
 def test_two_are_tried_where_two_whole_batches_fit(image_gb: float, together: int) -> None:
     """Four images and the tenth of a GiB that is fixed, within 3 GiB less the margin."""
     assert (0.1 + 4 * image_gb <= 3 * (1 - MARGIN)) is (together == 2)
-    assert trials_together(config_of(), table_of(ALONE), memory_of(image_gb), limits_gb=LIMITS_GB) == together
+    assert trials_together(config_of(), table_of(ALONE), memory_of(image_gb), budget_gb=BUDGET_GB) == together
 
 
 @pytest.mark.parametrize(
@@ -75,25 +77,25 @@ def test_two_are_tried_where_two_whole_batches_fit(image_gb: float, together: in
 def test_two_are_kept_only_if_they_are_faster_by_the_margin(each: float, together: int) -> None:
     assert (2 * each >= 100 * (1 + GAIN)) is (together > 1)
     table = table_of(ALONE, (100, each), (100, each))
-    assert trials_together(config_of(), table, memory_of(0.1), limits_gb=LIMITS_GB) == together
+    assert trials_together(config_of(), table, memory_of(0.1), budget_gb=BUDGET_GB) == together
 
 
 @pytest.mark.parametrize(("each", "together"), [(44, 2), (60, 3)])
 def test_three_are_kept_only_if_they_are_faster_than_two(each: float, together: int) -> None:
     table = table_of(ALONE, *[(100, 61)] * 2, *[(200, each)] * 3)
-    assert trials_together(config_of(), table, memory_of(0.1), limits_gb=LIMITS_GB) == together
+    assert trials_together(config_of(), table, memory_of(0.1), budget_gb=BUDGET_GB) == together
 
 
 def test_three_that_do_not_fit_stay_two() -> None:
     table = table_of(ALONE, *[(100, 90)] * 2)
-    assert trials_together(config_of(), table, memory_of(0.6), limits_gb=LIMITS_GB) == 2
+    assert trials_together(config_of(), table, memory_of(0.6), budget_gb=BUDGET_GB) == 2
 
 
 def test_sizes_are_judged_by_themselves() -> None:
     table = table_of(ALONE, *[(100, 50)] * 2)
-    assert trials_together(config_of(), table, memory_of(0.1), limits_gb=LIMITS_GB) == 1
+    assert trials_together(config_of(), table, memory_of(0.1), budget_gb=BUDGET_GB) == 1
     other = config_of(side=640)
-    assert trials_together(other, table, memory_of(0.1, side=640), limits_gb=LIMITS_GB) == 1
+    assert trials_together(other, table, memory_of(0.1, side=640), budget_gb=BUDGET_GB) == 1
     assert speedups(table, (640, 640)) == {}
 
 
@@ -108,7 +110,35 @@ def test_epochs_in_which_company_came_or_went_count_for_nothing() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(1, 1000)), min_size=1, max_size=12))
 def test_whatever_was_measured_the_answer_is_one_to_three(rows: list[tuple[float, float]]) -> None:
-    assert trials_together(config_of(), table_of(*rows), memory_of(0.1), limits_gb=LIMITS_GB) in (1, 2, 3)
+    assert trials_together(config_of(), table_of(*rows), memory_of(0.1), budget_gb=BUDGET_GB) in (1, 2, 3)
+
+
+def test_a_trial_is_proposed_only_when_one_more_could_start(tmp_path: Path) -> None:
+    book = MemoryBook(tmp_path)
+    for setup, memory in memory_of(0.1).items():
+        book.keep(setup, memory)
+    packer = Packer(table_of(ALONE), book, budget_gb=BUDGET_GB)
+    assert packer.has_room
+    assert packer.take("first", config_of()) == 0.5
+    assert packer.has_room
+    assert packer.take("second", config_of()) == 0.5
+    assert not packer.has_room
+    packer.give_back("first")
+    assert packer.has_room
+    packer.give_back("second")
+    assert packer.take("large", config_of(side=640)) == 1
+    assert not packer.has_room
+
+
+def test_three_shares_of_a_third_fill_a_gpu(tmp_path: Path) -> None:
+    book = MemoryBook(tmp_path)
+    for setup, memory in memory_of(0.1).items():
+        book.keep(setup, memory)
+    packer = Packer(table_of(ALONE, *[(100, 90)] * 2), book, budget_gb=BUDGET_GB)
+    assert [packer.take(key, config_of()) for key in "abc"] == pytest.approx([1 / 3] * 3)
+    assert not packer.has_room
+    packer.give_back("b")
+    assert packer.has_room
 
 
 def test_a_journal_without_times_packs_nothing() -> None:

@@ -1,7 +1,7 @@
 """How many trials share the GPU: what fits, and only as long as it is faster.
 
 Asked by ``tune.engine`` for each trial under ``--gpus-per-trial auto``; reads the journal's table and what
-``vqc.memory_book`` knows. Pure. A size of image runs alone first; then, where two (three) whole batches fit side by
+``vqc.memory_book`` knows. A size of image runs alone first; then, where two (three) whole batches fit side by
 side, two (three) are tried, and kept only if together they train more images a second.
 """
 
@@ -15,31 +15,59 @@ from statistics import median
 
 from tune.journal import Table
 from vqc.config import TrainConfig
-from vqc.memory_book import Setup, StepMemory
+from vqc.memory_book import MemoryBook, Setup, StepMemory, limit_gb
 
-__all__ = ["GAIN", "MOST_TOGETHER", "speedups", "trials_together"]
+__all__ = ["GAIN", "MOST_TOGETHER", "Packer", "speedups", "trials_together"]
 
 GB = 2**30
 MOST_TOGETHER = 3
 GAIN = 0.1  # by which the sum must be faster; less does not pay for the later proposals knowing less
+ROUNDING = 1e-6
 STEADY = 0.2  # an epoch counts for k at a time if on average within this of k - 1 others ran beside it
 
 
-def trials_together(
-    config: TrainConfig, table: Table, memory: Mapping[Setup, StepMemory], *, limits_gb: Mapping[int, float]
-) -> int:
-    """How many trials like this one should run at a time; each asks for that part of the GPU.
+class Packer:
+    """Gives each trial its share of a GPU, and keeps account of what is left.
 
     Args:
-        memory: measured so far, by this card.
-        limits_gb: number of trials at a time -> what torch may take in each of them.
+        table: of the search, kept up to date by its owner.
+        budget_gb: memory of one GPU for all trials on it.
+        gpus: that trials may run on.
+    """
+
+    def __init__(self, table: Table, book: MemoryBook, *, budget_gb: float, gpus: float = 1.0) -> None:
+        self._table, self._book, self._budget_gb, self._gpus = table, book, budget_gb, gpus
+        self._shares: dict[str, float] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more trial could start now; one that is proposed and must wait knows less than it could."""
+        return sum(self._shares.values()) + 1 / MOST_TOGETHER <= self._gpus + ROUNDING
+
+    def take(self, key: str, config: TrainConfig) -> float:
+        """The share for a trial; held under the key until it is given back."""
+        together = trials_together(config, self._table, self._book.entries(), budget_gb=self._budget_gb)
+        self._shares[key] = 1 / together
+        return 1 / together
+
+    def give_back(self, key: str) -> None:
+        """The trial under this key has left the GPU."""
+        self._shares.pop(key, None)
+
+
+def trials_together(config: TrainConfig, table: Table, memory: Mapping[Setup, StepMemory], *, budget_gb: float) -> int:
+    """How many trials like this one should run at a time on a GPU.
+
+    Args:
+        memory: what steps were measured to take.
+        budget_gb: GPU memory for all trials together.
     """
     measured = speedups(table, config.image_size)
     if 1 not in measured:
         return 1
     best = 1
     for together in range(2, MOST_TOGETHER + 1):
-        if not _fits(config, memory, limits_gb[together]):
+        if not _fits(config, memory, limit_gb(budget_gb, share=1 / together)):
             break
         if together not in measured:
             return together
@@ -61,11 +89,11 @@ def speedups(table: Table, image_size: tuple[int, int]) -> dict[int, float]:
     return {together: together * median(some) / alone for together, some in sorted(rates.items())}
 
 
-def _fits(config: TrainConfig, memory: Mapping[Setup, StepMemory], limit_gb: float) -> bool:
+def _fits(config: TrainConfig, memory: Mapping[Setup, StepMemory], room_gb: float) -> bool:
     """Whether a whole batch does: a trial that must cut its batches gains nothing from company."""
     alike = (config.model, config.weights, config.image_size)
     lines = [line for setup, line in memory.items() if (setup.model, setup.weights, setup.image_size) == alike]
-    return bool(lines) and all(line.images_within(int(limit_gb * GB)) >= config.batch_size for line in lines)
+    return bool(lines) and all(line.images_within(int(room_gb * GB)) >= config.batch_size for line in lines)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from vqc.errors import InfeasibleError
+from vqc.memory_book import limit_gb
 
 __all__ = [
-    "CONTEXT_GB",
     "CudaMeter",
     "Meter",
     "MicroBatch",
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 GB = 2**30
-CONTEXT_GB = 0.4  # of a process before its first tensor, by card and driver 0.3 to 0.5; outside of torch's books
 T = TypeVar("T")
 # What CUDA's libraries, and the CPU's allocator, say in a plain RuntimeError.
 OTHER_WORDS = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
@@ -186,8 +185,7 @@ def reserve_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> None:
     """From here on this process takes at most its share of so many GiB, and runs out of memory cleanly beyond.
 
-    Without a cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing. The
-    CUDA context comes off the share, because torch does not count it (pytorch issue 58466).
+    Without a cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing.
 
     Args:
         vram_gb: the budget; None takes all that the GPU has.
@@ -196,8 +194,8 @@ def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> No
     if device.type != "cuda":
         return
     total_gb = torch.cuda.get_device_properties(device).total_memory / GB
-    allowed_gb = share * min(total_gb, vram_gb or total_gb) - CONTEXT_GB
-    torch.cuda.set_per_process_memory_fraction(max(0.0, allowed_gb / total_gb), device)
+    allowed_gb = limit_gb(min(total_gb, vram_gb or total_gb), share=share)
+    torch.cuda.set_per_process_memory_fraction(allowed_gb / total_gb, device)
 
 
 def restart_peak_vram(device: torch.device) -> None:

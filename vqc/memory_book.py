@@ -16,11 +16,17 @@ from pydantic import Field, ValidationError
 from vqc.config import Record
 from vqc.files import write_atomically
 
-__all__ = ["MARGIN", "MemoryBook", "Setup", "StepMemory"]
+__all__ = ["CONTEXT_GB", "MARGIN", "MemoryBook", "Setup", "StepMemory", "limit_gb"]
 
 MARGIN = 0.08  # of the limit, for what an allocator that cuts memory into blocks cannot use
+CONTEXT_GB = 0.4  # a process before its first tensor, by card and driver 0.3 to 0.5 (assumed, not measured here)
 LOCK_TIMEOUT_S = 10.0
 FILE = "memory.json"
+
+
+def limit_gb(budget_gb: float, *, share: float) -> float:
+    """What torch may take of a share of a GPU; the rest is CUDA's own, which torch does not count (its issue 58466)."""
+    return max(0.0, share * budget_gb - CONTEXT_GB)
 
 
 class Setup(Record):
