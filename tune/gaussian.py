@@ -22,9 +22,9 @@ __all__ = ["Array", "Process", "fit", "log_expected_improvement", "log_probabili
 Array: TypeAlias = npt.NDArray[np.float64]
 
 # Priors of the logarithms (mean, standard deviation), for values of mean 0 and variance 1 on the unit cube.
-INVERSE_SQUARED_LENGTH = (0.5, 1.5)
-OUTPUT_VARIANCE = (0.0, 1.0)
-NOISE_VARIANCE = (math.log(3e-3), 1.5)
+INVERSE_SQUARED_LENGTH = (-1.5, 1.0)
+OUTPUT_VARIANCE = (1.0, 1.0)
+NOISE_VARIANCE = (-7.0, 1.5)
 LOWEST_NOISE_VARIANCE = 1e-5  # below this the Cholesky factor of near-equal points breaks down
 
 

@@ -34,6 +34,16 @@ __all__ = ["GaussianSampler"]
 NEAR = 4  # best points told, around which the maximum is looked for first
 
 
+def _spread_at_the_top(values: Array) -> Array:
+    """Minus the logarithm of the distance below the best, in units of its median: what matters is told in detail.
+
+    A configuration that learns nothing would else take most of the scale, and a process that is smooth everywhere
+    would have to explain it.
+    """
+    below = values.max() - values
+    return np.asarray(-np.log1p(below / (np.median(below) or 1.0)), dtype=np.float64)
+
+
 class GaussianSampler(BaseSampler):
     """Proposes by what the study was told; equal studies and seeds give equal proposals.
 
@@ -57,7 +67,7 @@ class GaussianSampler(BaseSampler):
         feasible = [other for other in others if all(value <= 0 for value in other.constraints.values())]
         valued = [other for other in feasible if other.state == TrialState.COMPLETE]
         pending = [other for other in others if other.state == TrialState.RUNNING]
-        points, values = self._points(valued), np.array([other.value for other in valued], dtype=np.float64)
+        points, values = self._points(valued), _spread_at_the_top(np.array([other.value for other in valued]))
         process = fit(points, values, choices=self._choices)
         if pending:
             expected = self._points(pending)
