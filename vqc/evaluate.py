@@ -147,7 +147,7 @@ def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
 
     IoU thresholds are looked up by value. A category without ground truth has no AP and is left out of the means.
     """
-    evaluation = _evaluated(split, detections)
+    evaluation = _evaluated(split, detections, areas=1)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all areas, 100 per image
     recall = evaluation.eval["recall"][:, :, 0, -1]  # [IoU, class]
     thresholds = evaluation.params.iouThrs
@@ -162,7 +162,7 @@ def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
 
 def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[str, AreaScores]:
     """pycocotools' figures for small, medium and large objects (COCO's ranges: 32 and 96 px squared)."""
-    evaluation = _evaluated(split, detections)
+    evaluation = _evaluated(split, detections, areas=4)
     names, ranges = evaluation.params.areaRngLbl, evaluation.params.areaRng
     return {
         name: AreaScores(
@@ -176,7 +176,8 @@ def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[
     }
 
 
-def _evaluated(split: Split, detections: Sequence[Detections]) -> Any:
+def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) -> Any:
+    """pycocotools' evaluation at 100 detections per image; of its ranges of areas, all and three parts, the first."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -189,6 +190,10 @@ def _evaluated(split: Split, detections: Sequence[Detections]) -> Any:
         truth.createIndex()
         found.createIndex()
         evaluation = COCOeval(truth, found, "bbox")
+        # Its 12 figures take each range and each of three limits by itself; most of its time goes into the ranges.
+        evaluation.params.maxDets = evaluation.params.maxDets[-1:]
+        evaluation.params.areaRng = evaluation.params.areaRng[:areas]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:areas]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
