@@ -1,4 +1,4 @@
-"""Name -> torchvision detector of one fixed input size, and the weights it starts from.
+"""Name -> torchvision detector of one fixed input size.
 
 Every detector here takes ``uint8 [N, 3, H, W]`` RGB batches that are already fitted to its size. In training it
 also takes targets (``boxes`` float32 [n, 4] xyxy pixels, ``labels`` int64 [n] in 1..C) and returns its loss terms,
@@ -9,35 +9,30 @@ scalars by name. In evaluation it returns per image ``boxes`` [m, 4] xyxy pixels
 from __future__ import annotations
 
 import contextlib
-import urllib.error
-import urllib.request
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model, get_weight
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models import WeightsEnum, get_model
+from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
-from torchvision.ops import FeaturePyramidNetwork
 
+from vqc.anchors import FixedAnchors
 from vqc.architectures import ARCHITECTURES, check_model
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
+from vqc.fcos_loss import fcos_loss
+from vqc.fcos_tiny import fcos_tiny
 from vqc.randomness import stream_seed
 
-__all__ = ["build_detector", "loss_count", "resolve_weights"]
+__all__ = ["build_detector", "loss_count"]
 
-PROBE_TIMEOUT_S = 10.0
 BATCH_NORMED = ("ssdlite320_mobilenet_v3_large",)  # train batch norm down to maps of one cell
-FIRST_DISTANCE = 1.5  # in strides, from a cell to each side of its box: at torchvision's 0 the ReLU passes no gradient
 
 
 def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool = True) -> nn.Module:
@@ -55,8 +50,11 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
         raise ModelError("weights: 'auto' must be resolved before a detector is built")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))
-        model = _tiny(num_classes) if config.model == "fcos_tiny" else _torchvision(config, num_classes, load_backbone)
+        tiny = config.model == "fcos_tiny"
+        model = fcos_tiny(num_classes + 1) if tiny else _torchvision(config, num_classes, load_backbone)
     model.transform = _FixedSizeTransform(model.transform)
+    anchored = getattr(model, "rpn", model)
+    anchored.anchor_generator = FixedAnchors(anchored.anchor_generator)
     scorer = getattr(model, "roi_heads", model)
     scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
     _count_losses(model)
@@ -74,62 +72,29 @@ def _count_losses(model: Any) -> None:
 
     Torchvision computes the count and throws it away; without it the parts of a batch cannot be weighed.
     """
-    owner = model.head if isinstance(model, FCOS) else model
-    if isinstance(model, FCOS | SSD):
-        compute = owner.compute_loss
-
-        def counted(targets: Any, outputs: Any, anchors: Any, matches: Sequence[Tensor]) -> Any:
-            model.loss_count = torch.stack([(match >= 0).sum() for match in matches]).sum()
-            return compute(targets, outputs, anchors, matches)
-
-        owner.compute_loss = counted
+    if isinstance(model, FCOS):
+        model.compute_loss = partial(_fcos_loss, model)
+    elif isinstance(model, SSD):
+        model.compute_loss = partial(_ssd_loss, model, model.compute_loss)
     else:
         model.register_forward_pre_hook(_count_images)
 
 
+def _fcos_loss(model: Any, targets: Any, outputs: Any, anchors: Sequence[Tensor], cells_per_level: Any) -> Any:
+    radius = model.center_sampling_radius
+    losses, model.loss_count = fcos_loss(
+        outputs, targets, anchors=anchors[0], cells_per_level=cells_per_level, radius=radius
+    )
+    return losses
+
+
+def _ssd_loss(model: Any, compute: Any, targets: Any, outputs: Any, anchors: Any, matches: Sequence[Tensor]) -> Any:
+    model.loss_count = torch.stack([(match >= 0).sum() for match in matches]).sum()
+    return compute(targets, outputs, anchors, matches)
+
+
 def _count_images(model: Any, inputs: tuple[Any, ...]) -> None:
     model.loss_count = len(inputs[0])
-
-
-def resolve_weights(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """The configuration with ``weights`` decided, and one sentence that says how.
-
-    Downloads the backbone's weights where they are wanted and not there yet, so that no trial has to.
-
-    Raises:
-        ModelError: ``weights`` is 'backbone' and they cannot be had.
-    """
-    check_model(config.model)
-    wanted = ARCHITECTURES[config.model].backbone_weights
-    if config.weights == "none" or wanted is None:
-        if config.weights == "backbone":
-            raise ModelError(f"weights: there are no backbone weights for '{config.model}', expected 'none' or 'auto'")
-        return config.model_copy(update={"weights": "none"}), "random initial weights"
-    problem = _fetch(wanted)
-    if problem is None:
-        return config.model_copy(update={"weights": "backbone"}), f"backbone weights {wanted}"
-    where = f"{wanted} is neither in {_weights_folder()} nor on the network ({problem})"
-    if config.weights == "backbone":
-        raise ModelError(f"weights: {where}; expected them there, or 'weights': 'none'")
-    return config.model_copy(update={"weights": "none"}), f"random initial weights: {where}"
-
-
-def _weights_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _fetch(name: str) -> str | None:
-    """Put the named weights into torch's folder; None when they are there, else what went wrong."""
-    weights = get_weight(name)
-    if (_weights_folder() / weights.url.rsplit("/", 1)[-1]).exists():
-        return None
-    try:
-        with urllib.request.urlopen(urllib.request.Request(weights.url, method="HEAD"), timeout=PROBE_TIMEOUT_S):
-            pass
-        weights.get_state_dict(progress=False, check_hash=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        return str(getattr(error, "reason", error))
-    return None
 
 
 def _torchvision(config: TrainConfig, num_classes: int, load_backbone: bool) -> Any:
@@ -188,50 +153,3 @@ class _FixedSizeTransform(nn.Module):
 
     def postprocess(self, result: Any, _sizes: Any, _originals: Any) -> Any:
         return result
-
-
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(_conv(channels, channels), _conv(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.add(x, self.body(x))
-
-
-class _TinyBackbone(nn.Module):
-    """Plain convolutions to strides 8 and 16 and a small feature pyramid over them.
-
-    Input float [N, 3, H, W]; output maps at strides 8, 16 and 32 with ``out_channels`` channels.
-    """
-
-    out_channels = 64
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(_conv(3, 16, 2), _conv(16, 32, 2), _Residual(32))
-        self.stride8 = nn.Sequential(_conv(32, 64, 2), _Residual(64))
-        self.stride16 = nn.Sequential(_conv(64, 96, 2), _Residual(96))
-        self.pyramid = FeaturePyramidNetwork([64, 96], self.out_channels)
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        finer = self.stride8(self.stem(x))
-        maps: OrderedDict[str, Tensor] = self.pyramid(OrderedDict([("0", finer), ("1", self.stride16(finer))]))
-        maps["pool"] = nn.functional.max_pool2d(maps["1"], 1, stride=2)
-        return maps
-
-
-def _tiny(num_classes: int) -> Any:
-    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
-    backbone = _TinyBackbone()
-    head = FCOSHead(backbone.out_channels, 1, num_classes + 1, num_convs=2)
-    nn.init.constant_(head.regression_head.bbox_reg.bias, FIRST_DISTANCE)
-    return FCOS(backbone, num_classes + 1, anchor_generator=anchors, head=head, topk_candidates=300)
