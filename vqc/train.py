@@ -31,6 +31,7 @@ from vqc.evaluate import coco_scores, detect
 from vqc.first_batch import FirstBatch
 from vqc.gpu import gpu_uuid
 from vqc.gradient import add_gradient
+from vqc.heap import freed_memory_kept
 from vqc.memory import (
     CudaMeter,
     Meter,
@@ -89,7 +90,7 @@ def fit(
         InfeasibleError: the configuration cannot work, such as a loss that is not finite.
         UserError: the data, the weights or the checkpoint cannot be used.
     """
-    with backend_settings(config):
+    with backend_settings(config), freed_memory_kept():
         precision = choose_precision(config, gpu=gpu)
         images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
         state = _first_state(config, data, precision)

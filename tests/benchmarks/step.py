@@ -6,7 +6,8 @@ Both sides train the same torchvision detector from the same weights, on the sam
 batches, in float32 with AdamW. What is timed is the step: both get batches that lie ready in memory (of ``fit()`` the
 time it waits for batches is taken off; the other side's are made before the clock starts). The plain loop is what the
 documentation shows: a list of float images and a list of targets, torchvision's own transform, forward, zero_grad,
-backward, step; it neither clips the gradient nor looks whether the loss is finite, as ``fit()`` does.
+backward, step; it neither clips the gradient nor looks whether the loss is finite, as ``fit()`` does. It runs in a
+process of its own, so that nothing that ``fit()`` sets reaches it.
 
 An epoch of ``fit()`` and as many plain steps alternate, so that a drift of the machine hits both; the table has the
 medians of the blocks, and the median of the blocks' ratios. The first block of each side is not counted.
@@ -15,18 +16,20 @@ medians of the blocks, and the median of the blocks' ratios. The first block of 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.models import get_model
 
-from vqc.coco import Data, load_data
+from vqc.coco import load_data
 from vqc.config import TrainConfig
 from vqc.dataset import FittedImages, training_batches
 from vqc.detector import build_detector
@@ -110,20 +113,35 @@ def plain_step_s(model: Any, optimizer: torch.optim.Optimizer, batches: Sequence
     return (time.perf_counter() - started_s) / len(batches)
 
 
-def measured(case: Case, data: Data, cache: Path, *, blocks: int) -> Iterator[tuple[float, float]]:
+def run_plain(case: Case, data: Path, cache: Path, blocks: int, threads: int, out: Connection) -> None:
+    """The other process: a block of plain steps at each request; answers with the seconds of a step."""
+    torch.set_num_threads(threads)
+    config, known = configured(case, blocks=blocks), load_data(data)
+    model = plain_model(config, len(known.categories))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    batches = plain_batches(FittedImages(known, "train", size=config.image_size, cache=cache), config)
+    while out.recv():
+        out.send(plain_step_s(model, optimizer, batches))
+
+
+def measured(case: Case, data: Path, cache: Path, *, blocks: int) -> Iterator[tuple[float, float]]:
     """Seconds of a step, of the plain loop and of ``fit()``, block by block."""
     config = configured(case, blocks=blocks)
-    model = plain_model(config, len(data.categories))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    batches = plain_batches(FittedImages(data, "train", size=config.image_size, cache=cache), config)
-    for epoch in fit(config, data, cache=cache):
-        own_s = (epoch.report.train_s - epoch.report.data_s) / len(batches)
-        yield plain_step_s(model, optimizer, batches), own_s
+    mine, theirs = multiprocessing.Pipe()
+    arguments = (case, data, cache, blocks, torch.get_num_threads(), theirs)
+    plain = multiprocessing.get_context("spawn").Process(target=run_plain, args=arguments)
+    plain.start()
+    for epoch in fit(config, load_data(data), cache=cache):
+        own_s = (epoch.report.train_s - epoch.report.data_s) / case.steps
+        mine.send(True)
+        yield mine.recv(), own_s
+    mine.send(False)
+    plain.join()
 
 
 def row(case: Case, folder: Path, *, blocks: int) -> str:
     images = {"train": case.steps * case.batch_size, "val": 2, "test": 1}
-    data = load_data(write_sample(folder / case.model, images=images))
+    data = write_sample(folder / case.model, images=images)
     _, *pairs = measured(case, data, folder / "cache", blocks=blocks + 1)
     plain_ms, own_ms = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
     ratio = statistics.median(plain_s / own_s for plain_s, own_s in pairs)
