@@ -111,6 +111,37 @@ def test_boxes_are_in_pixels_of_any_picture(
     np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
 
 
+class _FullGpu(str):
+    """A device of the CPU's name that passes for a GPU without free memory."""
+
+    type = "cuda"
+
+
+class _OnFullGpu(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.device = model, ""
+
+    def to(self, device: object) -> _OnFullGpu:  # type: ignore[override]
+        self.device = getattr(device, "type", "")
+        return self
+
+    def forward(self, images: torch.Tensor) -> object:
+        if self.device == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.model(images)
+
+
+def test_where_the_gpu_is_full_a_picture_is_looked_at_on_the_cpu(tiny_export: Exported) -> None:
+    cpu = Precision(device=torch.device("cpu"), dtype=torch.float32)
+    full = replace(cpu, device=_FullGpu("cpu"), dtype=torch.float32)
+    model = _OnFullGpu(tiny_export[0])
+    found = export.torch_detector(model, size=SIZE, precision=full)(picture(5))
+    assert model.device == "cpu"
+    expected = export.torch_detector(tiny_export[0], size=SIZE, precision=cpu)(picture(5))
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+
+
 def test_a_picture_without_defects_is_no_failure(tiny_export: Exported, detector: OnnxDetector) -> None:
     model, _ = decided("fcos_tiny", SIZE)
     model.score_thresh = 2.0  # type: ignore[assignment]

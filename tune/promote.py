@@ -285,8 +285,8 @@ def _exported(
     pictures = [read_image(record) for record in data.val.images[:LATENCY_IMAGES]]
     threads = torch.get_num_threads()
     on_cpu = f"CPU, {outcome.count_text(threads, 'thread')}"
-    device = "GPU" if precision.device.type == "cuda" else on_cpu
     on_torch = measure_latency(torch_detector(model, size=info.config.image_size, precision=precision), pictures)
+    device = "GPU" if next(model.parameters()).is_cuda else on_cpu  # a full GPU hands over to the CPU
     export_onnx(model.cpu(), info, path)
     exported = onnx_detector(path, threads=threads)
     parity = check_parity(model, exported, [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))])

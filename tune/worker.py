@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from vqc.train import OnStep, fit
 
 __all__ = ["Assignment", "Reports", "Worker", "trained", "trained_ahead"]
 
-KEPT_LIMIT_MB = 8.0  # GPU memory that may stay behind after a trial: cuBLAS and cuDNN workspaces grow a little
+KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay behind after a trial, with all workspaces given back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ class Worker:
         threads: of torch.
         vram_gb: the budget of all workers on the GPU, of which this one may take its ``share``.
         reports: where a trial's reports come from, by default from training; benchmarks give their own.
+
+    Training runs ahead where a core is left for writing: threads that share one wait for each other.
     """
 
     def __init__(
@@ -71,7 +74,8 @@ class Worker:
         torch.set_num_threads(threads)
         if torch.cuda.is_available():
             cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
-        self._data, self._reports = data, reports or trained
+        spare_core = torch.cuda.is_available() or (os.cpu_count() or 1) > threads
+        self._data, self._reports = data, reports or (trained_ahead if spare_core else trained)
         self._epochs: Iterator[EpochReport] = iter(())
         gc.collect()
         gc.freeze()  # what the imports made stays for good: each collection between trials would walk through it

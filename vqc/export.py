@@ -27,6 +27,7 @@ from vqc.dataset import PAD_VALUE, fit_image
 from vqc.errors import ModelError
 from vqc.evaluate import Detections, in_annotated_pixels
 from vqc.files import write_atomically
+from vqc.memory import free_memory, is_out_of_memory
 from vqc.precision import Precision
 
 __all__ = [
@@ -226,13 +227,22 @@ def onnx_detector(path: Path, *, threads: int | None = None) -> OnnxDetector:
 
 
 def torch_detector(model: nn.Module, *, size: tuple[int, int], precision: Precision) -> Detector:
-    """The model as a function of one picture, [h, w, 3] RGB, on the device that it is moved to here."""
+    """The model as a function of one picture, [h, w, 3] RGB, on the device that it is moved to here.
+
+    Where a GPU's memory does not hold one picture, because others use it too, the model goes on on the CPU.
+    """
     model.to(precision.device).eval()
 
     def run(image: NDArray[np.uint8]) -> Detections:
+        nonlocal precision
+        fitted = _batch(fit_image(image, size))
+        found = _found(model, fitted, precision)
+        if found is None:
+            precision = Precision(device=torch.device("cpu"), dtype=torch.float32)
+            model.to(precision.device)
+            free_memory()
+            return run(image)
         height, width = image.shape[:2]
-        with torch.inference_mode(), precision.autocast():
-            (found,) = model(_batch(fit_image(image, size)).to(precision.device))
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))  # waits for the GPU
         return in_annotated_pixels(
             boxes.float().numpy(),
@@ -245,6 +255,17 @@ def torch_detector(model: nn.Module, *, size: tuple[int, int], precision: Precis
         )
 
     return run
+
+
+def _found(model: nn.Module, images: Tensor, precision: Precision) -> dict[str, Tensor] | None:
+    """What the model finds on a batch of one; None where a GPU ran out of memory."""
+    try:
+        with torch.inference_mode(), precision.autocast():
+            return cast(dict[str, Tensor], model(images.to(precision.device))[0])
+    except RuntimeError as error:
+        if precision.device.type == "cpu" or not is_out_of_memory(error):
+            raise
+        return None
 
 
 def check_parity(model: nn.Module, exported: OnnxDetector, fitted: Sequence[NDArray[np.uint8]]) -> ParityReport:
