@@ -49,9 +49,8 @@ def propose(table: Table, settings: SearchSettings) -> Proposal:
         return Proposal(params=default_params(settings.space, settings.train), origin="default")
     if number <= 1 + len(settings.opening):
         return Proposal(params=dict(settings.opening[number - 2]), origin="portfolio")
-    known = [trial for trial in table.searched if trial.epochs]
     spread_only = settings.policy in ("random", "i-epoch")
-    if spread_only or number <= settings.startup_trials or not known:
+    if spread_only or number <= settings.startup_trials:
         return Proposal(params=_spread(settings, number - 2), origin="start-up")
     if settings.policy == "stock":
         return propose_by_tpe(table, settings, multivariate=False)

@@ -31,6 +31,8 @@ from tune.space import (
 
 __all__ = ["GaussianSampler"]
 
+CLEARLY = 0.8  # of a scale on which what worked is 1 and what did not is -1: a point must seem to work by so much,
+CAUTION = 5.0  # and that counts so many times; both because the best often lies just beside what does not fit
 NEAR = 4  # best points told, around which the maximum is looked for first
 
 
@@ -67,6 +69,8 @@ class GaussianSampler(BaseSampler):
         feasible = [other for other in others if all(value <= 0 for value in other.constraints.values())]
         valued = [other for other in feasible if other.state == TrialState.COMPLETE]
         pending = [other for other in others if other.state == TrialState.RUNNING]
+        if not valued:  # nothing worked yet, or all of it lies outside the space
+            return self._params(self._rng.random(len(self._space)))
         points, values = self._points(valued), _spread_at_the_top(np.array([other.value for other in valued]))
         process = fit(points, values, choices=self._choices)
         if pending:
@@ -78,10 +82,15 @@ class GaussianSampler(BaseSampler):
 
         def score(candidates: Array) -> Array:
             improvement = log_expected_improvement(*process.predict(candidates), best)
-            return improvement if fits is None else improvement + log_probability_positive(*fits.predict(candidates))
+            if fits is None:
+                return improvement
+            mean, deviation = fits.predict(candidates)
+            return improvement + CAUTION * log_probability_positive(mean - CLEARLY, deviation)
 
         near = points[np.argsort(-values, kind="stable")[:NEAR]]
-        point = maximise(score, partial(snapped, self._space), near=near, rng=self._rng)
+        return self._params(maximise(score, partial(snapped, self._space), near=near, rng=self._rng))
+
+    def _params(self, point: Array) -> dict[str, Any]:
         found = to_optuna(self._space, from_unit(self._space, point.tolist()))
         if found is None:
             raise AssertionError(f"a point of the unit cube left the space: {point}")
