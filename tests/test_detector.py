@@ -20,6 +20,7 @@ EVERY = pytest.mark.parametrize(
     "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
 )
 SIZE = (64, 96)
+FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 def config(name: str = "fcos_tiny", **values: object) -> TrainConfig:
@@ -147,6 +148,13 @@ def test_pixels_are_normalised_as_the_backbone_expects() -> None:
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(images.tensors[0, :, 0, 0], expected)
     assert images.image_sizes == [(64, 64)]
+
+
+def test_pixels_are_normalised_alike_in_either_memory_format() -> None:
+    transform = build_detector(config(), num_classes=1).get_submodule("transform")
+    (planes, _), (last, _) = (transform(pictures(2).contiguous(memory_format=kind)) for kind in FORMATS)
+    assert torch.equal(planes.tensors, last.tensors)
+    assert last.tensors.is_contiguous(memory_format=torch.channels_last)
 
 
 # Names and weights

@@ -21,7 +21,7 @@ def faults_of_repeated_blocks() -> int:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
         torch.ones(BLOCK)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_a_freed_block_comes_back_without_the_system() -> None:

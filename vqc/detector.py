@@ -36,7 +36,7 @@ BATCH_NORMED = ("ssdlite320_mobilenet_v3_large",)  # train batch norm down to ma
 
 
 def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool = True) -> nn.Module:
-    """The configured detector, initialised from ``config.seed`` alone, on the CPU, channels-last, in training mode.
+    """The configured detector, initialised from ``config.seed`` alone, on the CPU, in training mode.
 
     Args:
         num_classes: categories, the background not counted.
@@ -48,9 +48,9 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     check_model(config.model)
     if config.weights == "auto":
         raise ModelError("weights: 'auto' must be resolved before a detector is built")
+    tiny = config.model == "fcos_tiny"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))
-        tiny = config.model == "fcos_tiny"
         model = fcos_tiny(num_classes + 1) if tiny else _torchvision(config, num_classes, load_backbone)
     model.transform = _FixedSizeTransform(model.transform)
     anchored = getattr(model, "rpn", model)
@@ -58,7 +58,10 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     scorer = getattr(model, "roi_heads", model)
     scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
     _count_losses(model)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+    model.to(memory_format=torch.channels_last)
+    if tiny:  # its maps reach the head plane by plane: a CPU's group norm is several times slower channels-last
+        model.head.to(memory_format=torch.contiguous_format)
+    return model  # type: ignore[no-any-return]
 
 
 def loss_count(model: nn.Module) -> Tensor | int:
@@ -147,9 +150,20 @@ class _FixedSizeTransform(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> tuple[ImageList, Any]:
-        batch = torch.addcmul(self.shift, images, self.scale)
+        batch = self._by_rows(images) if _is_channels_last(images) else torch.addcmul(self.shift, images, self.scale)
         height, width = images.shape[-2:]
         return ImageList(batch, [(int(height), int(width))] * images.shape[0]), targets
 
+    def _by_rows(self, images: Tensor) -> Tensor:
+        """The same for channels-last images, by whole rows instead of threes of numbers: faster on a CPU."""
+        count, channels, height, width = images.shape
+        shift, scale = (value.flatten().repeat(width) for value in (self.shift, self.scale))
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels).to(scale.dtype)
+        return torch.addcmul(shift, rows, scale).view(count, height, width, channels).permute(0, 3, 1, 2)
+
     def postprocess(self, result: Any, _sizes: Any, _originals: Any) -> Any:
         return result
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    return images.is_contiguous(memory_format=torch.channels_last)

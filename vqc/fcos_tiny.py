@@ -35,7 +35,8 @@ class _Residual(nn.Module):
 class _TinyBackbone(nn.Module):
     """Plain convolutions to strides 8 and 16 and a small feature pyramid over them.
 
-    Input float [N, 3, H, W]; output maps at strides 8, 16 and 32 with ``out_channels`` channels.
+    Input float [N, 3, H, W]; output maps at strides 8, 16 and 32 with ``out_channels`` channels, plane by
+    plane in memory.
     """
 
     out_channels = 64
@@ -51,7 +52,7 @@ class _TinyBackbone(nn.Module):
         finer = self.stride8(self.stem(x))
         maps: OrderedDict[str, Tensor] = self.pyramid(OrderedDict([("0", finer), ("1", self.stride16(finer))]))
         maps["pool"] = nn.functional.max_pool2d(maps["1"], 1, stride=2)
-        return maps
+        return OrderedDict((name, one.contiguous()) for name, one in maps.items())
 
 
 def fcos_tiny(num_classes: int) -> FCOS:
