@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.tables import add_trial, search_settings
 from tune.journal import State, Table, Trial
-from tune.stop import FACTOR, asha, hopeless, rung_epochs, to_resume, verdict
+from tune.stop import FACTOR, KEPT, asha, hopeless, rung_epochs, to_resume, verdict
 
 SETTINGS = search_settings(epochs=12)
 RUNG, HIGHER = rung_epochs(SETTINGS)
@@ -37,6 +37,11 @@ def judged(table: Table, value: float) -> str:
 def without_score(trial: Trial) -> None:
     scores = trial.reports[-1].scores.model_copy(update={"ap50": None})
     trial.reports[-1] = trial.reports[-1].model_copy(update={"scores": scores})
+
+
+@pytest.mark.parametrize(("epochs", "rungs"), [(52, [9, 26]), (12, [3, 6]), (8, [2, 4]), (4, [1, 2])])
+def test_rungs_are_shares_of_the_epochs_but_none_is_in_the_noise(epochs: int, rungs: list[int]) -> None:
+    assert rung_epochs(search_settings(epochs=epochs)) == rungs
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 5, 12, 50, 52, 300])
@@ -102,7 +107,7 @@ def test_one_in_three_goes_on_and_never_more(values: list[float]) -> None:
 def test_whoever_would_be_resumed_is_not_given_up(values: list[float]) -> None:
     table = waiting(*values)
     assert to_resume(table, SETTINGS) not in hopeless(table, SETTINGS)
-    assert len(values) - len(hopeless(table, SETTINGS)) <= max(FACTOR, len(values) // FACTOR + FACTOR)
+    assert len(values) - len(hopeless(table, SETTINGS)) <= KEPT + 1  # and the default
 
 
 def test_the_higher_rung_comes_first() -> None:
@@ -188,3 +193,25 @@ class FakeTrial:
 
     def __init__(self, trial_id: str) -> None:
         self.trial_id = trial_id
+
+
+def test_the_default_is_never_given_up_and_is_trained_in_full_at_the_end() -> None:
+    settings = search_settings(epochs=12, trials=5)
+    table = waiting(0.1, 0.2, 0.3, 0.4)
+    assert table.trials[1] not in hopeless(table, settings)
+    resumed = to_resume(table, settings)
+    assert resumed is not None
+    resumed.state = "running"
+    assert to_resume(table, settings) is None
+    add_trial(table, settings, values=[0.15] * RUNG, state="paused")
+    assert to_resume(table, settings) is table.trials[1]
+
+
+def test_what_is_as_good_as_the_best_completed_trial_was_there_does_not_wait() -> None:
+    table = waiting(0.1, 0.1, 0.1, 0.1, 0.1)
+    add_trial(table, SETTINGS, values=[0.5] * RUNG + [0.9] * (12 - RUNG))
+    assert judged(table, 0.5) == "go on"
+    for trial in table.trials.values():  # all places are taken
+        trial.state = "completed" if trial.epochs == 12 else "running"
+    assert judged(table, 0.5) == "go on"
+    assert judged(table, 0.49) == "pause"

@@ -1,8 +1,9 @@
 """Journal -> does a trial go on, wait, or stop? Asynchronous successive halving (ASHA) with promotion; pure.
 
 A trial waits at each rung (a share of the epochs). Whenever a rung has seen three more trials, the best of those that
-wait there goes on: the best of three trials trains six times as long as the others (Li et al., "A System for
-Massively Parallel Hyperparameter Tuning", section 3.2). Only the best few that wait are kept.
+wait there goes on (Li et al., "A System for Massively Parallel Hyperparameter Tuning", section 3.2). One that is as
+good as the best completed trial was there goes on at once: a good sampler makes most of its proposals better than a
+third of what came before, and should not have to queue. Only the best few that wait are kept.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Literal
 from tune.journal import Table, Trial
 from tune.settings import SearchSettings
 
-__all__ = ["Verdict", "asha", "hopeless", "rung_epochs", "to_resume", "verdict"]
+__all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
 
+TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
 FACTOR = 3  # of the trials that reach a rung, one in so many goes on
 KEPT = 3  # trials that wait at a rung; what is behind them gives its place on the disk back
 BROKEN = ("failed", "infeasible")
@@ -34,9 +36,18 @@ GO_ON = Verdict(action="go on")
 
 
 def rung_epochs(settings: SearchSettings) -> list[int]:
-    """The epochs after which a trial may wait; rising, each below ``num_epochs``."""
+    """The epochs after which a trial may wait; rising, each below ``num_epochs``.
+
+    None comes before the third epoch, or the first quarter of a short training: what an epoch or two show is noise.
+    """
     epochs = settings.train.num_epochs
-    return sorted({max(1, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
+    earliest = max(1, min(TOO_EARLY, epochs // 4))
+    return sorted({max(earliest, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
+
+
+def judged_epochs(settings: SearchSettings) -> frozenset[int] | None:
+    """The epochs after which a verdict may not be "go on"; None: any."""
+    return None if settings.policy == "stock" else frozenset(rung_epochs(settings))
 
 
 def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
@@ -58,27 +69,46 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
 def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
     """The paused trial that has earned its next epochs, if any."""
     if settings.policy == "race":
-        return _earned(table, settings)
+        return _earned(table, settings) or _default_at_the_end(table, settings)
     return _best_at_the_end(table, settings) if settings.policy == "i-epoch" else None
 
 
 def hopeless(table: Table, settings: SearchSettings) -> list[Trial]:
-    """Paused trials that will not be resumed: at their rung, as many as a promotion chooses from were better."""
+    """Paused trials that will not be resumed: at their rung, as many as a promotion chooses from were better.
+
+    The default is kept: it is trained in full at the end.
+    """
     if settings.policy != "race":
         return []
-    return [trial for rung in rung_epochs(settings) for trial in _best_first(_waiting(table, rung), settings)[KEPT:]]
+    behind = [trial for rung in rung_epochs(settings) for trial in _best_first(_waiting(table, rung), settings)[KEPT:]]
+    return [trial for trial in behind if trial.number != 1]
 
 
 def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
-    """The best that waits at the highest rung with a place to give; ``arrived`` waits there from now on."""
+    """The best that waits, at the highest rung where it has earned more; ``arrived`` waits there from now on.
+
+    It has if it is as good as the best completed trial was there, or if the rung has a place to give.
+    """
+    completed = [trial for trial in table.searched if trial.state == "completed"]
+    champion = next(iter(_best_first(completed, settings)), None)
     for rung in reversed(rung_epochs(settings)):
         reached = [trial for trial in table.searched if trial.epochs >= rung and trial.state not in BROKEN]
-        waiting = [trial for trial in reached if trial is arrived or trial.state == "paused"]
-        waiting = [trial for trial in waiting if trial.epochs == rung]
+        waiting = [trial for trial in reached if trial.epochs == rung and (trial.state == "paused" or trial is arrived)]
+        if not waiting:
+            continue
+        best = _best_first(waiting, settings)[0]
         passed = sum(trial.epochs > rung or (trial.state == "running" and trial is not arrived) for trial in reached)
-        if waiting and passed < len(reached) // FACTOR:
-            return _best_first(waiting, settings)[0]
+        record = champion and best.values(settings.metric)[-1] >= champion.values(settings.metric)[rung - 1]
+        if record or passed < len(reached) // FACTOR:
+            return best
     return None
+
+
+def _default_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
+    """Once all was tried, the default is trained in full: every other result is compared with it."""
+    default = table.trials.get(1)
+    ended = len(table.searched) >= settings.trials
+    return default if ended and default is not None and default.state == "paused" else None
 
 
 def _waiting(table: Table, rung: int) -> list[Trial]:
