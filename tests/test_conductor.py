@@ -16,7 +16,8 @@ from tune.journal import Journal, SearchStarted, Table, read_table
 from tune.results import trial_folder
 from tune.settings import SearchSettings
 
-SETTINGS = search_settings(epochs=4, trials=5)
+SETTINGS = search_settings(epochs=4, trials=5, policy="random")  # every trial in full
+RACE = search_settings(epochs=12, trials=9, confirm=2, startup_trials=4)
 
 
 @pytest.fixture
@@ -86,22 +87,68 @@ def test_a_search_runs_all_trials_and_ends_with_its_reason(sit: Callable[..., Co
     assert table.ended.reason == "trials"
 
 
-def test_weak_trials_are_stopped_at_the_first_rung(sit: Callable[..., Conductor]) -> None:
-    conductor = sit()
+def test_weak_trials_wait_at_a_rung_and_are_stopped_there_in_the_end(sit: Callable[..., Conductor]) -> None:
+    conductor = sit(RACE)
     work(conductor, value=lambda number, epoch: 1.0 / number)
-    trials = conductor.table.trials
-    assert [(trial.state, trial.epochs) for trial in trials.values()] == [("completed", 4)] + [("stopped", 1)] * 4
+    conductor.close()
+    searched = conductor.table.searched
+    assert len(searched) == 9
+    assert searched[0].state == "completed"
+    assert {trial.state for trial in searched} == {"completed", "stopped"}
+    assert all(trial.epochs < 12 for trial in searched if trial.state == "stopped")
 
 
-@pytest.mark.parametrize("killed_after", [1, 3, 4, 6, 11])
+def test_a_trial_that_waited_goes_on_from_its_epoch(sit: Callable[..., Conductor], tmp_path: Path) -> None:
+    conductor = sit(RACE)
+    work(conductor)
+    starts = [(line["trial"], line["after_epoch"]) for line in lines(tmp_path) if line["event"] == "trial_started"]
+    resumed = [(number, after) for number, after in starts if after]
+    paused = {line["trial"] for line in lines(tmp_path) if line["event"] == "trial_paused"}
+    assert resumed
+    assert {number for number, _ in resumed} <= paused
+    epochs = [(line["trial"], line["report"]["epoch"]) for line in lines(tmp_path) if line["event"] == "epoch"]
+    assert len(epochs) == len(set(epochs))
+
+
+def test_the_best_two_are_run_again_in_full_with_new_seeds(sit: Callable[..., Conductor]) -> None:
+    conductor = sit(RACE)
+    work(conductor)
+    conductor.close()
+    repeats = [trial for trial in conductor.table.trials.values() if trial.repeats is not None]
+    best = [trial.number for trial in conductor.table.leaders() if trial.repeats is None][:2]
+    assert [trial.repeats for trial in repeats] == best
+    assert all(trial.state == "completed" and trial.epochs == 12 and trial.origin == "confirm" for trial in repeats)
+    assert len({trial.config.seed for trial in conductor.table.trials.values()}) == 3
+
+
+def test_hours_keep_time_for_the_repeats_and_none_is_begun_that_would_not_end(sit: Callable[..., Conductor]) -> None:
+    now_s = [0.0]
+    conductor = sit(search_settings(epochs=12, trials=99, confirm=2, hours=0.1), clock_s=lambda: now_s[0])
+
+    def value(number: int, epoch: int) -> float:
+        now_s[0] += 2.3  # what an epoch takes by its report
+        return value_of(number, epoch)
+
+    work(conductor, value=value)
+    conductor.close()
+    repeats = [trial for trial in conductor.table.trials.values() if trial.repeats is not None]
+    assert repeats
+    assert {trial.state for trial in repeats} == {"completed"}
+    assert now_s[0] <= 360 + 2.3
+    assert conductor.table.ended is not None
+    assert conductor.table.ended.reason == "hours"
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, RACE], ids=["in full", "race"])
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 6, 11, 19, 29, 40])
 def test_a_killed_search_goes_on_as_if_it_had_not_been(
-    sit: Callable[..., Conductor], tmp_path: Path, killed_after: int
+    sit: Callable[..., Conductor], tmp_path: Path, killed_after: int, settings: SearchSettings
 ) -> None:
-    work(sit(), most_epochs=killed_after)  # nobody says goodbye
-    work(sit())
+    work(sit(settings), most_epochs=killed_after)  # nobody says goodbye
+    work(sit(settings))
     resumed = [line for line in lines(tmp_path) if line["event"] in ("epoch", "trial_proposed")]
     (tmp_path / "journal.jsonl").unlink()
-    work(sit())
+    work(sit(settings))
     assert resumed == [line for line in lines(tmp_path) if line["event"] in ("epoch", "trial_proposed")]
 
 
@@ -130,7 +177,8 @@ def test_an_interrupt_ends_the_trial_after_its_epoch_and_gives_out_no_more(sit: 
 
 def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
     clock_s = iter([0.0, 10.0, 10.0])
-    conductor = sit(search_settings(epochs=4, trials=5, hours=1.0), clock_s=lambda: next(clock_s, 3601.0))
+    settings = search_settings(epochs=4, trials=5, hours=1.0, policy="random")
+    conductor = sit(settings, clock_s=lambda: next(clock_s, 3601.0))
     work(conductor)
     conductor.close()
     assert conductor.table.trials[1].state == "interrupted"
@@ -161,7 +209,7 @@ def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> 
 
 
 def test_no_more_trials_run_than_are_wanted_at_a_time(sit: Callable[..., Conductor]) -> None:
-    conductor = sit(search_settings(epochs=4, trials=5, concurrent=2))
+    conductor = sit(search_settings(epochs=4, trials=5, concurrent=2, policy="random"))
     assert conductor.next_task() is not None
     assert conductor.next_task() is not None
     assert conductor.next_task() is None
@@ -171,7 +219,7 @@ def test_no_more_trials_run_than_are_wanted_at_a_time(sit: Callable[..., Conduct
 def test_only_leaders_keep_their_best_and_only_the_unfinished_their_last(
     sit: Callable[..., Conductor], tmp_path: Path
 ) -> None:
-    conductor = sit(search_settings(epochs=4, trials=5, keep_leaders=2))
+    conductor = sit(search_settings(epochs=4, trials=5, keep_leaders=2, policy="random"))
     work(conductor, most_epochs=18)  # the fifth trial is cut short in its second epoch
     kept = sorted(path.relative_to(tmp_path / "trials").as_posix() for path in tmp_path.glob("trials/*/*"))
     assert kept == ["003/best.safetensors", "004/best.safetensors", "005/best.safetensors", "005/last.safetensors"]

@@ -126,15 +126,8 @@ class Conductor:
                 return promoted
             if len(self.table.searched) < self._settings.trials:
                 return self._proposed()
-        return None if self._live else self._last_trial()
-
-    def _last_trial(self) -> Trial | None:
-        """The default's missing epochs, then a repeat of the best; None when all is done or time does not suffice."""
-        if not self._settings.confirm:
+        if self._live:
             return None
-        default = next((trial for trial in self._paused() if trial.origin == "default"), None)
-        if default is not None and full_run_s(default) <= self._left_s:
-            return default
         best = next_repeat(self.table, self._settings)
         return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
 
@@ -166,21 +159,16 @@ class Conductor:
             return True
         if trial.epochs >= trial.config.num_epochs:
             return self._end(trial, "completed", "all epochs")
-        if not self._runs_in_full(trial):
+        if trial.repeats is None:
             judged = verdict(self.table, trial, self._settings)
             if judged.action == "stop":
                 return self._end(trial, "stopped", judged.reason)
             if judged.action == "pause":
                 return self._pause(trial, judged.reason)
-        if self.interrupted or self.out_of_time or (self._closing and not self._runs_in_full(trial)):
+        if self.interrupted or self.out_of_time or (self._closing and trial.repeats is None):
             why = "by hand" if self.interrupted else f"the {self._settings.hours:g} h are over"
             return self._end(trial, "interrupted", why)
         return True
-
-    def _runs_in_full(self, trial: Trial) -> bool:
-        """A repeat does; and the default once all else was tried, because every result is compared with it."""
-        over = self._closing or len(self.table.searched) >= self._settings.trials
-        return trial.repeats is not None or (over and trial.origin == "default" and self._settings.confirm > 0)
 
     def infeasible(self, number: int, reason: str) -> None:
         """The configuration cannot work."""
@@ -228,8 +216,6 @@ class Conductor:
         self._live.discard(trial.number)
         self._write(TrialEnded(at_ms=now_ms(), trial=trial.number, state=state, reason=reason))
         for other in hopeless(self.table, self._settings):
-            if other.origin == "default" and self._settings.confirm:
-                continue  # it waits for the end, when it is run to its full length
             self._write(TrialEnded(at_ms=now_ms(), trial=other.number, state="stopped", reason=other.reason))
         self._tidy()
         return False
