@@ -234,9 +234,12 @@ def test_whatever_runs_out_no_run_is_lost(few: Data, undisturbed: Run, failures:
 
 
 @pytest.mark.slow
-@settings(max_examples=500)
+@pytest.mark.parametrize("part", range(5))
+@settings(max_examples=100)
 @FAILURES
-def test_five_hundred_schedules_of_failure(few: Data, undisturbed: Run, failures: dict[str, set[int]]) -> None:
+def test_five_hundred_schedules_of_failure(
+    few: Data, undisturbed: Run, part: int, failures: dict[str, set[int]]
+) -> None:
     is_not_lost(few, undisturbed, failures)
 
 

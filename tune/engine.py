@@ -12,6 +12,7 @@ import gc
 import threading
 import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +23,24 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.conductor import Conductor, Task
+from tune.packing import Packer
 from tune.propose import warm_up
 from tune.results import trial_folder
 from tune.settings import SearchSettings
+from tune.stop import judged_epochs
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
 from vqc.errors import InfeasibleError, VqcError
+from vqc.gpu import read_gpu
+from vqc.memory_book import MemoryBook
 
 if TYPE_CHECKING:
     from tune.worker import Reports
 
 __all__ = ["Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "run"]
 
-TRIAL, OUTCOME = "trial", "outcome"
+TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
 
 
@@ -77,24 +82,24 @@ def run(
     Args:
         reports: where a trial's epochs come from, by default from training; benchmarks give their own.
     """
-    line = _Line(conductor)
+    line = _Line(conductor, _packer(conductor, settings, resources, cache))
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             TrialActor,
             data=data,
-            metric=settings.metric,
+            settings=settings,
             resources=resources,
             folder=folder,
             cache=cache,
             reports=reports,
         ),
-        {"cpu": resources.cpus, "gpu": resources.gpus},
+        partial(_asked, resources),
     )
     Tuner(
         trainable,
         tune_config=TuneConfig(
             num_samples=-1,
-            search_alg=_Searcher(line),
+            search_alg=_Searcher(line, resources.gpus),
             scheduler=_Scheduler(line),
             reuse_actors=True,
             trial_name_creator=_short_name,
@@ -110,6 +115,21 @@ def run(
     ).fit()
 
 
+def _packer(conductor: Conductor, settings: SearchSettings, resources: Resources, cache: Path) -> Packer | None:
+    """Where shares are left to us and there is a GPU; else each trial gets that of ``resources``."""
+    if settings.gpus_per_trial != "auto" or not resources.gpus:
+        return None
+    gpu = read_gpu()
+    budget_gb = resources.vram_gb or (gpu.total_gb if gpu is not None else 0.0)
+    gpus = float(ray.cluster_resources().get("GPU", 1.0))
+    return Packer(conductor.table, MemoryBook(cache), budget_gb=budget_gb, gpus=gpus)
+
+
+def _asked(resources: Resources, config: dict[str, Any]) -> dict[str, float]:
+    """What Ray must have free to start the trial; a worker is used again for trials that ask for the same."""
+    return {"cpu": resources.cpus, "gpu": config[GPUS]}
+
+
 class TrialActor(Trainable):  # type: ignore[misc]
     """Ray's side of a worker: turns each epoch into a result, and each end of a trial into an outcome."""
 
@@ -118,7 +138,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
         config: dict[str, Any],
         *,
         data: Data,
-        metric: str,
+        settings: SearchSettings,
         resources: Resources,
         folder: Path,
         cache: Path,
@@ -126,13 +146,13 @@ class TrialActor(Trainable):  # type: ignore[misc]
     ) -> None:
         from tune.worker import Worker
 
-        self._metric, self._folder, self._cache = metric, folder, cache
+        self._settings, self._folder, self._cache = settings, folder, cache
         self._failed = False
         self._worker = Worker(
             data,
             threads=resources.threads,
             vram_gb=resources.vram_gb,
-            share=resources.gpus or 1.0,
+            share=config[GPUS] or 1.0,
             reports=reports,
         )
         self._begin(config)
@@ -173,10 +193,11 @@ class TrialActor(Trainable):  # type: ignore[misc]
         self._worker.begin(
             Assignment(
                 config=TrainConfig.model_validate_json(config["config"]),
-                metric=self._metric,
+                metric=self._settings.metric,
                 after_epoch=config["after_epoch"],
                 folder=trial_folder(self._folder, config[TRIAL]),
                 cache=self._cache,
+                judged_after=judged_epochs(self._settings),
             )
         )
 
@@ -188,33 +209,38 @@ class _Line:
     resumed from the journal, so the line is left out.
     """
 
-    def __init__(self, conductor: Conductor | None) -> None:
-        self._conductor = conductor
+    def __init__(self, conductor: Conductor | None, packer: Packer | None) -> None:
+        self._conductor, self.packer = conductor, packer
 
     def __call__(self) -> Conductor:
         if self._conductor is None:
             raise RuntimeError("this adapter was restored from a snapshot of Ray's; use --resume")
         return self._conductor
 
-    def __reduce__(self) -> tuple[type[_Line], tuple[None]]:
-        return _Line, (None,)
+    def __reduce__(self) -> tuple[type[_Line], tuple[None, None]]:
+        return _Line, (None, None)
 
 
 class _Searcher(Searcher):  # type: ignore[misc]
     """Asks the conductor for the next trial."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: _Line, share: float) -> None:
         super().__init__(metric="value", mode="max")
-        self._line = line
+        self._line, self._share = line, share
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        packer = self._line.packer
+        if packer is not None and not packer.has_room:
+            return None
         task = self._line().next_task()
         if task is None:
             return str(Searcher.FINISHED) if self._line().finished else None
-        return _told(task)
+        return _told(task, self._share if packer is None else packer.take(trial_id, task.trial.config))
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing: the scheduler has told the conductor."""
+        """Its share is free; the conductor knows from the scheduler."""
+        if self._line.packer is not None:
+            self._line.packer.give_back(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is what a search is resumed from."""
@@ -261,8 +287,9 @@ class _Callback(Callback):  # type: ignore[misc]
             self._line().failed(trial.config[TRIAL], lines[-1] if lines else "the worker was lost")
 
 
-def _told(task: Task) -> dict[str, Any]:
+def _told(task: Task, gpus: float) -> dict[str, Any]:
     return {
+        GPUS: gpus,
         TRIAL: task.trial.number,
         "after_epoch": task.after_epoch,
         "config": task.trial.config.model_dump_json(),

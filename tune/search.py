@@ -174,7 +174,6 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitt
 def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags that are settings, by their path in the settings; those not given are left out."""
     share = arguments.gpus_per_trial
-    packed = max(1, int(1 / share)) if isinstance(share, float) and share > 0 else None
     given = {
         "trials": arguments.trials or (MOST_TRIALS if arguments.hours and arguments.trials is None else None),
         "hours": arguments.hours,
@@ -183,11 +182,21 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed": arguments.seed,
         "gpus_per_trial": share,
         "vram_gb": arguments.vram_gb,
-        "concurrent": arguments.concurrent or packed,
+        "concurrent": arguments.concurrent or _concurrent(share),
         "train.model": arguments.model,
         "train.num_epochs": arguments.epochs,
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _concurrent(share: float | str | None) -> int | None:
+    """Trials at a time that such a share asks for; None where it says nothing of it."""
+    from tune.packing import MOST_TOGETHER
+    from vqc.gpu import gpu_count
+
+    if isinstance(share, str):  # auto
+        return MOST_TOGETHER if gpu_count() else None
+    return max(1, int(1 / share)) if share is not None and share > 0 else None
 
 
 def _resources(settings: SearchSettings) -> Resources:
