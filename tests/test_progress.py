@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import io
-import math
-import random
 import threading
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from statistics import median
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import START_MS, epoch_report, events, write_journal
+from tests.builders import events, write_journal
 from tune import journal as j
 from tune import progress
-from tune.progress import _left_s as time_left_s
 from tune.progress import Progress, plan, show, snapshot, summary
 from tune.settings import SearchSettings
-from vqc.config import TrainConfig
 from vqc.terminal import SPARK_CELLS, sparkline
 
 LINKS = {
@@ -43,85 +38,6 @@ def text_of(stream: io.TextIOWrapper) -> str:
     stream.flush()
     assert isinstance(stream.buffer, io.BytesIO)
     return stream.buffer.getvalue().decode(stream.encoding)
-
-
-def simulated(seed: int, *, trials: int = 30, epochs: int = 18) -> list[j.Event]:
-    """A search of random configurations whose weak trials stop at epochs 3 and 9 unless as good as the best there."""
-    rng, clock = random.Random(seed), START_MS
-    first = events(trials=trials, epochs=epochs)[0]
-    assert isinstance(first, j.SearchStarted)
-    out: list[j.Event] = [first.model_copy(update={"settings": {**first.settings, "rungs": [1 / 6, 1 / 2]}})]
-    bar = {3: 0.0, 9: 0.0}
-    for number in range(1, trials + 1):
-        size = 128 if number == 1 else rng.choice([96, 128, 160])
-        config = TrainConfig(num_epochs=epochs, image_size=(size, size))
-        origin = "default" if number == 1 else "sampler"
-        clock += 400
-        out += [
-            j.TrialProposed(at_ms=clock, trial=number, params={"image_size": size}, config=config, origin=origin),
-            j.TrialStarted(at_ms=clock, trial=number, worker="1@host"),
-        ]
-        top, state = rng.uniform(0.3, 0.8), "completed"
-        for epoch in range(1, epochs + 1):
-            value = top * (1 - math.exp(-epoch / 4))
-            report = epoch_report(epoch, ap50=value, image_size=size)
-            clock += round(1000 * (report.train_s + report.eval_s))
-            out.append(j.EpochMeasured(at_ms=clock, trial=number, report=report))
-            if number > 1 and value < bar.get(epoch, 0.0):
-                state = "stopped"
-                break
-            bar.update({epoch: value} if epoch in bar else {})
-        out.append(j.TrialEnded.model_validate({"at_ms": clock, "trial": number, "state": state, "reason": ""}))
-    return [*out, j.SearchEnded(at_ms=clock, reason="trials")]
-
-
-def errors_of(seed: int) -> list[float]:
-    """Error of the time left as a share of the whole search's time, at the end of each trial from the fifth on."""
-    some, table, errors = simulated(seed), j.Table(), []
-    whole_s = (some[-1].at_ms - some[0].at_ms) / 1000
-    for event in some[:-1]:
-        table.apply(event)
-        if isinstance(event, j.TrialEnded) and event.trial >= 5:
-            left_s = time_left_s(table, event.at_ms)
-            assert left_s is not None
-            errors.append((left_s - (some[-1].at_ms - event.at_ms) / 1000) / whole_s)
-    return errors
-
-
-def test_the_time_left_is_foretold_within_a_quarter_from_the_fifth_trial_on() -> None:
-    errors = [abs(error) for seed in range(12) for error in errors_of(seed)]
-    assert sum(error < 0.25 for error in errors) / len(errors) > 0.9
-    assert median(errors) < 0.08
-
-
-def test_the_forecast_does_not_lean_to_one_side() -> None:
-    assert abs(median(error for seed in range(12) for error in errors_of(seed))) < 0.06
-
-
-def test_before_the_first_epoch_the_time_left_is_unknown_and_after_the_end_it_is_none() -> None:
-    some = events(trials=3)
-    assert time_left_s(table_of(some[:3]), some[2].at_ms) is None
-    assert time_left_s(table_of(some), some[-1].at_ms) == 0.0
-
-
-def test_the_time_left_falls_within_an_epoch_but_never_below_nothing() -> None:
-    some = events(trials=1, epochs=6)[:5]
-    at_ms = some[-1].at_ms
-    now, later, much_later = (time_left_s(table_of(some), at_ms + wait_ms) for wait_ms in (0, 1000, 3_600_000))
-    assert now is not None
-    assert later == pytest.approx(now - 1)
-    assert much_later is not None
-    assert 0 <= much_later < now
-
-
-def test_the_hours_bound_the_time_left() -> None:
-    first, *rest = simulated(1)[:60]
-    assert isinstance(first, j.SearchStarted)
-    short = first.model_copy(update={"settings": {**first.settings, "hours": 0.05}})
-    free, bound = (time_left_s(table_of([head, *rest]), rest[-1].at_ms) for head in (first, short))
-    assert free is not None
-    assert bound is not None
-    assert bound < free
 
 
 @given(cut=st.integers(1, 40), wait_ms=st.integers(0, 10**7))

@@ -1,16 +1,19 @@
 """How long a search takes: a pure function of the journal's table, or of a rehearsal before there is one.
 
-Called by the progress display and by ``--dry-run``. What is to come is a sum of runs: those under way, the race's and
-its winner's, those that are yet to be proposed, and the repeats at the end. Two things are learnt while the search
-runs, each from a prior that weighs as much as a few trials: the chance to pass a rung, and the seconds of an epoch,
-which grow with the pixels of an image. Each part has a mean and a variance, and so has their sum.
+Called by the progress display and by ``--dry-run``. The rungs cut a full training into stretches, and of the trials
+that ran one stretch a share runs the next. What is to come is the rest of the stretches under way, those not yet begun,
+the default's way to its end, and the repeats. Learnt while the search runs, each from a prior that weighs as much as a
+few trials: the share that passes a rung, and the seconds of an epoch, which grow with the pixels of an image; those
+that go on are rarely of the mean size, so the leaders' pace is kept apart. Each part has a mean and a variance, and so
+has their sum.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median, pvariance
 
 from tune.journal import Table, Trial
@@ -22,8 +25,9 @@ from vqc.config import TrainConfig
 __all__ = ["EpochCost", "Estimate", "time_left", "whole_search"]
 
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
-PRIOR_CHANCE = 0.4  # of passing a rung: what the policy gave on recorded learning curves
-HALF_LIFE_TRIALS = 5.0  # the bar rises as a search goes on: an old verdict says less about the next one
+PRIOR_SHARE = 0.4  # of the trials that pass a rung: what the policy gave on recorded learning curves
+LEADERS = 3  # whose pace is taken for what goes on and for the repeats
+HALF_LIFE_TRIALS = 6.0  # of what a trial says about the size of the next one's images
 BETWEEN_S = 0.5  # of a trial that was no epoch, before any was measured: proposal, start, saving
 EIGHT_OF_TEN = 1.2816  # standard deviations to each side that hold 80 % of a normal distribution
 
@@ -74,24 +78,18 @@ class _Quantity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rate:
-    """What is known of a search's pace: seconds of an epoch of a run not yet proposed, and between two runs."""
+class _Pace:
+    """Seconds of an epoch, of a run not yet proposed and of one that goes on at a rung; and between two runs."""
 
-    epoch_s: _Quantity
+    new_s: _Quantity
+    leaders_s: _Quantity
     between_s: float
-    gates: Mapping[int, float]  # rung's epoch -> chance to pass it, rising
-    epochs: int  # of a full run
 
-    def run(self, after: int = 0) -> _Quantity:
-        """Epochs of a run that is judged at the gates, from epoch ``after`` on."""
-        chances, reached = [], 1.0
-        for rung, chance in self.gates.items():
-            if after <= rung < self.epochs:
-                chances.append((rung - after, reached * (1 - chance)))
-                reached *= chance
-        chances.append((self.epochs - after, reached))
-        mean = sum(length * chance for length, chance in chances)
-        return _Quantity(mean=mean, variance=sum(chance * (length - mean) ** 2 for length, chance in chances))
+    def first_s(self, epochs: float) -> _Quantity:
+        return _Quantity(mean=epochs).times(self.new_s) + _Quantity(mean=self.between_s)
+
+    def later_s(self, epochs: float) -> _Quantity:
+        return _Quantity(mean=epochs).times(self.leaders_s) + _Quantity(mean=self.between_s)
 
 
 def whole_search(settings: SearchSettings, costs: Sequence[EpochCost]) -> Estimate:
@@ -103,13 +101,9 @@ def whole_search(settings: SearchSettings, costs: Sequence[EpochCost]) -> Estima
     known = [cost for cost in costs if cost.epoch_s is not None]
     means = [cost.epoch_s or 0.0 for cost in known]
     wobble = fmean(((cost.high_s or 0.0) - (cost.low_s or 0.0)) ** 2 / 12 for cost in known)
-    rate = _Rate(
-        epoch_s=_Quantity(mean=fmean(means), variance=pvariance(means) + wobble),
-        between_s=BETWEEN_S,
-        gates=dict.fromkeys(rung_epochs(settings), PRIOR_CHANCE),
-        epochs=settings.train.num_epochs,
-    )
-    return _bounded(_to_come(rate, settings, searched=0, raced=0, repeats=0), settings, spent_s=0.0)
+    any_size = _Quantity(mean=fmean(means), variance=pvariance(means) + wobble)
+    pace = _Pace(new_s=any_size, leaders_s=any_size, between_s=BETWEEN_S)
+    return _bounded(_to_come([], settings, pace), settings, spent_s=0.0)
 
 
 def time_left(table: Table, now_ms: int) -> Estimate | None:
@@ -119,46 +113,60 @@ def time_left(table: Table, now_ms: int) -> Estimate | None:
     if not any(trial.epochs for trial in table.trials.values()):
         return None
     settings = settings_of(table).model_copy(update={"trials": table.trials_asked})
-    rate = _measured(table, settings)
-    raced = sum(_is_judged(trial, settings) for trial in table.searched[: settings.startup_trials])
+    new_s = _pace_of_new(table, settings)
+    pace = _Pace(new_s=new_s, leaders_s=_pace_of_leaders(table, new_s), between_s=_between_s(table))
     live = [trial for trial in table.trials.values() if _is_live(trial)]
-    current = _sum(_live(trial, rate, settings, _pace_s(table, trial), raced=raced) for trial in live)
-    passed_s = min(_since_last_s(table, now_ms, live), current.mean)
-    left = _Quantity(mean=current.mean - passed_s, variance=current.variance) + _to_come(
-        rate,
-        settings,
-        searched=len(table.searched),
-        raced=raced,
-        repeats=sum(trial.repeats is not None for trial in table.trials.values()),
-    )
+    current_s = sum((_next_end(trial, settings) - trial.epochs) * _pace_s(table, trial) for trial in live)
+    passed_s = min(_since_last_s(table, now_ms, live), current_s)
+    left = _Quantity(mean=current_s - passed_s) + _to_come(list(table.trials.values()), settings, pace)
     return _bounded(left, settings, spent_s=elapsed_s(table) + passed_s)
 
 
-def _to_come(rate: _Rate, settings: SearchSettings, *, searched: int, raced: int, repeats: int) -> _Quantity:
-    """Seconds of all that is not under way: the rest of the race, its winner, later trials, repeats."""
-    gap = _Quantity(mean=rate.between_s)
-    full = _Quantity(mean=rate.epochs).times(rate.epoch_s) + gap
-    racers = min(settings.startup_trials, settings.trials) if _races(settings) else 0
-    first = min(rate.gates, default=rate.epochs)
-    parts = [(_Quantity(mean=first).times(rate.epoch_s) + gap).repeated(max(0, racers - searched))]
-    if raced < racers:
-        parts.append(_Quantity(mean=rate.epochs - first).times(rate.epoch_s) + gap)
-    later = max(0, settings.trials - max(searched, racers))
-    parts.append((rate.run().times(rate.epoch_s) + gap).repeated(later))
-    parts.append(full.repeated(max(0, min(settings.confirm, settings.trials) - repeats)))
+def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> _Quantity:
+    """Seconds of all stretches that are not begun yet."""
+    searched = [trial for trial in trials if trial.repeats is None]
+    repeats = len(trials) - len(searched)
+    ends = _ends(settings)
+    parts, reach, uncertain = [], float(settings.trials), 0.0  # trials of the whole search that run the stretch
+    for number, (begin, end) in enumerate(pairwise([0, *ends])):
+        begun = sum(trial.epochs > begin or (trial.epochs == begin and _is_live(trial)) for trial in searched)
+        if number:
+            share = _share(searched, begin, settings)
+            at_rung = sum(trial.epochs >= begin for trial in searched)
+            uncertain = (uncertain + max(0.0, reach - at_rung)) * share * (1 - share)
+            reach *= share
+        missing = max(0.0, reach - begun)
+        stretch = pace.later_s(end - begin) if number else pace.first_s(end)
+        parts.append(stretch.repeated(missing))
+        parts.append(_Quantity(mean=0.0, variance=min(uncertain, missing) * stretch.mean**2))
+    default = next((trial for trial in searched if trial.origin == "default"), None)
+    if default is not None and default.state == "paused" or (default is None and len(ends) > 1):
+        done = ends[0] if default is None else default.epochs
+        parts.append(pace.later_s(ends[-1] - done))
+    parts.append(pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats)))
     return _sum(parts)
 
 
-def _live(trial: Trial, rate: _Rate, settings: SearchSettings, pace_s: float, *, raced: int) -> _Quantity:
-    """Seconds that a run under way is expected to take yet."""
-    pace = _Quantity(mean=pace_s)
-    first = min(rate.gates, default=rate.epochs)
-    racing = _races(settings) and raced < min(settings.startup_trials, settings.trials)
-    if trial.repeats is not None:
-        return _Quantity(mean=trial.config.num_epochs - trial.epochs).times(pace)
-    if racing and trial.epochs < first:
-        return _Quantity(mean=first - trial.epochs).times(pace)
-    return rate.run(after=trial.epochs).times(pace)
+def _ends(settings: SearchSettings) -> list[int]:
+    """Where the stretches of a full training end: at the rungs, and with its last epoch."""
+    rungs = [] if settings.policy == "random" else rung_epochs(settings)
+    return [*rungs, settings.train.num_epochs]
+
+
+def _next_end(trial: Trial, settings: SearchSettings) -> int:
+    """The epoch at which a live trial's present stretch ends."""
+    if trial.repeats is not None or trial.origin == "default" and trial.epochs > _ends(settings)[0]:
+        return trial.config.num_epochs
+    return next((end for end in _ends(settings) if end > trial.epochs), trial.epochs)
+
+
+def _share(searched: Sequence[Trial], rung: int, settings: SearchSettings) -> float:
+    """Of the trials that reach a rung, how many go on: as it was so far, from a prior."""
+    if settings.policy == "i-epoch":
+        return min(1.0, settings.keep_leaders / settings.trials)
+    reached = [trial for trial in searched if trial.epochs >= rung]
+    passed = sum(trial.epochs > rung or _is_live(trial) for trial in reached)
+    return (passed + PRIOR_SHARE * PRIOR_TRIALS) / (len(reached) + PRIOR_TRIALS)
 
 
 def _bounded(left: _Quantity, settings: SearchSettings, *, spent_s: float) -> Estimate:
@@ -171,50 +179,14 @@ def _bounded(left: _Quantity, settings: SearchSettings, *, spent_s: float) -> Es
     return Estimate(mean_s=min(mean_s, bound_s), deviation_s=0.0 if certain else deviation_s)
 
 
-def _measured(table: Table, settings: SearchSettings) -> _Rate:
-    return _Rate(
-        epoch_s=_pace_of_new(table, settings),
-        between_s=_between_s(table),
-        gates=_gates(table, settings),
-        epochs=settings.train.num_epochs,
-    )
-
-
-def _races(settings: SearchSettings) -> bool:
-    return settings.policy in ("race", "i-epoch") and bool(rung_epochs(settings))
-
-
 def _is_live(trial: Trial) -> bool:
     return trial.state in ("proposed", "running", "interrupted")
-
-
-def _is_judged(trial: Trial, settings: SearchSettings) -> bool:
-    """Whether the trial is through its race: it has reached the first rung, or ended before."""
-    first = min(rung_epochs(settings), default=0)
-    return trial.epochs >= first or not (_is_live(trial) or trial.state == "paused")
 
 
 def _since_last_s(table: Table, now_ms: int, live: Sequence[Trial]) -> float:
     """Seconds of the epoch under way, of which the journal knows nothing yet; at most one epoch's."""
     longest_s = max((_pace_s(table, trial) for trial in live), default=0.0)
     return min(longest_s, max(0.0, (now_ms - table.last_ms) / 1000))
-
-
-def _gates(table: Table, settings: SearchSettings) -> dict[int, float]:
-    """Rung's epoch -> chance to pass it, from those judged there, the recent ones weighing most; the race left out."""
-    later = [trial for trial in table.searched if trial.number > settings.startup_trials or not _races(settings)]
-    newest = max(table.trials, default=0)
-    gates = {}
-    for rung in rung_epochs(settings):
-        verdicts = {trial.number: trial.epochs > rung for trial in later if _is_past(trial, rung)}
-        weights = {number: 0.5 ** ((newest - number) / HALF_LIFE_TRIALS) for number in verdicts}
-        passed = sum(weights[number] for number, went_on in verdicts.items() if went_on)
-        gates[rung] = (passed + PRIOR_CHANCE * PRIOR_TRIALS) / (sum(weights.values()) + PRIOR_TRIALS)
-    return gates
-
-
-def _is_past(trial: Trial, rung: int) -> bool:
-    return trial.epochs > rung or (trial.epochs == rung and trial.state in ("stopped", "paused"))
 
 
 def _pixels(config: TrainConfig) -> int:
@@ -235,16 +207,28 @@ def _pace_s(table: Table, trial: Trial) -> float:
 
 
 def _pace_of_new(table: Table, settings: SearchSettings) -> _Quantity:
-    """Seconds of an epoch of a run not yet proposed: those measured, with the space's sizes as a prior."""
+    """Seconds of an epoch of a run not yet proposed: those measured, with the space's sizes as a prior.
+
+    The latest weigh most: as the sampler learns which sizes are worth it, it proposes more of them.
+    """
     known = [(trial, seconds) for trial in table.searched if (seconds := epoch_s(trial)) is not None]
-    sampled = [seconds for trial, seconds in known if trial.origin != "default"]
+    sampled = {trial.number: seconds for trial, seconds in known if trial.origin != "default"}
     per_pixel = median(seconds / _pixels(trial.config) for trial, seconds in known)
     prior = [per_pixel * pixels for pixels in _sizes(settings)]
-    weights = [1.0] * len(sampled) + [PRIOR_TRIALS / len(prior)] * len(prior)
-    values = [*sampled, *prior]
+    newest = max(sampled, default=0)
+    weights = [0.5 ** ((newest - number) / HALF_LIFE_TRIALS) for number in sampled]
+    weights += [PRIOR_TRIALS / len(prior)] * len(prior)
+    values = [*sampled.values(), *prior]
     mean = sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
     spread = sum(weight * (value - mean) ** 2 for weight, value in zip(weights, values, strict=True)) / sum(weights)
     return _Quantity(mean=mean, variance=spread)
+
+
+def _pace_of_leaders(table: Table, new: _Quantity) -> _Quantity:
+    """Seconds of an epoch of the best few, blended with that of any run, which counts as one of them."""
+    paces = [seconds for trial in table.leaders()[:LEADERS] if (seconds := epoch_s(trial)) is not None]
+    blended = [*paces, new.mean]
+    return _Quantity(mean=fmean(blended), variance=pvariance(blended) + new.variance / len(blended))
 
 
 def _sizes(settings: SearchSettings) -> list[float]:
