@@ -122,9 +122,21 @@ def load_state(path: Path, state: LoopState) -> None:
         index, _, slot = name.partition(".")
         slots.setdefault(int(index), {})[slot] = tensor
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": slots})
+    _lay_out(state.optimizer)
     if scaler := json.loads(header["scaler"]):  # empty where nothing was scaled: another device, another format
         state.scaler.load_state_dict(scaler)
     state.info, state.step = info.model_copy(update={"config": state.info.config}), int(header["step"])
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Order each moment in memory as its parameter is: a fused step walks through both by address.
+
+    A file holds all tensors in rows; the weights of convolutions are channels-last.
+    """
+    for parameter, slots in optimizer.state.items():
+        for name, value in slots.items():
+            if value.shape == parameter.shape:
+                slots[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _computed(config: TrainConfig) -> TrainConfig:
