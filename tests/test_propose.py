@@ -19,7 +19,7 @@ from tune.propose import _most_telling, expected_values, propose
 from tune.settings import SearchSettings
 from tune.space import Params
 
-SETTINGS = search_settings(startup_trials=4)
+SETTINGS = search_settings(startup_trials=8)
 SQUARE = {"learning_rate": {"low": 1e-3, "high": 1.0}, "weight_decay": {"low": 0.0, "high": 1.0}}
 FAST: Params = {"learning_rate": 5e-3, "batch_size": 4, "image_size": 128}
 
@@ -82,8 +82,8 @@ def share_infeasible(seed: int) -> float:
             add_trial(table, settings, values=[1 - (x - 0.6) ** 2 - (y - 0.6) ** 2], params=params)
         else:
             add_trial(table, settings, values=[], state="infeasible", params=params)
-            infeasible += number > settings.startup_trials
-    return infeasible / (30 - settings.startup_trials)
+            infeasible += number > settings.startup_trials // 2
+    return infeasible / (30 - settings.startup_trials // 2)
 
 
 def test_of_a_space_a_quarter_of_which_cannot_work_little_is_proposed() -> None:

@@ -39,7 +39,7 @@ def without_score(trial: Trial) -> None:
     trial.reports[-1] = trial.reports[-1].model_copy(update={"scores": scores})
 
 
-@pytest.mark.parametrize(("epochs", "rungs"), [(52, [9, 26]), (12, [3, 6]), (8, [2, 4]), (4, [1, 2])])
+@pytest.mark.parametrize(("epochs", "rungs"), [(52, [5, 9, 26]), (12, [3, 6]), (8, [2, 4]), (4, [1, 2])])
 def test_rungs_are_shares_of_the_epochs_but_none_is_in_the_noise(epochs: int, rungs: list[int]) -> None:
     assert rung_epochs(search_settings(epochs=epochs)) == rungs
 
@@ -215,3 +215,15 @@ def test_what_is_as_good_as_the_best_completed_trial_was_there_does_not_wait() -
         trial.state = "completed" if trial.epochs == 12 else "running"
     assert judged(table, 0.5) == "go on"
     assert judged(table, 0.49) == "pause"
+
+
+@pytest.mark.parametrize(("number", "action"), [(16, "pause"), (17, "go on")])
+def test_only_early_trials_wait_at_half_the_first_rung(number: int, action: str) -> None:
+    settings = search_settings(epochs=52)
+    table = Table()
+    for _ in range(number - 1):
+        add_trial(table, settings, values=[0.9] * 5, state="stopped")
+    for trial in table.trials.values():
+        trial.state = "running"  # every place is taken
+    trial = add_trial(table, settings, values=[0.1] * 5, state="running")
+    assert verdict(table, trial, settings).action == action

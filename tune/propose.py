@@ -1,9 +1,8 @@
 """Journal -> the next configuration. Pure but for its seed: equal tables and seeds give equal proposals.
 
-Trial 1 is the default, so a search can never end worse than it. Then comes the opening, what did well elsewhere or
-in an earlier search, or a few points spread evenly over the space (a scrambled Halton sequence); from there a Gaussian
-process proposes (``tune.sampler``): at thirty trials it needs a third of the trainings that a tree-structured Parzen
-estimator does.
+Trial 1 is the default. Then comes the opening, what did well elsewhere or in an earlier search, or a few points spread
+evenly over the space (a scrambled Halton sequence, half of the start-up); from there a Gaussian process proposes
+(``tune.sampler``): at thirty trials it needs a third of the trainings that a tree-structured Parzen estimator does.
 
 What the sampler is told: a completed trial its last value; one that was stopped or waits, its last value and what the
 completed ones gained from that epoch on; a running one only where it is; an infeasible one as a broken constraint; a
@@ -50,7 +49,7 @@ def propose(table: Table, settings: SearchSettings) -> Proposal:
     if number <= 1 + len(settings.opening):
         return Proposal(params=dict(settings.opening[number - 2]), origin="portfolio")
     spread_only = settings.policy in ("random", "i-epoch")
-    if spread_only or number <= settings.startup_trials:
+    if spread_only or number <= settings.startup_trials // 2:
         return Proposal(params=_spread(settings, number - 2), origin="start-up")
     if settings.policy == "stock":
         return propose_by_tpe(table, settings, multivariate=False)

@@ -19,6 +19,7 @@ from tune.settings import SearchSettings
 __all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
 
 TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
+EARLY = 2  # times the start-up's trials are early ones
 FACTOR = 3  # of the trials that reach a rung, one in so many goes on
 KEPT = 3  # trials that wait at a rung; what is behind them gives its place on the disk back
 BROKEN = ("failed", "infeasible")
@@ -38,11 +39,27 @@ GO_ON = Verdict(action="go on")
 def rung_epochs(settings: SearchSettings) -> list[int]:
     """The epochs after which a trial may wait; rising, each below ``num_epochs``.
 
-    None comes before the third epoch, or the first quarter of a short training: what an epoch or two show is noise.
+    The first is half of the one that follows and for early trials only, see ``_waits``. None comes before the third
+    epoch, or the first quarter of a short training: what an epoch or two show is noise.
     """
+    regular = _regular_rungs(settings)
+    if not regular:
+        return []
+    return sorted({max(_earliest(settings), math.ceil(regular[0] / 2)), *regular})
+
+
+def _regular_rungs(settings: SearchSettings) -> list[int]:
     epochs = settings.train.num_epochs
-    earliest = max(1, min(TOO_EARLY, epochs // 4))
-    return sorted({max(earliest, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
+    return sorted({max(_earliest(settings), math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
+
+
+def _earliest(settings: SearchSettings) -> int:
+    return max(1, min(TOO_EARLY, settings.train.num_epochs // 4))
+
+
+def _waits(trial: Trial, rung: int, settings: SearchSettings) -> bool:
+    """Early trials wait at each rung: they tell good regions from bad. Later ones differ too little."""
+    return rung in _regular_rungs(settings) or trial.number <= EARLY * settings.startup_trials
 
 
 def judged_epochs(settings: SearchSettings) -> frozenset[int] | None:
@@ -56,7 +73,7 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
         return GO_ON
     if settings.policy == "stock":
         return asha(table, trial, settings, grace=3, factor=3)
-    if trial.epochs not in rung_epochs(settings):
+    if trial.epochs not in rung_epochs(settings) or not _waits(trial, trial.epochs, settings):
         return GO_ON
     value = _value(trial, trial.epochs, settings)
     if value is None:
@@ -92,7 +109,11 @@ def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = N
     completed = [trial for trial in table.searched if trial.state == "completed"]
     champion = next(iter(_best_first(completed, settings)), None)
     for rung in reversed(rung_epochs(settings)):
-        reached = [trial for trial in table.searched if trial.epochs >= rung and trial.state not in BROKEN]
+        reached = [
+            trial
+            for trial in table.searched
+            if trial.epochs >= rung and trial.state not in BROKEN and _waits(trial, rung, settings)
+        ]
         waiting = [trial for trial in reached if trial.epochs == rung and (trial.state == "paused" or trial is arrived)]
         if not waiting:
             continue
