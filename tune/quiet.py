@@ -13,7 +13,7 @@ __all__ = ["library_noise_to", "quiet_environment"]
 
 
 def quiet_environment() -> None:
-    """Settings that Ray reads from the environment, some of them while it is imported.
+    """Settings that Ray and albumentations read from the environment, some of them while they are imported.
 
     No reports home, no files of Ray's own for each trial, no signal handler, no change of folder, and workers that
     are started by this Python, not once more by ``uv run`` with a copy of the working folder.
@@ -29,6 +29,7 @@ def quiet_environment() -> None:
         TUNE_DISABLE_STRICT_METRIC_CHECKING="1",
         TUNE_GLOBAL_CHECKPOINT_S="86400",  # the journal is what a search is resumed from
         TUNE_WARN_THRESHOLD_S="10",
+        NO_ALBUMENTATIONS_UPDATE="1",
     )
 
 

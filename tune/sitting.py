@@ -28,7 +28,7 @@ from vqc.sample import choose_data
 __all__ = ["Sitting", "begin", "resume"]
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "opencv-python-headless", "pycocotools")
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {
     "trials": "--trials",
     "hours": "--hours",

@@ -6,6 +6,7 @@ neither the cache nor the number of threads nor a resumption changes what the tr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vqc.augment import augment
+from vqc.augment import Augmenter
 from vqc.cache import cached_pixels
 from vqc.coco import Data, ImageRecord, read_image
 from vqc.config import TrainConfig, Workers
@@ -124,7 +125,7 @@ class FittedImages:
         return fit_image(read_image(record), self.size)
 
     def _all_fitted(self) -> Iterator[NDArray[np.uint8]]:
-        return prefetched(self._fitted, self.split.images, workers="auto")
+        return prefetched(self._fitted, self.split.images, workers=os.cpu_count() or 1)  # who consumes them only writes
 
 
 def evaluation_batches(
@@ -150,10 +151,11 @@ def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -
     Args:
         epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.
     """
+    augment = Augmenter(config.augmentation)
 
     def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
         seed = stream_seed(config.seed, "augment", epoch, index)
-        return augment(images[index], images.boxes[index], settings=config.augmentation, seed=seed, out=out)
+        return augment(images[index], images.boxes[index], seed=seed, out=out)
 
     order = np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)).permutation(len(images))
     parts = _parts(order.tolist(), config.batch_size)

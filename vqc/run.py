@@ -41,7 +41,7 @@ __all__ = ["METRIC", "Run", "RunInfo", "begin_run", "best_of", "epochs_of", "fin
 
 METRIC = "ap50"
 INFO = "run.json"
-PACKAGES = ("torch", "torchvision", "opencv-python-headless", "pycocotools")
+PACKAGES = ("torch", "torchvision", "albumentations", "pycocotools")
 
 
 class RunInfo(Record):
