@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
 from tune.journal import State, Table, Trial
 from tune.stop import FACTOR, KEPT, asha, hopeless, rung_epochs, to_resume, verdict
@@ -227,3 +228,13 @@ def test_only_early_trials_wait_at_half_the_first_rung(number: int, action: str)
         trial.state = "running"  # every place is taken
     trial = add_trial(table, settings, values=[0.1] * 5, state="running")
     assert verdict(table, trial, settings).action == action
+
+
+def test_i_epoch_waits_once_and_then_goes_on_to_the_end() -> None:
+    settings = search_settings(epochs=52, policy="i-epoch")
+    trial = add_trial(Table(), settings, values=[], state="running")
+    table, waits = Table(trials={1: trial}), []
+    for epoch in range(1, 52):
+        trial.reports.append(epoch_report(epoch, ap50=0.5))
+        waits += [epoch] if verdict(table, trial, settings).action == "pause" else []
+    assert waits == [9]

@@ -73,7 +73,8 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
         return GO_ON
     if settings.policy == "stock":
         return asha(table, trial, settings, grace=3, factor=3)
-    if trial.epochs not in rung_epochs(settings) or not _waits(trial, trial.epochs, settings):
+    rungs = _regular_rungs(settings)[:1] if settings.policy == "i-epoch" else rung_epochs(settings)
+    if trial.epochs not in rungs or not _waits(trial, trial.epochs, settings):
         return GO_ON
     value = _value(trial, trial.epochs, settings)
     if value is None:
@@ -144,7 +145,7 @@ def _best_first(trials: Iterable[Trial], settings: SearchSettings) -> list[Trial
 def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
     """Once all trials were tried briefly, the best that waits, until ``keep_leaders`` were trained in full."""
     paused = [trial for trial in table.searched if trial.state == "paused"]
-    begun = sum(trial.epochs > min(rung_epochs(settings)) for trial in table.searched)
+    begun = sum(trial.state == "completed" or trial.state == "running" for trial in table.searched)
     if len(table.searched) < settings.trials or begun >= settings.keep_leaders:
         return None
     return next(iter(_best_first(paused, settings)), None)
