@@ -43,9 +43,8 @@ def rung_epochs(settings: SearchSettings) -> list[int]:
     epoch, or the first quarter of a short training: what an epoch or two show is noise.
     """
     regular = _regular_rungs(settings)
-    if not regular:
-        return []
-    return sorted({max(_earliest(settings), math.ceil(regular[0] / 2)), *regular})
+    low = math.ceil(regular[0] / 2) if regular else 0
+    return [low, *regular] if low >= TOO_EARLY and low not in regular else regular
 
 
 def _regular_rungs(settings: SearchSettings) -> list[int]:
