@@ -26,6 +26,7 @@ from vqc.anchors import FixedAnchors
 from vqc.architectures import ARCHITECTURES, check_model
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
+from vqc.fcos_head import PairedHead
 from vqc.fcos_loss import fcos_loss
 from vqc.fcos_tiny import fcos_tiny
 from vqc.randomness import stream_seed
@@ -60,7 +61,7 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     _count_losses(model)
     model.to(memory_format=torch.channels_last)
     if tiny:  # its maps reach the head plane by plane: a CPU's group norm is several times slower channels-last
-        model.head.to(memory_format=torch.contiguous_format)
+        model.head = PairedHead(model.head).to(memory_format=torch.contiguous_format)
     return model  # type: ignore[no-any-return]
 
 

@@ -16,14 +16,15 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection._utils import BoxLinearCoder
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
 __all__ = ["fcos_loss", "match_cells"]
 
 LARGEST_AREA_PX2 = 1e8  # torchvision's: of several boxes the one is taken whose area is most below it
+FOCAL_ALPHA = 0.25  # of cells with an object; gamma is 2, as a square
 STRIDES_PER_LEVEL = (4, 8)  # a level is for boxes whose farthest side is so many strides away
 
 
@@ -53,13 +54,13 @@ def fcos_loss(
     match = matches[image, cell]
     of_cell, box = anchors[cell], boxes[image, match].to(anchors.dtype)
 
-    truth = torch.zeros_like(outputs["cls_logits"])
-    truth[image, cell, labels[image, match]] = 1.0
+    truth = torch.zeros_like(outputs["cls_logits"], dtype=torch.bool)
+    truth[image, cell, labels[image, match]] = True
     coder = BoxLinearCoder(normalize_by_size=True)
     predicted = coder.decode(outputs["bbox_regression"][image, cell], of_cell)
     count = torch.full((), len(cell), device=matches.device)
     terms = {
-        "classification": sigmoid_focal_loss(outputs["cls_logits"], truth, reduction="sum"),
+        "classification": _focal(outputs["cls_logits"].to(anchors.dtype), truth).sum(),
         "bbox_regression": generalized_box_iou_loss(predicted, box, reduction="sum"),
         "bbox_ctrness": binary_cross_entropy_with_logits(
             outputs["bbox_ctrness"][image, cell, 0], _centreness(coder.encode(of_cell, box)), reduction="sum"
@@ -94,6 +95,17 @@ def match_cells(boxes: Tensor, anchors: Tensor, *, cells_per_level: Sequence[int
     below = torch.where(near & inside & fits, LARGEST_AREA_PX2 - area_px2, 0)
     best, match = below.max(dim=2)
     return match.where(best > 0, -1)
+
+
+def _focal(logits: Tensor, truth: Tensor) -> Tensor:
+    """Loss of each logit [N, A, C], after Lin et al., "Focal loss for dense object detection" (2017), equation 5.
+
+    With z the logit where the truth is no and its negative where it is yes, 1 - p_t is sigmoid(z) and -log(p_t) is
+    softplus(z): half the steps of the equation as it stands, and nothing that could overflow.
+    """
+    wrong = torch.where(truth, -logits, logits)
+    weight = torch.where(truth, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
+    return weight * wrong.sigmoid().square() * softplus(wrong)
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:

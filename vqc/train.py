@@ -221,9 +221,7 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
     model = build_detector(config, num_classes=len(data.categories)).to(precision.device)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=precision.device.type == "cuda"
-    )
+    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     categories = tuple((category.id, category.name) for category in data.categories)
     info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
     return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler())
