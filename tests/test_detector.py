@@ -68,6 +68,18 @@ def test_trains_with_a_good_part_in_the_batch_evaluates_and_is_read_back(name: s
         assert set(answer["labels"].tolist()) <= {1, 2}
 
 
+@EVERY
+def test_gradients_lie_in_memory_as_their_weights(name: str) -> None:
+    """A fused step of the optimiser goes through both by address."""
+    model = build_detector(config(name), num_classes=2)
+    train_step(model, 2, 1)
+    lying = [
+        (one.stride(), one.grad.stride()) for one in model.parameters() if one.grad is not None and min(one.shape) > 1
+    ]
+    assert lying
+    assert all(weight == gradient for weight, gradient in lying)
+
+
 @pytest.mark.parametrize(
     "name", [*sorted(LIGHT), pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", marks=pytest.mark.slow)]
 )

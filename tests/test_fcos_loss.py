@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss
 
-from vqc.fcos_loss import fcos_loss, match_cells
+from vqc.fcos_loss import _focal, fcos_loss, match_cells
 from vqc.fcos_tiny import fcos_tiny
 
 CLASSES = 3
@@ -65,6 +66,18 @@ def test_losses_and_gradients_are_torchvisions(counts: list[int], seed: int) -> 
         torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-6)
     assert not count.dtype.is_floating_point
     assert (int(count) > 0) == (float(terms["bbox_ctrness"].detach()) > 0)
+
+
+@pytest.mark.parametrize("truth", [False, True])
+def test_the_focal_loss_is_torchvisions_at_any_logit(truth: bool) -> None:
+    logits = torch.tensor([-300.0, -90, -20, -1, 0, 1, 20, 90, 300], dtype=torch.float64, requires_grad=True)
+    yes = torch.full_like(logits, truth, dtype=torch.bool)
+    (ours, slope), (theirs, expected) = (
+        (loss.detach(), *torch.autograd.grad(loss.sum(), logits))
+        for loss in (_focal(logits, yes), sigmoid_focal_loss(logits, yes.to(logits.dtype)))
+    )
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(slope, expected)
 
 
 @pytest.mark.parametrize(("half", "level"), [(6.0, 0), (20.0, 0), (90.0, 1), (140.0, 2)])
