@@ -40,7 +40,7 @@ def pictures(count: int) -> Tensor:
 def train_step(model: nn.Module, *counts: int) -> dict[str, float]:
     torch.manual_seed(0)
     terms = model.train()(pictures(len(counts)), targets(*counts))
-    torch.stack(list(terms.values())).sum().backward()
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     return {name: float(term.detach()) for name, term in terms.items()}
 
 

@@ -91,4 +91,4 @@ def test_of_two_boxes_a_cell_is_to_find_the_smaller() -> None:
     boxes = torch.tensor([[[10.0, 10, 60, 60], [24, 24, 40, 40]]])
     matches = match_cells(boxes, grid(), cells_per_level=CELLS, radius=1.5)
     assert int(matches[0, 4 * 8 + 4]) == 1  # the cell at (32, 32)
-    assert set(matches.unique().tolist()) == {-1, 1, 0}
+    assert set(matches.unique().tolist()) == {-1, 1, 0}  # type: ignore[no-untyped-call]
