@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.models import decided
 from vqc.architectures import ARCHITECTURES, check_model
 from vqc.checkpoint import ModelInfo, load_model, save_model
 from vqc.config import TrainConfig
-from vqc.detector import build_detector
+from vqc.detector import build_detector, move_detector
 from vqc.errors import ModelError
 
 LIGHT = {"fcos_tiny", "ssdlite320_mobilenet_v3_large"}
@@ -167,6 +169,47 @@ def test_pixels_are_normalised_alike_in_either_memory_format() -> None:
     (planes, _), (last, _) = (transform(pictures(2).contiguous(memory_format=kind)) for kind in FORMATS)
     assert torch.equal(planes.tensors, last.tensors)
     assert last.tensors.is_contiguous(memory_format=torch.channels_last)
+
+
+# Memory formats
+
+
+BY_DEVICE = pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("fcos_tiny", "cpu", torch.channels_last),
+        ("fcos_tiny", "meta", torch.channels_last),  # stands in for a GPU
+        ("retinanet_resnet50_fpn", "cpu", torch.contiguous_format),
+        ("retinanet_resnet50_fpn", "meta", torch.channels_last),
+    ],
+)
+
+
+@BY_DEVICE
+def test_weights_and_images_lie_as_the_device_is_fastest(name: str, device: str, expected: torch.memory_format) -> None:
+    model = move_detector(build_detector(config(name), num_classes=2), torch.device(device))
+    kernels = [one for one in model.get_submodule("backbone").parameters() if one.dim() == 4 and one.shape[-1] > 1]
+    assert all(one.is_contiguous(memory_format=expected) for one in kernels)
+    images, _ = model.get_submodule("transform")(pictures(2).contiguous(memory_format=torch.channels_last).to(device))
+    assert images.tensors.is_contiguous(memory_format=expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_small_head_is_computed_plane_by_plane_everywhere(device: str) -> None:
+    model = move_detector(build_detector(config(), num_classes=2), torch.device(device))
+    assert all(one.is_contiguous() for one in model.get_submodule("head").parameters())
+
+
+def test_what_is_found_does_not_depend_on_the_memory_format() -> None:
+    model, _ = decided("fcos_tiny", SIZE)
+    transform: Any = model.get_submodule("transform")
+    with torch.inference_mode():
+        last = model(pictures(2))
+        transform.cpu_channels_last = False
+        planes = move_detector(model, torch.device("cpu"))(pictures(2))
+    for one, other in zip(last, planes, strict=True):
+        assert len(one["scores"]) > 10
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
 # Names and weights

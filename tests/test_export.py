@@ -120,9 +120,9 @@ class _FullGpu(str):
 class _OnFullGpu(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.device = model, ""
+        self.model, self.transform, self.device = model, model.transform, ""
 
-    def to(self, device: object) -> _OnFullGpu:  # type: ignore[override]
+    def to(self, device: object, memory_format: object = None) -> _OnFullGpu:  # type: ignore[override]
         self.device = getattr(device, "type", "")
         return self
 

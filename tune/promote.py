@@ -27,6 +27,7 @@ from tune.results import cache_folder, journal_of, trial_folder
 from vqc.checkpoint import ModelInfo, load_model, save_model
 from vqc.coco import Data, load_data, read_image
 from vqc.dataset import FittedImages, evaluation_batches
+from vqc.detector import move_detector
 from vqc.epoch import Scores
 from vqc.errors import ModelError, SearchError
 from vqc.evaluate import coco_scores, detect
@@ -247,7 +248,7 @@ def _scores(model: nn.Module, info: ModelInfo, data: Data, split: str, *, precis
     """As training scores val: the same batches, so that equal weights give equal figures."""
     config = info.config
     images = FittedImages(data, split, size=config.image_size, cache=cache)
-    model.to(precision.device)
+    move_detector(model, precision.device)
     with backend_settings(config):
         batches = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers)
         found = detect(model, batches, images.split, size=config.image_size, precision=precision)

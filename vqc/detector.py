@@ -4,6 +4,8 @@ Every detector here takes ``uint8 [N, 3, H, W]`` RGB batches that are already fi
 also takes targets (``boxes`` float32 [n, 4] xyxy pixels, ``labels`` int64 [n] in 1..C) and returns its loss terms,
 scalars by name. In evaluation it returns per image ``boxes`` [m, 4] xyxy pixels, ``scores`` [m] in 0..1 and
 ``labels`` [m], best first.
+
+``move_detector`` takes one to a device, and is the only place that says how its weights lie in memory there.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from vqc.fcos_loss import fcos_loss
 from vqc.fcos_tiny import fcos_tiny
 from vqc.randomness import stream_seed
 
-__all__ = ["build_detector", "loss_count"]
+__all__ = ["build_detector", "loss_count", "move_detector"]
 
 BATCH_NORMED = ("ssdlite320_mobilenet_v3_large",)  # train batch norm down to maps of one cell
 
@@ -53,15 +55,32 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))
         model = fcos_tiny(num_classes + 1) if tiny else _torchvision(config, num_classes, load_backbone)
-    model.transform = _FixedSizeTransform(model.transform)
+    model.transform = _FixedSizeTransform(
+        model.transform, cpu_channels_last=ARCHITECTURES[config.model].cpu_channels_last
+    )
+    if tiny:
+        model.head = PairedHead(model.head)
     anchored = getattr(model, "rpn", model)
     anchored.anchor_generator = FixedAnchors(anchored.anchor_generator)
     scorer = getattr(model, "roi_heads", model)
     scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
     _count_losses(model)
-    model.to(memory_format=torch.channels_last)
-    if tiny:  # its maps reach the head plane by plane: a CPU's group norm is several times slower channels-last
-        model.head = PairedHead(model.head).to(memory_format=torch.contiguous_format)
+    return move_detector(model, torch.device("cpu"))
+
+
+def move_detector(model: Any, device: torch.device) -> nn.Module:
+    """The detector itself, on the device and with its weights in the memory format that computes fastest there.
+
+    A GPU wants channels last, whose matrix units read them so; for a CPU it is measured (``vqc.architectures``).
+    Results differ between the formats by rounding alone.
+
+    Args:
+        model: from ``build_detector``.
+    """
+    model.to(device, memory_format=model.transform.memory_format(device))
+    head = getattr(model, "head", None)
+    if isinstance(head, PairedHead):  # gets its maps plane by plane: a CPU's group norm is slow channels-last
+        head.to(memory_format=torch.contiguous_format)
     return model  # type: ignore[no-any-return]
 
 
@@ -139,18 +158,29 @@ class _FixedSizeTransform(nn.Module):
     """Stands in for torchvision's own transform: the batch has its size already, so it is only normalised.
 
     torchvision's resizes, normalises and copies image by image, and back-transforms boxes afterwards.
+
+    Args:
+        cpu_channels_last: false for a detector that a CPU is to compute plane by plane, images and weights.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, replaced: Any) -> None:
+    def __init__(self, replaced: Any, *, cpu_channels_last: bool) -> None:
         super().__init__()
+        self.cpu_channels_last = cpu_channels_last
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (replaced.image_mean, replaced.image_std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
 
+    def memory_format(self, device: torch.device) -> torch.memory_format:
+        """In which the weights lie on that device."""
+        by_planes = device.type == "cpu" and not self.cpu_channels_last
+        return torch.contiguous_format if by_planes else torch.channels_last
+
     def forward(self, images: Tensor, targets: list[dict[str, Tensor]] | None = None) -> tuple[ImageList, Any]:
+        if self.memory_format(images.device) == torch.contiguous_format:
+            images = images.contiguous()  # or every map would follow the image: channels last
         batch = self._by_rows(images) if _is_channels_last(images) else torch.addcmul(self.shift, images, self.scale)
         height, width = images.shape[-2:]
         return ImageList(batch, [(int(height), int(width))] * images.shape[0]), targets

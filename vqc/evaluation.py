@@ -23,6 +23,7 @@ from vqc.checkpoint import ModelInfo, load_model
 from vqc.coco import Data, Split, read_image
 from vqc.config import Record
 from vqc.dataset import FittedImages, evaluation_batches
+from vqc.detector import move_detector
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluate import AreaScores, Detections, coco_scores, coco_scores_by_area, detect
@@ -170,7 +171,7 @@ def detections_on(
     """What the detector finds on the images of a split, with raw scores; the model is moved to the device."""
     images = FittedImages(data, split, size=info.config.image_size, cache=None)
     batches = evaluation_batches(images, batch_size=BATCH_SIZE, threads=1)
-    model.to(precision.device)
+    move_detector(model, precision.device)
     return detect(model, batches, images.split, size=info.config.image_size, precision=precision)
 
 

@@ -231,7 +231,9 @@ def torch_detector(model: nn.Module, *, size: tuple[int, int], precision: Precis
 
     Where a GPU's memory does not hold one picture, because others use it too, the model goes on on the CPU.
     """
-    model.to(precision.device).eval()
+    from vqc.detector import move_detector  # loads torchvision, which an ONNX file does without
+
+    move_detector(model, precision.device).eval()
 
     def run(image: NDArray[np.uint8]) -> Detections:
         nonlocal precision
@@ -239,7 +241,7 @@ def torch_detector(model: nn.Module, *, size: tuple[int, int], precision: Precis
         found = _found(model, fitted, precision)
         if found is None:
             precision = Precision(device=torch.device("cpu"), dtype=torch.float32)
-            model.to(precision.device)
+            move_detector(model, precision.device)
             free_memory()
             return run(image)
         height, width = image.shape[:2]

@@ -24,7 +24,7 @@ from vqc.checkpoint import LoopState, ModelInfo, load_state
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.dataset import Batch, FittedImages, evaluation_batches, training_batches
-from vqc.detector import build_detector
+from vqc.detector import build_detector, move_detector
 from vqc.epoch import EpochReport, MachineUse, Scores
 from vqc.errors import InfeasibleError
 from vqc.evaluate import coco_scores, detect
@@ -219,7 +219,7 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
-    model = build_detector(config, num_classes=len(data.categories)).to(precision.device)
+    model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     categories = tuple((category.id, category.name) for category in data.categories)

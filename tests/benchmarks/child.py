@@ -21,7 +21,7 @@ from vqc.checkpoint import LoopState, ModelInfo
 from vqc.coco import Data, load_data
 from vqc.config import Record, TrainConfig
 from vqc.dataset import Batch, FittedImages, training_batches
-from vqc.detector import build_detector
+from vqc.detector import build_detector, move_detector
 from vqc.errors import InfeasibleError
 from vqc.first_batch import FirstBatch
 from vqc.gradient import add_gradient
@@ -98,7 +98,7 @@ def _step(state: LoopState, batch: Batch, precision: Precision, micro: MicroBatc
 
 
 def _state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
-    model = build_detector(config, num_classes=len(data.categories)).to(precision.device)
+    model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     reserve_optimizer_state(optimizer)
     categories = tuple((category.id, category.name) for category in data.categories)
