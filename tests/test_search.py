@@ -14,6 +14,7 @@ import pytest
 
 from tests.images import write_data
 from tune.journal import read_table
+from tune.outcome import best_trial
 from tune.search import main
 from vqc.tracking import Tracker, default_uri
 
@@ -68,7 +69,11 @@ def searched(place: Path) -> str:
 
 def test_all_trials_end_and_the_next_command_is_told(place: Path, searched: str) -> None:
     table = read_table(place / "results" / "first" / "journal.jsonl")
-    assert [trial.origin for trial in table.trials.values()] == ["default", "start-up", "sampler"]
+    assert [trial.origin for trial in table.searched][0] == "default"
+    assert len(table.searched) == 3
+    assert [trial.repeats for trial in table.trials.values() if trial.origin == "confirm"] == [
+        trial.number for trial in table.leaders() if trial.repeats is None
+    ][:2]
     assert {trial.state for trial in table.trials.values()} <= {"completed", "stopped"}
     assert table.trials[1].epochs == 2
     assert "python tune/export_best.py first" in searched
@@ -89,7 +94,8 @@ def test_mlflow_holds_one_run_a_trial_and_one_point_an_epoch(place: Path, search
 
 def test_the_folder_holds_report_table_and_best_weights_and_nothing_of_rays(place: Path, searched: str) -> None:
     folder = place / "results" / "first"
-    best = read_table(folder / "journal.jsonl").leaders()[0]
+    best = best_trial(read_table(folder / "journal.jsonl"))
+    assert best is not None
     assert {path.name for path in folder.iterdir()} == {
         "journal.jsonl", "lock", "report.html", "search.log", "trials", "trials.csv",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The race: trials wait at the rungs, the best of three goes on, and nothing depends on the order of equals."""
+"""The race: trials wait at the rungs, the best of nine goes on, and nothing depends on the order of equals."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_equal_values_are_resumed_in_the_order_of_proposal(value: float, more: i
     assert first.number == 1
 
 
-@given(st.lists(VALUES, max_size=FACTOR - 2), VALUES)
+@given(st.lists(VALUES, max_size=KEPT), VALUES)
 def test_while_there_are_too_few_to_compare_a_trial_waits_and_none_is_given_up(
     others: list[float], value: float
 ) -> None:
@@ -88,7 +88,7 @@ def test_while_there_are_too_few_to_compare_a_trial_waits_and_none_is_given_up(
     assert hopeless(table, SETTINGS) == []
 
 
-@given(st.lists(VALUES, min_size=FACTOR, max_size=12))
+@given(st.lists(VALUES, min_size=FACTOR, max_size=FACTOR + 5))
 def test_the_best_that_waits_is_resumed(values: list[float]) -> None:
     chosen = to_resume(waiting(*values), SETTINGS)
     assert chosen is not None
@@ -96,7 +96,7 @@ def test_the_best_that_waits_is_resumed(values: list[float]) -> None:
 
 
 @given(st.lists(VALUES, max_size=20))
-def test_one_in_three_goes_on_and_never_more(values: list[float]) -> None:
+def test_one_in_nine_goes_on_and_never_more(values: list[float]) -> None:
     table = waiting(*values)
     resumed = 0
     while (trial := to_resume(table, SETTINGS)) is not None:
@@ -112,12 +112,33 @@ def test_whoever_would_be_resumed_is_not_given_up(values: list[float]) -> None:
 
 
 def test_the_higher_rung_comes_first() -> None:
-    table = waiting(0.9, 0.9, 0.9, 0.9)
-    for value in (0.1, 0.3, 0.2):
-        add_trial(table, SETTINGS, values=[value] * HIGHER, state="paused")
+    table = waiting(*[0.9] * FACTOR)
+    for number in range(FACTOR):
+        add_trial(table, SETTINGS, values=[0.3 if number == 1 else 0.2] * HIGHER, state="paused")
     chosen = to_resume(table, SETTINGS)
     assert chosen is not None
-    assert chosen.number == 6
+    assert chosen.number == FACTOR + 2
+
+
+def test_at_the_end_the_best_third_goes_on_and_the_best_of_all_to_its_last_epoch() -> None:
+    settings = search_settings(epochs=12, trials=7)
+    table = waiting(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert to_resume(table, settings) is None
+    add_trial(table, settings, values=[0.35] * RUNG, state="paused")
+    order = []
+    while (trial := to_resume(table, settings)) is not None:
+        order.append(trial.number)
+        while trial.epochs < 12:
+            add_epoch(trial)
+            trial.state = "running"
+            if verdict(table, trial, settings).action == "pause":
+                trial.state = "paused"
+                break
+        else:
+            trial.state = "completed"
+    assert order[:2] == [6, 5]
+    assert table.trials[6].state == "completed"
+    assert table.trials[1].state == "completed"
 
 
 @pytest.mark.parametrize("epoch", [epoch for epoch in range(1, 12) if epoch not in (RUNG, HIGHER)])
@@ -197,15 +218,16 @@ class FakeTrial:
 
 
 def test_the_default_is_never_given_up_and_is_trained_in_full_at_the_end() -> None:
-    settings = search_settings(epochs=12, trials=5)
-    table = waiting(0.1, 0.2, 0.3, 0.4)
+    settings = search_settings(epochs=12, trials=FACTOR)
+    table = waiting(*(0.1 * number for number in range(1, FACTOR)))
     assert table.trials[1] not in hopeless(table, settings)
-    resumed = to_resume(table, settings)
-    assert resumed is not None
-    resumed.state = "running"
     assert to_resume(table, settings) is None
     add_trial(table, settings, values=[0.15] * RUNG, state="paused")
-    assert to_resume(table, settings) is table.trials[1]
+    resumed = []
+    while (trial := to_resume(table, settings)) is not None:
+        resumed.append(trial.number)
+        trial.state = "running"
+    assert resumed[-1] == 1
 
 
 def test_what_is_as_good_as_the_best_completed_trial_was_there_does_not_wait() -> None:

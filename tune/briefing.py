@@ -73,13 +73,11 @@ def plan(
         links: ``mlflow`` -> the command that opens its pages, ``dashboard`` -> Ray's address; others as they are.
     """
     epochs = settings.train.num_epochs
-    rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
     what = f"{outcome.count_text(settings.trials, 'trial')} of up to {outcome.count_text(epochs, 'epoch')}"
     limit = f", for at most {settings.hours:g} h" if settings.hours else ""
     rows = [
         ("search", f"{what}, {settings.concurrent} at a time{limit}"),
-        ("stops", f"weak trials after epoch {rungs}; the first trial is the default and runs in full"
-         if rungs else "no trial is stopped early"),
+        ("stops", _stops(settings)),
         ("goal", f"the highest {outcome.metric_name(settings.metric)} on the val split"),
         ("detector", settings.train.model),
         ("space", "; ".join(f"{name} {_range(dimension)}" for name, dimension in settings.space.items())),
@@ -87,6 +85,21 @@ def plan(
         *_hour_rows(costs, expected),
     ]  # fmt: skip
     return _sheet("The plan", rows, _link_rows(links))
+
+
+def _stops(settings: SearchSettings) -> str:
+    rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
+    match settings.policy:
+        case _ if not rungs:
+            return "no trial is stopped early"
+        case "race":
+            return f"trials wait at epoch {rungs} and only the best go on; the default is run in full at the end"
+        case "i-epoch":
+            return f"all trials wait at epoch {rungs.split(' ')[0]}; the best are run in full at the end"
+        case "stock":
+            return "Ray's rule: after epochs 3, 9, 27 the best third so far goes on"
+        case _:
+            return "every trial is run in full"
 
 
 def _hour_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:

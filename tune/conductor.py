@@ -123,7 +123,8 @@ class Conductor:
         if not self._closing:
             promoted = to_resume(self.table, self._settings)
             if promoted is not None:
-                return promoted
+                # Between being given out and being started it still looks paused: another slot waits that long.
+                return None if promoted.number in self._live else promoted
             if len(self.table.searched) < self._settings.trials:
                 return self._proposed()
         if self._live:

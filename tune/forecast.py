@@ -19,13 +19,12 @@ from statistics import fmean, median, pvariance
 from tune.journal import Table, Trial
 from tune.outcome import elapsed_s, epoch_s, settings_of
 from tune.settings import SearchSettings
-from tune.stop import rung_epochs
+from tune.stop import FACTOR_AT_THE_END, rung_epochs
 from vqc.config import TrainConfig
 
 __all__ = ["EpochCost", "Estimate", "time_left", "whole_search"]
 
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
-PRIOR_SHARE = 0.4  # of the trials that pass a rung: what the policy gave on recorded learning curves
 LEADERS = 3  # whose pace is taken for what goes on and for the repeats
 HALF_LIFE_TRIALS = 6.0  # of what a trial says about the size of the next one's images
 BETWEEN_S = 0.5  # of a trial that was no epoch, before any was measured: proposal, start, saving
@@ -161,12 +160,12 @@ def _next_end(trial: Trial, settings: SearchSettings) -> int:
 
 
 def _share(searched: Sequence[Trial], rung: int, settings: SearchSettings) -> float:
-    """Of the trials that reach a rung, how many go on: as it was so far, from a prior."""
+    """Of the trials that reach a rung in the whole search, how many go on: the rule's share, or what it was so far."""
     if settings.policy == "i-epoch":
         return min(1.0, settings.keep_leaders / settings.trials)
     reached = [trial for trial in searched if trial.epochs >= rung]
     passed = sum(trial.epochs > rung or _is_live(trial) for trial in reached)
-    return (passed + PRIOR_SHARE * PRIOR_TRIALS) / (len(reached) + PRIOR_TRIALS)
+    return max(1 / FACTOR_AT_THE_END, passed / (len(reached) + PRIOR_TRIALS))
 
 
 def _bounded(left: _Quantity, settings: SearchSettings, *, spent_s: float) -> Estimate:
