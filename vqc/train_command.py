@@ -81,12 +81,12 @@ def _begun(args: argparse.Namespace) -> _Sitting:
 
     from vqc.coco import usable_data
     from vqc.config import TrainConfig, load_record, parse_record
-    from vqc.weights import resolve_weights
     from vqc.findings import warning_lines
     from vqc.precision import choose_precision
     from vqc.results import check_name, new_name
     from vqc.run import begin_run
     from vqc.sample import choose_data
+    from vqc.weights import resolve_weights
 
     name = args.name or new_name(datetime.now(), "train-")
     check_name(name)
@@ -200,12 +200,15 @@ def _epochs(sitting: _Sitting, args: argparse.Namespace, mirror: RunMirror) -> b
     import torch
 
     from vqc.gpu import gpu_uuid
+    from vqc.memory import cap_vram
     from vqc.results import cache_folder
     from vqc.run import epochs_of
     from vqc.train_progress import TrainProgress, epoch_line
 
     run, gpu = sitting.run, sitting.gpu
     uuid = None if gpu is None else gpu_uuid(torch.device("cuda", gpu))
+    if gpu is not None:  # or Windows would lend system memory, slowly, instead of saying that it is full
+        cap_vram(None, share=1.0, device=torch.device("cuda", gpu))
     reports = run.reports()
     run.log(
         f"{'resumed' if reports else 'began'}: {run.config.model}, {run.config.num_epochs} epochs, {sitting.data.root}"

@@ -1,10 +1,14 @@
 """What a search costs besides training: 30 trials of 8 epochs that train nothing, journal, MLflow and display included.
 
     python tests/benchmarks/overhead.py [--peer PATH/TO/stock_search.py --data DIR]
+    python tests/benchmarks/overhead.py --real [--data DIR]
 
 With ``--peer`` the plain way (Ray's own searcher, scheduler and MLflow callback on their defaults, run with its
 ``--no-train``) is measured in the same call on the same machine. Times are around the search itself; starting Ray,
 which both do alike, is left out.
+
+With ``--real`` a search of ten trials that do train is run as a user runs it, and what the whole command took beyond
+training and evaluation is counted, from the first import to the last line.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tune.conductor import Conductor
+from tune.journal import read_table
 from tune.mirror import Mirror
 from tune.progress import Progress
 from tune.quiet import library_noise_to, quiet_environment
@@ -33,6 +38,7 @@ from vqc.sample import write_sample
 from vqc.tracking import default_uri
 
 TRIALS, EPOCHS = 30, 8
+REAL_TRIALS = 10
 
 
 def no_training(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
@@ -90,11 +96,38 @@ def peers(script: Path, data: Path, out: Path, environment: dict[str, str]) -> f
     return float(json.loads(said.stdout.strip().splitlines()[-1])["wall_s"])
 
 
+def real(results: Path, data: Path | None) -> None:
+    """Run the command and print where its seconds went."""
+    words = [sys.executable, "-m", "tune.search", "--trials", str(REAL_TRIALS), "--name", "real"]
+    words += ["--results", str(results), *(["--data", str(data)] if data else [])]
+    started_s, started_ms = time.monotonic(), time.time_ns() // 1_000_000
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    took_s = time.monotonic() - started_s
+    table = read_table(journal_of(results / "real"))
+    reports = [report for trial in table.trials.values() for report in trial.reports]
+    work_s = sum(report.train_s + report.eval_s for report in reports)
+    first_ms = min(trial.started_ms or 0 for trial in table.trials.values())
+    rows = {
+        "whole command": took_s,
+        f"training and evaluation, {len(reports)} epochs": work_s,
+        "everything else": took_s - work_s,
+        "  of it until the first trial began": (first_ms - started_ms) / 1000,
+        "  of it after the last event": took_s - (table.last_ms - started_ms) / 1000,
+    }
+    for name, seconds in rows.items():
+        print(f"{name:42} {seconds:7.1f} s {100 * seconds / took_s:6.1f} %")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--real", action="store_true", help="ten trials that train")
     asked = parser.parse_args()
+    if asked.real:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            real(Path(folder), asked.data)
+        return
     environment = dict(os.environ)  # as it was: ours makes Ray quiet, the peer's is on its defaults
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         rows = [("vqc-tune", ours(Path(folder)))]
