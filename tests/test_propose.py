@@ -167,3 +167,18 @@ def test_while_nothing_worked_proposals_go_on() -> None:
     for _ in range(5):
         add_trial(table, SETTINGS, values=[], state="infeasible", params=FAST)
     assert propose(table, SETTINGS).params.keys() == SETTINGS.space.keys()
+
+
+def test_nothing_is_tried_twice_while_there_is_something_else() -> None:
+    """The top lies in a corner, where a noisy process would go again and again."""
+    space = {"batch_size": {"choices": [2, 4, 8]}, "image_size": {"choices": [96, 128, 160]}}
+    settings = search_settings(space=space, startup_trials=4)
+    table, proposed = Table(), []
+    for number in range(9):
+        params = propose(table, settings).params
+        proposed.append((params["batch_size"], params["image_size"]))
+        noise = 0.05 * math.sin(17 * number)
+        value = 0.5 + float(params["image_size"]) / 400 - float(params["batch_size"]) / 40 + noise
+        add_trial(table, settings, values=[value], params=params)
+    assert len(set(proposed)) == 9
+    assert propose(table, settings).params  # and then something is tried again

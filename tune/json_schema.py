@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tune.portfolio import Portfolio
 from tune.settings import SearchSettings
 from vqc.config import Record, TrainConfig
 from vqc.files import write_atomically
@@ -20,6 +21,7 @@ __all__ = ["SCHEMAS", "schema_text"]
 SCHEMAS: Mapping[str, type[Record]] = {
     "train_config.schema.json": TrainConfig,
     "search.schema.json": SearchSettings,
+    "portfolio.schema.json": Portfolio,
 }
 
 

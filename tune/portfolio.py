@@ -99,8 +99,12 @@ def renew(results: Path) -> Path | None:
     if not portfolio.detectors:
         return None
     path = own_file(results)
-    write_atomically(path, (json.dumps(portfolio.model_dump(mode="json"), indent=2) + "\n").encode())
+    write_atomically(path, _text(portfolio))
     return path
+
+
+def _text(portfolio: Portfolio) -> bytes:
+    return (json.dumps(portfolio.model_dump(mode="json"), indent=2) + "\n").encode()
 
 
 def build(tables: Iterable[Table]) -> Portfolio:
@@ -172,7 +176,13 @@ def _chosen(tasks: Sequence[_Task]) -> Chosen:
         gains[members] = -1.0
         members.append(int(gains.argmax()))
         reached = np.maximum(reached, draws[:, members[-1]])
-    return Chosen(members=tuple(points[index] for index in members), tasks=tuple(task.name for task in usable))
+    shown = tuple({name: _rounded(value) for name, value in points[index].items()} for index in members)
+    return Chosen(members=shown, tasks=tuple(task.name for task in usable))
+
+
+def _rounded(value: Param) -> Param:
+    """Three digits: more would claim what no search can tell."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _cube(points: Sequence[Mapping[str, Param]], names: Sequence[str]) -> tuple[Array, list[int]]:
@@ -227,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_status
     output = flags.output or own_file(flags.folders[0].parent)
-    write_atomically(output, (json.dumps(portfolio.model_dump(mode="json"), indent=2) + "\n").encode())
+    write_atomically(output, _text(portfolio))
     for detector, chosen in portfolio.detectors.items():
         print(f"{detector}: {len(chosen.members)} configurations from {len(chosen.tasks)} searches")  # noqa: T201
     print(f"wrote {output}")  # noqa: T201

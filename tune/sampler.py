@@ -33,6 +33,8 @@ __all__ = ["GaussianSampler"]
 
 CLEARLY = 0.8  # of a scale on which what worked is 1 and what did not is -1: a point must seem to work by so much,
 CAUTION = 5.0  # and that counts so many times; both because the best often lies just beside what does not fit
+SAME = 0.02  # of each side of the cube: points nearer than this would measure the same again
+FORBIDDEN = 1e6  # taken off the score of such a point, so that one is only chosen where nothing else is left
 NEAR = 4  # best points told, around which the maximum is looked for first
 
 
@@ -80,8 +82,13 @@ class GaussianSampler(BaseSampler):
         fits = self._feasibility(others, feasible)
         best = float(values.max())
 
+        tried = self._points(others)
+
         def score(candidates: Array) -> Array:
             improvement = log_expected_improvement(*process.predict(candidates), best)
+            # Told once is told: the best are run again at the end, with other seeds.
+            gap = np.abs(candidates[:, None] - tried[None]).max(2).min(1)
+            improvement = np.where(gap < SAME, improvement - FORBIDDEN, improvement)
             if fits is None:
                 return improvement
             mean, deviation = fits.predict(candidates)
