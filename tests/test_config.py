@@ -45,7 +45,12 @@ def test_every_search_file_loads(name: str) -> None:
 
 def test_no_file_is_forgotten() -> None:
     names = {path.name for path in CONFIGS.glob("*.json") if not path.name.endswith(".schema.json")}
-    assert names - {"pipeline.json"} == {"train_config.json", "train_config_cpu.json", "search.json", "search_cpu.json"}
+    assert names - {"pipeline.json", "portfolio.json"} == {
+        "train_config.json",
+        "train_config_cpu.json",
+        "search.json",
+        "search_cpu.json",
+    }
 
 
 @pytest.mark.parametrize("size", [512, [512, 512], (512, 512)])

@@ -11,7 +11,10 @@ from tests.builders import events, write_journal
 from tests.tables import SPACE, add_trial, search_settings
 from tune import portfolio
 from tune.journal import SearchStarted, Table
-from tune.space import Params
+from tune.opening import inside
+from tune.settings import load_settings
+from tune.space import Params, default_params
+from vqc.config import load_record
 
 SETTINGS = search_settings(epochs=2)
 RATES = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 9e-3, 5e-3, 2.5e-3]
@@ -103,3 +106,11 @@ def test_a_broken_journal_does_not_keep_the_others_from_teaching(tmp_path: Path)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "journal.jsonl").write_text("{}\n", encoding="utf-8")
     assert portfolio.renew(tmp_path) == portfolio.own_file(tmp_path)
+
+
+def test_the_shipped_portfolio_fits_the_shipped_space() -> None:
+    settings = load_settings(portfolio.SHIPPED.parent / "search_cpu.json", {}, {})
+    shipped = load_record(portfolio.Portfolio, portfolio.SHIPPED).detectors["fcos_tiny"]
+    assert len(shipped.members) == portfolio.MEMBERS
+    assert shipped.members[0] == default_params(settings.space, settings.train)
+    assert all(inside(settings.space, member) == member for member in shipped.members)

@@ -212,8 +212,11 @@ def _draws(task: _Task, points: Sequence[dict[str, Param]], cube: Array, choices
 
     from tune.gaussian import fit
 
-    process = fit(cube[[points.index(point) for point in task.points]], np.array(task.values), choices=choices)
-    return process.draw(cube, DRAWS, np.random.default_rng(0))
+    tried = [points.index(point) for point in task.points]
+    values = np.array(task.values)
+    drawn = fit(cube[tried], values, choices=choices).draw(cube, DRAWS, np.random.default_rng(0))
+    drawn[:, tried] = values  # what was measured is known, as well as one run knows it
+    return drawn
 
 
 def main(argv: Sequence[str] | None = None) -> int:
