@@ -175,7 +175,7 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags that are settings, by their path in the settings; those not given are left out."""
     share = arguments.gpus_per_trial
     given = {
-        "trials": arguments.trials or (MOST_TRIALS if arguments.hours and arguments.trials is None else None),
+        "trials": MOST_TRIALS if arguments.hours and arguments.trials is None else arguments.trials,
         "hours": arguments.hours,
         "policy": arguments.policy,
         "confirm": arguments.confirm,
