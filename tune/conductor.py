@@ -32,7 +32,7 @@ from tune.journal import (
     now_ms,
 )
 from tune.propose import propose
-from tune.results import trial_folder
+from tune.results import trial_folders
 from tune.settings import SearchSettings, with_params
 from tune.stop import hopeless, to_resume, verdict
 from vqc.epoch import EpochReport
@@ -208,6 +208,7 @@ class Conductor:
     def _pause(self, trial: Trial, reason: str) -> bool:
         self._live.discard(trial.number)
         self._write(TrialPaused(at_ms=now_ms(), trial=trial.number, reason=reason))
+        self._tidy()
         return False
 
     def _paused(self) -> list[Trial]:
@@ -216,20 +217,22 @@ class Conductor:
     def _end(self, trial: Trial, state: Ended, reason: str) -> bool:
         self._live.discard(trial.number)
         self._write(TrialEnded(at_ms=now_ms(), trial=trial.number, state=state, reason=reason))
-        for other in hopeless(self.table, self._settings):
-            self._write(TrialEnded(at_ms=now_ms(), trial=other.number, state="stopped", reason=other.reason))
         self._tidy()
         return False
 
     def _tidy(self) -> None:
-        """Keep the checkpoints of trials that may go on, and the best ones of the leaders and of what was confirmed."""
+        """Give up what waits in vain; keep the checkpoints of trials that may go on, and the best ones of the leaders
+        and of what was confirmed.
+        """
+        for other in hopeless(self.table, self._settings):
+            self._write(TrialEnded(at_ms=now_ms(), trial=other.number, state="stopped", reason=other.reason))
         leaders = {trial.number for trial in self.table.leaders()[: self._settings.keep_leaders]}
         leaders |= {run.number for one in confirmed(self.table) for run in one.runs}
-        for trial in self.table.trials.values():
-            if trial.state not in ("completed", "stopped", "infeasible", "failed"):
+        for number, folder in trial_folders(self._folder):  # those that are left, however many trials there were
+            trial = self.table.trials.get(number)  # None: of a trial whose line was lost; it is not ours to judge
+            if trial is None or trial.state not in ("completed", "stopped", "infeasible", "failed"):
                 continue
-            folder = trial_folder(self._folder, trial.number)
-            if trial.number not in leaders:
+            if number not in leaders:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 (folder / "last.safetensors").unlink(missing_ok=True)

@@ -139,9 +139,8 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
         parts.append(stretch.repeated(missing))
         parts.append(_Quantity(mean=0.0, variance=min(uncertain, missing) * stretch.mean**2))
     default = next((trial for trial in searched if trial.origin == "default"), None)
-    if default is not None and default.state == "paused" or (default is None and len(ends) > 1):
-        done = ends[0] if default is None else default.epochs
-        parts.append(pace.later_s(ends[-1] - done))
+    if settings.policy == "race" and (default is None or default.state == "paused"):  # it is run in full at the end
+        parts.append(pace.later_s(ends[-1] - (ends[0] if default is None else default.epochs)))
     parts.append(pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats)))
     return _sum(parts)
 

@@ -53,30 +53,26 @@ class Process:
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Mean and standard deviation, both [m], of the noiseless value at points [m, d] of the unit cube."""
-        from scipy.linalg import solve_triangular
-
-        columns = _columns(points, self.choices) * self.column_scale
-        squared = (columns**2).sum(1)[:, None] + (self.columns**2).sum(1) - 2 * columns @ self.columns.T
-        cross = self.output_variance * _matern(np.maximum(squared, 0.0))[0]
-        mean = cross @ self.weights
-        explained = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
+        mean, explained = self._explained(_columns(points, self.choices) * self.column_scale)
         variance = np.maximum(self.output_variance - (explained**2).sum(0), 1e-12)
         return self.value_mean + self.value_scale * mean, self.value_scale * np.sqrt(variance)
 
     def draw(self, points: Array, count: int, rng: np.random.Generator) -> Array:
         """Noiseless values [count, m] at points [m, d], drawn jointly."""
-        from scipy.linalg import solve_triangular
-
         columns = _columns(points, self.choices) * self.column_scale
-        told = (columns**2).sum(1)[:, None] + (self.columns**2).sum(1) - 2 * columns @ self.columns.T
-        own = (columns**2).sum(1)[:, None] + (columns**2).sum(1) - 2 * columns @ columns.T
-        cross = self.output_variance * _matern(np.maximum(told, 0.0))[0]
-        explained = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
-        covariance = self.output_variance * _matern(np.maximum(own, 0.0))[0] - explained.T @ explained
+        mean, explained = self._explained(columns)
+        covariance = self.output_variance * _correlation(columns, columns) - explained.T @ explained
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))  # rounding leaves tiny negative ones
-        drawn = cross @ self.weights + rng.standard_normal((count, len(points))) @ root.T
+        drawn = mean + rng.standard_normal((count, len(points))) @ root.T
         return np.asarray(self.value_mean + self.value_scale * drawn)
+
+    def _explained(self, columns: Array) -> tuple[Array, Array]:
+        """At scaled columns [m, c]: the standardised mean [m], and the factor [n, m] of the variance it explains."""
+        from scipy.linalg import solve_triangular
+
+        cross = self.output_variance * _correlation(columns, self.columns)
+        return cross @ self.weights, solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
 
 
 def fit(points: Array, values: Array, *, choices: Sequence[int], noise_factor: Array | None = None) -> Process:
@@ -207,6 +203,12 @@ def _squared_by_dimension(columns: Array, choices: Sequence[int]) -> Array:
     ends = np.cumsum([max(1, count) for count in choices])
     blocks = np.split(columns, ends[:-1], axis=1)
     return np.stack([((block[:, None] - block[None]) ** 2).sum(2) for block in blocks])
+
+
+def _correlation(one: Array, other: Array) -> Array:
+    """[m, n] of scaled columns [m, c] with [n, c]."""
+    squared = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
+    return _matern(np.maximum(squared, 0.0))[0]  # rounding leaves tiny negative ones
 
 
 def _matern(squared: Array) -> tuple[Array, Array]:

@@ -7,7 +7,16 @@ from pathlib import Path
 from vqc.errors import SearchError, nearest
 from vqc.results import cache_folder, check_name, new_name
 
-__all__ = ["cache_folder", "check_name", "find_search", "journal_of", "new_name", "search_names", "trial_folder"]
+__all__ = [
+    "cache_folder",
+    "check_name",
+    "find_search",
+    "journal_of",
+    "new_name",
+    "search_names",
+    "trial_folder",
+    "trial_folders",
+]
 
 JOURNAL = "journal.jsonl"
 SEARCH = "python tune/search.py --trials 30"
@@ -41,3 +50,8 @@ def find_search(results: Path, name: str | None) -> Path:
 def trial_folder(search: Path, number: int) -> Path:
     """Where a trial keeps its checkpoints; short, because of Windows' limit on paths."""
     return search / "trials" / f"{number:03d}"
+
+
+def trial_folders(search: Path) -> list[tuple[int, Path]]:
+    """Numbers and folders of the trials that keep checkpoints."""
+    return [(int(folder.name), folder) for folder in search.glob("trials/*") if folder.name.isdecimal()]

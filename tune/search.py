@@ -72,7 +72,6 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
         for remark in sitting.remarks:
             terminal.write(f"{remark}\n")
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
-        mirror.start()
         quiet_environment()  # before Ray is imported
         from tune import engine
 
@@ -81,6 +80,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
         conductor = Conductor(journal, sitting.table, settings=settings, folder=sitting.folder)
         stack.enter_context(_signals(conductor))
         progress = Progress(path, stream=terminal, extras=_extras(mirror))
+        mirror.start()  # not before Ray: a new database takes MLflow seconds, which the first worker's start hides
         progress.start()
         crashed = True
         try:
@@ -118,8 +118,7 @@ def _rehearse(sitting: Sitting) -> int:
     from tune.forecast import whole_search
     from tune.rehearsal import epoch_costs
 
-    resources = _resources(sitting.settings)
-    torch.set_num_threads(resources.threads)
+    torch.set_num_threads(_threads(sitting.settings))
     for remark in sitting.remarks:
         sys.stdout.write(f"{remark}\n")
     costs = list(
@@ -173,42 +172,35 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitt
 
 def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The flags that are settings, by their path in the settings; those not given are left out."""
-    share = arguments.gpus_per_trial
     given = {
         "trials": MOST_TRIALS if arguments.hours and arguments.trials is None else arguments.trials,
         "hours": arguments.hours,
         "policy": arguments.policy,
         "confirm": arguments.confirm,
         "seed": arguments.seed,
-        "gpus_per_trial": share,
+        "gpus_per_trial": arguments.gpus_per_trial,
         "vram_gb": arguments.vram_gb,
-        "concurrent": arguments.concurrent or _concurrent(share),
+        "concurrent": arguments.concurrent,
         "train.model": arguments.model,
         "train.num_epochs": arguments.epochs,
     }
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _concurrent(share: float | str | None) -> int | None:
-    """Trials at a time that such a share asks for; None where it says nothing of it."""
-    from tune.packing import MOST_TOGETHER
-    from vqc.gpu import gpu_count
-
-    if isinstance(share, str):  # auto
-        return MOST_TOGETHER if gpu_count() else None
-    return max(1, int(1 / share)) if share is not None and share > 0 else None
-
-
 def _resources(settings: SearchSettings) -> Resources:
-    """On a CPU a trial leaves one core to Ray and the terminal: two threads that share a core wait for each other."""
+    """What each trial gets of this machine."""
     from tune.engine import Resources
     from vqc.gpu import gpu_count
 
-    cores = os.cpu_count() or 1
-    threads = settings.threads_per_trial or max(1, (cores - 1) // settings.concurrent)
     asked = settings.gpus_per_trial
     share = (1.0 if asked == "auto" else asked) if gpu_count() else 0.0
-    return Resources(cpus=max(1, cores // settings.concurrent), gpus=share, threads=threads, vram_gb=settings.vram_gb)
+    cpus = max(1, (os.cpu_count() or 1) // settings.concurrent)
+    return Resources(cpus=cpus, gpus=share, threads=_threads(settings), vram_gb=settings.vram_gb)
+
+
+def _threads(settings: SearchSettings) -> int:
+    """On a CPU a trial leaves one core to Ray and the terminal: two threads that share a core wait for each other."""
+    return settings.threads_per_trial or max(1, ((os.cpu_count() or 1) - 1) // settings.concurrent)
 
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:

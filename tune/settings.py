@@ -92,10 +92,13 @@ class SearchSettings(Record):
         2, ge=0, le=10, description="best configurations that are run again at the end, with another seed"
     )
     startup_trials: StrictInt = Field(
-        8, ge=1, description="configurations spread over the space before the sampler models it"
+        8,
+        ge=1,
+        description="configurations that open a search, the default among them: of a portfolio, else half of so many "
+        "spread over the space, before the sampler models it",
     )
     rungs: tuple[StrictFloat, ...] = Field(
-        (1 / 6, 1 / 2), description="shares of num_epochs after which a trial may be stopped"
+        (1 / 6, 1 / 2), description="shares of num_epochs at which trials wait, and only the best go on"
     )
     gpus_per_trial: Share = Field(
         1.0, description="share of the GPU that a trial asks for; 0.5 packs two; auto: what it needs, where that pays"

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from tune.journal import Event, Journal, SearchResumed, SearchStarted, Table, now_ms, read_table
 from tune.opening import best_of, distinct
+from tune.packing import MOST_TOGETHER
 from tune.portfolio import members_for
 from tune.results import check_name, find_search, journal_of
 from tune.settings import SearchSettings, load_settings
@@ -107,6 +108,7 @@ def begin(
     data, findings = usable_data(chosen)
     train, weights = resolve_weights(settings.train)
     settings = settings.model_copy(update={"train": train})
+    settings = _side_by_side(settings, gpus=gpus)
     settings, opens = _opened(settings, warm_start, results=results, data=data)
     opening = SearchStarted(
         at_ms=now_ms(),
@@ -148,6 +150,15 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
     remark = f"Going on with '{folder.name}': {done} of {settings.trials} trials are done."
     opening = SearchResumed(at_ms=now_ms(), command=command, trials=settings.trials)
     return Sitting(folder=folder, settings=settings, data=data, table=table, opening=opening, remarks=(remark,))
+
+
+def _side_by_side(settings: SearchSettings, *, gpus: int) -> SearchSettings:
+    """As many trials at a time as their share of the GPU asks for, unless the settings say how many."""
+    share = settings.gpus_per_trial
+    if "concurrent" in settings.model_fields_set or (share == "auto" and not gpus):
+        return settings
+    together = MOST_TOGETHER if share == "auto" else max(1, int(1 / share))
+    return settings.model_copy(update={"concurrent": together})
 
 
 def _opened(

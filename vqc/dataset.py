@@ -24,7 +24,16 @@ from vqc.config import TrainConfig, Workers
 from vqc.prefetch import prefetched
 from vqc.randomness import stream_seed
 
-__all__ = ["Batch", "FittedImages", "Target", "evaluation_batches", "fit_image", "fit_scale", "training_batches"]
+__all__ = [
+    "Batch",
+    "FittedImages",
+    "Target",
+    "evaluation_batches",
+    "fit_image",
+    "fit_scale",
+    "plain_batch",
+    "training_batches",
+]
 
 PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
 Target = dict[str, torch.Tensor]
@@ -136,13 +145,18 @@ def evaluation_batches(
     Args:
         threads: that prepare batches ahead, at most; see ``prefetched``.
     """
+    parts = _parts(range(len(images))[:first], batch_size)
+    return prefetched(partial(plain_batch, images), parts, workers=threads)
+
+
+def plain_batch(images: FittedImages, indices: tuple[int, ...]) -> Batch:
+    """The batch of these images, not augmented."""
 
     def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
         np.copyto(out, images[index])
         return images.boxes[index].copy()
 
-    parts = _parts(range(len(images))[:first], batch_size)
-    return prefetched(partial(_collate, images, write), parts, workers=threads)
+    return _collate(images, write, indices)
 
 
 def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import itertools
 import math
 
-import numpy as np
 import torch
 
 from vqc.checkpoint import LoopState
-from vqc.dataset import Batch, FittedImages, fit_scale
+from vqc.dataset import FittedImages, plain_batch
 from vqc.gradient import add_gradient
 from vqc.memory import Meter, MicroBatch, Rollback, free_memory
 from vqc.memory_book import MemoryBook, Setup, StepMemory
@@ -48,7 +47,7 @@ class FirstBatch:
         self._meter, self._book = meter, book
         self._batch_size = state.info.config.batch_size
         self._accumulates = state.info.config.gpu_optimization.gradient_accumulation_steps > 1
-        counts = [int((~record.crowd).sum()) for record in images.split.images]
+        counts = [len(boxes) for boxes in images.boxes]
         self._fullest = sorted(range(len(counts)), key=lambda i: -counts[i])
         self._setup = None if meter is None else self._setup_on(meter.card, boxes=max(counts, default=0))
         self._memory: StepMemory | None = None
@@ -124,7 +123,9 @@ class FirstBatch:
 
     def _peak_bytes(self, images: int, meter: Meter) -> int | None:
         """Of a step on the fullest images; None where it does not fit."""
-        batch, micro = self._batch(images), MicroBatch(size=images)
+        # Where the split has fewer, some of the fullest come twice.
+        indices = tuple(itertools.islice(itertools.cycle(self._fullest), images))
+        batch, micro = plain_batch(self._images, indices), MicroBatch(size=images)
         rollback = Rollback(self._state.model, self._precision.device)
         self._clear_gradients()
         for _ in range(PASSES):
@@ -138,14 +139,3 @@ class FirstBatch:
 
     def _clear_gradients(self) -> None:
         self._state.optimizer.zero_grad(set_to_none=True)
-
-    def _batch(self, count: int) -> Batch:
-        """The fullest images of the split as they are; where it has fewer than ``count``, some twice."""
-        indices = tuple(itertools.islice(itertools.cycle(self._fullest), count))
-        pixels = torch.from_numpy(np.stack([self._images[i] for i in indices])).permute(0, 3, 1, 2)
-        targets = []
-        for record in (self._images.split.images[i] for i in indices):
-            keep = ~record.crowd
-            boxes = record.boxes[keep] * np.float32(fit_scale(record.width, record.height, self._images.size))
-            targets.append({"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(record.labels[keep])})
-        return Batch(images=pixels, targets=targets, indices=indices)
