@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
 from tune.journal import State, Table, Trial
-from tune.stop import FACTOR, KEPT, asha, hopeless, rung_epochs, to_resume, verdict
+from tune.stop import EXPLORED, FACTOR, KEPT, asha, hopeless, rung_epochs, to_resume, verdict
 
 SETTINGS = search_settings(epochs=12)
 RUNG, HIGHER = rung_epochs(SETTINGS)
@@ -120,7 +120,7 @@ def test_the_higher_rung_comes_first() -> None:
     assert chosen.number == FACTOR + 2
 
 
-def test_at_the_end_the_best_third_goes_on_and_the_best_of_all_to_its_last_epoch() -> None:
+def test_at_the_end_the_best_goes_on_to_its_last_epoch_and_nobody_without_a_chance() -> None:
     settings = search_settings(epochs=12, trials=7)
     table = waiting(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     assert to_resume(table, settings) is None
@@ -136,9 +136,38 @@ def test_at_the_end_the_best_third_goes_on_and_the_best_of_all_to_its_last_epoch
                 break
         else:
             trial.state = "completed"
-    assert order[:2] == [6, 5]
+    assert order == [6, 1, 1]  # flat curves: nobody can gain on the best; the default, which waits twice, runs in full
     assert table.trials[6].state == "completed"
     assert table.trials[1].state == "completed"
+
+
+def late(*gains: float) -> Table:
+    """As many completed trials as gains, all 0.5 at the first rung, and so many others that exploring is over."""
+    table = Table()
+    for gain in gains:
+        add_trial(table, SETTINGS, values=[0.5] * RUNG + [0.5 + gain] * (12 - RUNG))
+    for _ in range(EXPLORED * SETTINGS.startup_trials):
+        add_trial(table, SETTINGS, values=[0.0] * RUNG, state="stopped")
+    return table
+
+
+@pytest.mark.parametrize(("value", "action"), [(0.6, "go on"), (0.55, "go on"), (0.1, "pause")])
+def test_a_late_one_goes_on_while_it_may_become_the_best(value: float, action: str) -> None:
+    assert judged(late(0.2, 0.3, 0.1), value) == action
+
+
+def test_a_late_one_that_waits_is_resumed_once_others_were_seen_to_gain_as_much() -> None:
+    table = late(0.1, 0.1, 0.1)
+    waits = add_trial(table, SETTINGS, values=[0.3] * RUNG, state="paused")
+    assert to_resume(table, SETTINGS) is None
+    add_trial(table, SETTINGS, values=[0.1] * RUNG + [0.55] * (12 - RUNG))
+    assert to_resume(table, SETTINGS) is waits
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=8), VALUES, VALUES)
+def test_a_late_one_that_goes_on_would_also_go_on_with_more(gains: list[float], value: float, more: float) -> None:
+    low, high = sorted((value, more))
+    assert judged(late(*gains), high) == "go on" or judged(late(*gains), low) != "go on"
 
 
 @pytest.mark.parametrize("epoch", [epoch for epoch in range(1, 12) if epoch not in (RUNG, HIGHER)])

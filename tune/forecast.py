@@ -19,12 +19,13 @@ from statistics import fmean, median, pvariance
 from tune.journal import Table, Trial
 from tune.outcome import elapsed_s, epoch_s, settings_of
 from tune.settings import SearchSettings
-from tune.stop import FACTOR_AT_THE_END, rung_epochs
+from tune.stop import rung_epochs
 from vqc.config import TrainConfig
 
 __all__ = ["EpochCost", "Estimate", "time_left", "whole_search"]
 
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
+GOES_ON = 0.4  # of those that reach a rung, at least, by the end of the search: measured
 LEADERS = 3  # whose pace is taken for what goes on and for the repeats
 HALF_LIFE_TRIALS = 6.0  # of what a trial says about the size of the next one's images
 BETWEEN_S = 0.5  # of a trial that was no epoch, before any was measured: proposal, start, saving
@@ -164,7 +165,7 @@ def _share(searched: Sequence[Trial], rung: int, settings: SearchSettings) -> fl
         return min(1.0, settings.keep_leaders / settings.trials)
     reached = [trial for trial in searched if trial.epochs >= rung]
     passed = sum(trial.epochs > rung or _is_live(trial) for trial in reached)
-    return max(1 / FACTOR_AT_THE_END, passed / (len(reached) + PRIOR_TRIALS))
+    return max(GOES_ON, passed / (len(reached) + PRIOR_TRIALS))
 
 
 def _bounded(left: _Quantity, settings: SearchSettings, *, spent_s: float) -> Estimate:

@@ -7,13 +7,12 @@ did well on other data (``tune.portfolio``).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from tune.journal import Table
 from tune.outcome import best_trial, scored
 from tune.settings import Dimension, SearchSettings
-from tune.space import Params, Space, default_params
+from tune.space import Params, Space, default_params, nearest_choice
 from vqc.coco import Data
 from vqc.errors import SearchError
 
@@ -64,19 +63,9 @@ def inside(space: Space, point: Params) -> Params:
 
 def _nearest(dimension: Dimension, value: float | int | str) -> float | int | str:
     if dimension.choices is not None:
-        return value if value in dimension.choices else _nearest_choice(dimension.choices, value)
+        return nearest_choice(dimension.choices, value)
     if isinstance(value, str):
         raise TypeError(f"not a number: {value!r}")
     low, high = dimension.low or 0.0, dimension.high or 0.0
     held = min(max(value, low), high)
     return round(held) if dimension.integer else float(held)
-
-
-def _nearest_choice(choices: Sequence[float | int | str], value: float | int | str) -> float | int | str:
-    """By ratio where all are positive numbers, as sizes are; the first where there is no order."""
-    numbers = [choice for choice in choices if not isinstance(choice, str)]
-    if isinstance(value, str) or len(numbers) < len(choices):
-        return choices[0]
-    if value > 0 and min(numbers) > 0:
-        return min(numbers, key=lambda choice: abs(math.log(choice / value)))
-    return min(numbers, key=lambda choice: abs(choice - value))

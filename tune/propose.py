@@ -4,8 +4,8 @@ Trial 1 is the default. Then comes the opening, what did well elsewhere or in an
 evenly over the space (a scrambled Halton sequence, half of the start-up); from there a Gaussian process proposes
 (``tune.sampler``): at thirty trials it needs a third of the trainings that a tree-structured Parzen estimator does.
 
-What the sampler is told: a completed trial its last value; one that was stopped or waits, its last value and what the
-completed ones gained from that epoch on; a running one only where it is; an infeasible one as a broken constraint; a
+What the sampler is told: a completed trial its last value; one that was stopped or waits, what it may be expected to
+reach (``tune.outlook``); a running one only where it is; an infeasible one as a broken constraint; a
 failed one nothing, because its failure says nothing of the point.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tune.journal import Table, Trial
+from tune.outlook import outlooks
 from tune.settings import SearchSettings
 from tune.space import Params, default_params, distributions, from_optuna, from_unit, to_optuna
 from tune.stop import rung_epochs
@@ -81,20 +82,13 @@ def warm_up() -> None:
 def expected_values(trials: Sequence[Trial], settings: SearchSettings) -> dict[int, float]:
     """Trial number -> the value expected after all epochs, for every trial with at least one.
 
-    A trial that did not get there is credited with the mean gain of those that did, from its epoch on, shrunk
-    towards none by one trial that gained nothing; a gain below 0 is none. A running one has no value before the first
-    rung: what it reached in an epoch or two says little.
+    One that did not get there is credited with what it may be expected to gain, see ``tune.outlook``. A running one has
+    no value before the first rung: what it reached in an epoch or two says little.
     """
     first = min(rung_epochs(settings), default=settings.train.num_epochs)
-    finished = [trial.values(settings.metric) for trial in trials if trial.state == "completed"]
-    found = {}
-    for trial in trials:
-        if not trial.epochs or (trial.state in UNDER_WAY and trial.epochs < first):
-            continue
-        gains = [values[-1] - values[trial.epochs - 1] for values in finished if len(values) > trial.epochs]
-        gain = max(0.0, sum(gains) / (len(gains) + 1)) if trial.state != "completed" else 0.0
-        found[trial.number] = trial.values(settings.metric)[-1] + gain
-    return found
+    valued = [trial for trial in trials if trial.epochs and not (trial.state in UNDER_WAY and trial.epochs < first)]
+    finished = [trial for trial in valued if trial.state == "completed"]
+    return {number: outlook.mean for number, outlook in outlooks(valued, finished, settings).items()}
 
 
 def _spread(settings: SearchSettings, index: int) -> Params:

@@ -25,6 +25,7 @@ __all__ = [
     "distributions",
     "from_optuna",
     "from_unit",
+    "nearest_choice",
     "snapped",
     "to_optuna",
     "to_unit",
@@ -47,7 +48,7 @@ def from_unit(space: Space, point: Sequence[float]) -> Params:
 
 
 def to_unit(space: Space, params: Params) -> list[float]:
-    """The way back from ``from_unit``: a choice is the middle of its bin; a value outside its range is at its end."""
+    """The way back from ``from_unit``: a choice is the middle of its bin; what is outside is at the nearest value."""
     return [_coordinate(dimension, params[name]) for name, dimension in space.items()]
 
 
@@ -119,6 +120,18 @@ def from_optuna(space: Space, params: Mapping[str, float | int | str]) -> Params
     }
 
 
+def nearest_choice(choices: Sequence[float | int | str], value: float | int | str) -> float | int | str:
+    """By ratio where all are positive numbers, as sizes are; the first where there is no order."""
+    if value in choices:
+        return value
+    numbers = [choice for choice in choices if not isinstance(choice, str)]
+    if isinstance(value, str) or len(numbers) < len(choices):
+        return choices[0]
+    if value > 0 and min(numbers) > 0:
+        return min(numbers, key=lambda choice: abs(math.log(choice / value)))
+    return min(numbers, key=lambda choice: abs(choice - value))
+
+
 def _ordered(dimension: Dimension) -> bool:
     choices = dimension.choices or ()
     return all(not isinstance(choice, str) for choice in choices) and list(choices) == sorted(choices)
@@ -134,7 +147,7 @@ def _at(dimension: Dimension, x: float) -> float | int | str:
 
 def _coordinate(dimension: Dimension, value: float | int | str) -> float:
     if dimension.choices is not None:
-        return (dimension.choices.index(value) + 0.5) / len(dimension.choices)
+        return (dimension.choices.index(nearest_choice(dimension.choices, value)) + 0.5) / len(dimension.choices)
     if isinstance(value, str):
         raise TypeError(f"not a number: {value!r}")
     low, high = dimension.low or 0.0, dimension.high or 0.0

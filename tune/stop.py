@@ -1,10 +1,11 @@
 """Journal -> does a trial go on, wait, or stop? Asynchronous successive halving (ASHA) with promotion; pure.
 
-A trial waits at each rung (a share of the epochs). Whenever a rung has seen nine more trials, the best of those that
-wait there goes on; when nothing new is to come, the best third does (Li et al., "A System for Massively Parallel
-Hyperparameter Tuning", section 3.2). Epochs go into new configurations first and into proving the best ones last:
-measured, that finds as good a configuration with a third of the epochs. One that is as good as the best completed trial
-was there goes on at once: it should not have to queue. Only the best few that wait are kept.
+A trial waits at each rung (a share of the epochs). The first few dozen are compared with one another: whenever a rung
+has seen nine more, the best of those that wait there goes on (Li et al., "A System for Massively Parallel
+Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there goes on at once.
+Later ones, and all that wait once everything was tried, are compared with the best that was completed: the likeliest
+to become better goes on, as long as that is likely enough (``tune.outlook``). So epochs go into many configurations
+first and into proving the best ones last, and one that starts slowly is not lost. Only the best few that wait are kept.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tune.journal import Table, Trial
+from tune.outlook import outlooks
 from tune.settings import SearchSettings
 
-__all__ = ["FACTOR_AT_THE_END", "Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
+__all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
 
 TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
 EARLY = 2  # times the start-up's trials are early ones
-FACTOR = 9  # of the trials that reach a rung, one in so many goes on while new ones are proposed,
-FACTOR_AT_THE_END = 3  # and one in so many when all were
+FACTOR = 9  # of the trials that reach a rung, one in so many goes on,
+EXPLORED = 4  # until so many times the start-up's trials were proposed;
+LIKELY = 0.1  # from there on each that has this chance of becoming the best
 KEPT = 6  # trials that wait at a rung; what is behind them gives its place on the disk back
 BROKEN = ("failed", "infeasible")
 
@@ -93,52 +96,87 @@ def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
 
 
 def hopeless(table: Table, settings: SearchSettings) -> list[Trial]:
-    """Paused trials that will not be resumed: at their rung, as many as a promotion chooses from were better.
+    """Paused trials that will not be resumed: at their rung there are enough that may reach more.
 
     The default is kept: it is trained in full at the end.
     """
     if settings.policy != "race":
         return []
-    behind = [trial for rung in rung_epochs(settings) for trial in _best_first(_waiting(table, rung), settings)[KEPT:]]
+    behind = [trial for rung in rung_epochs(settings) for trial in _promising(table, rung, settings)[KEPT:]]
     return [trial for trial in behind if trial.number != 1]
 
 
-def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
-    """The best that waits, at the highest rung where it has earned more; ``arrived`` waits there from now on.
+def _promising(table: Table, rung: int, settings: SearchSettings) -> list[Trial]:
+    """The trials that wait at a rung, those that may reach most first; equal ones in the order of proposal."""
+    waiting = _waiting(table, rung)
+    found = outlooks(waiting, _completed(table), settings)
+    reach = {number: outlook.mean + outlook.deviation for number, outlook in found.items()}
+    return sorted(waiting, key=lambda trial: (-reach[trial.number], trial.number))
 
-    It has if it is as good as the best completed trial was there, or if the rung has a place to give: the last rungs at
-    the end are given one at least.
+
+def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
+    """The trial that goes on next, of those that wait; ``arrived`` waits from now on."""
+    exploring = len(table.searched) <= EXPLORED * settings.startup_trials and not _all_tried(table, settings)
+    return (_best_of_nine if exploring else _likeliest)(table, settings, arrived)
+
+
+def _best_of_nine(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
+    """The best that waits, at the highest rung where it is as good as the best completed trial was there, or where the
+    rung has a place to give.
     """
-    completed = [trial for trial in table.searched if trial.state == "completed"]
-    champion = next(iter(_best_first(completed, settings)), None)
-    at_the_end = len(table.searched) >= settings.trials
+    champion = next(iter(_best_first(_completed(table), settings)), None)
     for rung in reversed(rung_epochs(settings)):
+        waiting = _waiting(table, rung, arrived)
+        if not waiting:
+            continue
+        best = _best_first(waiting, settings)[0]
         reached = [
             trial
             for trial in table.searched
             if trial.epochs >= rung and trial.state not in BROKEN and _waits(trial, rung, settings)
         ]
-        waiting = [trial for trial in reached if trial.epochs == rung and (trial.state == "paused" or trial is arrived)]
-        if not waiting:
-            continue
-        best = _best_first(waiting, settings)[0]
         passed = sum(trial.epochs > rung or (trial.state == "running" and trial is not arrived) for trial in reached)
-        due = max(1, len(reached) // FACTOR_AT_THE_END) if at_the_end else len(reached) // FACTOR
         record = champion and best.values(settings.metric)[-1] >= champion.values(settings.metric)[rung - 1]
-        if record or passed < due:
+        if record or passed < len(reached) // FACTOR:
             return best
     return None
+
+
+def _likeliest(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
+    """Whoever is the likeliest to become better than the best completed trial, if likely enough; while none is
+    completed, the best at the highest rung.
+    """
+    finished = _completed(table)
+    waiting = [trial for rung in rung_epochs(settings) for trial in _waiting(table, rung, arrived)]
+    if not waiting:
+        return None
+    if not finished:
+        highest = max(trial.epochs for trial in waiting)
+        return _best_first((trial for trial in waiting if trial.epochs == highest), settings)[0]
+    best = max(trial.values(settings.metric)[-1] for trial in finished)
+    found = outlooks(waiting, finished, settings)
+    chance = {number: outlook.chance_of(best) for number, outlook in found.items()}
+    first = max(waiting, key=lambda trial: (chance[trial.number], found[trial.number].mean, -trial.number))
+    return first if chance[first.number] >= LIKELY else None
 
 
 def _default_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
     """Once all was tried, the default is trained in full: every other result is compared with it."""
     default = table.trials.get(1)
-    ended = len(table.searched) >= settings.trials
-    return default if ended and default is not None and default.state == "paused" else None
+    waits = default is not None and default.state == "paused"
+    return default if waits and _all_tried(table, settings) else None
 
 
-def _waiting(table: Table, rung: int) -> list[Trial]:
-    return [trial for trial in table.searched if trial.epochs == rung and trial.state == "paused"]
+def _all_tried(table: Table, settings: SearchSettings) -> bool:
+    return len(table.searched) >= settings.trials
+
+
+def _completed(table: Table) -> list[Trial]:
+    return [trial for trial in table.searched if trial.state == "completed"]
+
+
+def _waiting(table: Table, rung: int, arrived: Trial | None = None) -> list[Trial]:
+    return [trial for trial in table.searched if trial.epochs == rung and (trial.state == "paused" or trial is arrived)]
 
 
 def _best_first(trials: Iterable[Trial], settings: SearchSettings) -> list[Trial]:
@@ -150,7 +188,7 @@ def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
     """Once all trials were tried briefly, the best that waits, until ``keep_leaders`` were trained in full."""
     paused = [trial for trial in table.searched if trial.state == "paused"]
     begun = sum(trial.state == "completed" or trial.state == "running" for trial in table.searched)
-    if len(table.searched) < settings.trials or begun >= settings.keep_leaders:
+    if not _all_tried(table, settings) or begun >= settings.keep_leaders:
         return None
     return next(iter(_best_first(paused, settings)), None)
 
