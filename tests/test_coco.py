@@ -111,15 +111,19 @@ def test_annotations_decide_whether_exif_rotates(
 
 def test_read_image_tells_what_happened_to_the_file(root: Path) -> None:
     first, second, third = load_data(root).val.images
+    fourth = load_data(root).test.images[0]
     first.path.unlink()
     second.path.write_bytes(b"no picture")
     images.save_picture(third.path.parent, seed=1003, size=(20, 20))
+    fourth.path.write_bytes(images.save_picture(root, seed=4).read_bytes())  # of the right size
     with pytest.raises(DataError, match="cannot be read"):
         read_image(first)
     with pytest.raises(DataError, match=r"rgb-1002\.png: not a picture"):
         read_image(second)
     with pytest.raises(DataError, match="expected 64 x 48 px, got 20 x 20"):
         read_image(third)
+    with pytest.raises(DataError, match="holds another picture"):
+        read_image(fourth)
 
 
 def test_subfolders_and_windows_spelling(root: Path) -> None:

@@ -50,6 +50,7 @@ class ImageRecord:
     Attributes:
         image_id: as in the file.
         path: of the image file.
+        sha256: of the file's bytes when they were checked, in hex.
         width, height: pixels, as the annotations see the image (after the rotation, if there is one).
         rotate: whether EXIF's orientation is applied when the file is decoded.
         boxes: ``[n, 4]`` float32, xyxy, pixels of the annotated image, inside it and not empty.
@@ -61,6 +62,7 @@ class ImageRecord:
 
     image_id: int
     path: Path
+    sha256: str
     width: int
     height: int
     rotate: bool
@@ -189,10 +191,11 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     16-bit images keep their upper eight bits: 65535 becomes 255.
 
     Raises:
-        DataError: the file is gone, broken, or no longer of the recorded size.
+        DataError: the file is gone, or not what it was when it was checked; names it.
     """
     try:
-        pixels = decode_picture(record.path.read_bytes(), rotate=record.rotate)
+        content = record.path.read_bytes()
+        pixels = decode_picture(content, rotate=record.rotate)
     except OSError as error:
         raise DataError(f"{record.path}: cannot be read: {error.strerror or error}") from None
     except DataError as error:
@@ -200,6 +203,8 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     if pixels.shape != (record.height, record.width, 3):
         got = f"{pixels.shape[1]} x {pixels.shape[0]}"
         raise DataError(f"{record.path}: expected {record.width} x {record.height} px, got {got}: the file has changed")
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise DataError(f"{record.path}: holds another picture than when it was checked: the file has changed")
     return pixels
 
 
@@ -267,7 +272,9 @@ def _read_split(root: Path, name: str, report: Report, pool: Executor) -> _ReadS
     for image, path, picture in pictures:
         rotate = _rotation(image, picture, report)
         if rotate is not None:
-            records.append(_record(image, path, rotate, annotations.boxes.get(image.image_id, ()), labels))
+            records.append(
+                _record(image, path, picture.sha256, rotate, annotations.boxes.get(image.image_id, ()), labels)
+            )
             entries.append(image)
             digests.append(picture.sha256)
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
@@ -350,10 +357,13 @@ def _rotation(image: ImageEntry, picture: Picture, report: Report) -> bool | Non
     return None
 
 
-def _record(image: ImageEntry, path: Path, rotate: bool, boxes: Sequence[Box], labels: dict[int, int]) -> ImageRecord:
+def _record(
+    image: ImageEntry, path: Path, sha256: str, rotate: bool, boxes: Sequence[Box], labels: dict[int, int]
+) -> ImageRecord:
     return ImageRecord(
         image_id=image.image_id,
         path=path,
+        sha256=sha256,
         width=image.width,
         height=image.height,
         rotate=rotate,
