@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from vqc.annotations import Annotations, Box, Category, ImageEntry, read_annotations
 from vqc.errors import DataError, nearest
 from vqc.findings import Finding, Report, printable
-from vqc.picture import Picture, decode_picture, probe_picture
+from vqc.picture import Picture, decode_picture, picture_bytes, probe_picture
 
 __all__ = [
     "Category",
@@ -40,6 +41,7 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 THREADS = 8  # each may hold one picture of the largest size in memory
 SHOWN_ERRORS = 10
+LISTED = 10  # categories in one message
 HINTS = 20  # nearest names per split: looking for each costs a pass over the folder
 
 
@@ -194,10 +196,8 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
         DataError: the file is gone, or not what it was when it was checked; names it.
     """
     try:
-        content = record.path.read_bytes()
+        content = picture_bytes(record.path)
         pixels = decode_picture(content, rotate=record.rotate)
-    except OSError as error:
-        raise DataError(f"{record.path}: cannot be read: {error.strerror or error}") from None
     except DataError as error:
         raise DataError(f"{record.path}: {error.what}") from None
     if pixels.shape != (record.height, record.width, 3):
@@ -292,7 +292,7 @@ def _pictures(
     located: list[tuple[ImageEntry, Path]] = []
     hints = HINTS
     inside = folder.resolve()
-    for image in annotations.images:
+    for image in takewhile(lambda _: not report.full, annotations.images):
         path = folder / image.file_name
         problem = _unreachable(path, inside)
         if problem is None:
@@ -337,9 +337,7 @@ def _unreachable(path: Path, inside: Path) -> str | None:
 def _probe(path: Path) -> Picture | str:
     """The picture, or why it cannot be read."""
     try:
-        return probe_picture(path.read_bytes())
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return probe_picture(picture_bytes(path))
     except DataError as error:
         return error.what
 
@@ -388,7 +386,8 @@ def _check_categories(splits: Sequence[Split], report: Report) -> None:
 
 def _listed(categories: Iterable[Category]) -> str:
     by_id = sorted(categories, key=lambda category: category.id)
-    return ", ".join(f"{category.id} '{printable(category.name)}'" for category in by_id)
+    first = [f"{category.id} '{printable(category.name)}'" for category in by_id[:LISTED]]
+    return ", ".join(first + ([f"{len(by_id) - LISTED} more"] if len(by_id) > LISTED else []))
 
 
 def _check_twins(read: Sequence[_ReadSplit], report: Report) -> None:
