@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -112,13 +112,18 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """All splits of one folder; ``fingerprint`` is a sha256, in hex, over their annotations and image bytes."""
+    """All splits of one folder.
+
+    ``fingerprint`` is a sha256, in hex, over their annotations and image bytes; ``parts`` the same of each part by
+    its name, such as ``train/annotations.json`` and ``train/images``: so that it can be told which one has changed.
+    """
 
     root: Path
     train: Split
     val: Split
     test: Split | None
     fingerprint: str
+    parts: Mapping[str, str]
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -145,6 +150,7 @@ class Data:
         return {
             "root": self.root.resolve().name,
             "fingerprint": self.fingerprint,
+            "parts": dict(self.parts),
             "categories": [category.name for category in self.categories],
             "images": {split.name: len(split.images) for split in self.splits},
             "boxes": {split.name: split.boxes for split in self.splits},
@@ -229,7 +235,12 @@ def inspect_data(root: Path) -> tuple[Data | None, list[Finding]]:
     by_name = {found.split.name: found.split for found in read}
     fingerprint = hashlib.sha256("\n".join(digest for found in read for digest in found.digests).encode()).hexdigest()
     data = Data(
-        root=root, train=by_name["train"], val=by_name["val"], test=by_name.get("test"), fingerprint=fingerprint
+        root=root,
+        train=by_name["train"],
+        val=by_name["val"],
+        test=by_name.get("test"),
+        fingerprint=fingerprint,
+        parts={name: digest for found in read for name, digest in found.parts.items()},
     )
     return data, report.findings
 
@@ -246,6 +257,13 @@ class _ReadSplit:
     @property
     def digests(self) -> tuple[str, ...]:
         return (self.split.name, self.annotations_sha256, *self.image_sha256)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name of each of the two parts -> its sha256."""
+        images_sha256 = hashlib.sha256("\n".join(self.image_sha256).encode()).hexdigest()
+        name = self.split.name
+        return {f"{name}/annotations.json": self.annotations_sha256, f"{name}/images": images_sha256}
 
 
 def _read_split(root: Path, name: str, report: Report, pool: Executor) -> _ReadSplit | None:

@@ -128,8 +128,9 @@ def _open(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     with _opening, warnings.catch_warnings():
-        # Large photographs are welcome; Pillow's error, at twice the size of its warning, is the limit.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Large photographs are welcome: Pillow's error, at twice the size of its warning, is the limit. What else it
+        # warns of (tags that say more than the file holds) is no matter, or an error when the pixels are read.
+        warnings.simplefilter("ignore")
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:
