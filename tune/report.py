@@ -241,7 +241,7 @@ def trials_csv(table: Table) -> str:
     names = _param_names(table)
     out = io.StringIO()
     lines = csv.writer(out)
-    lines.writerow(["trial", "state", "origin", "repeats", *names, "best_epoch", *METRICS, "epochs",
+    lines.writerow(["trial", "state", "origin", "repeats", *map(_cell, names), "best_epoch", *METRICS, "epochs",
                     "epochs_asked", "train_s", "eval_s", "reason"])  # fmt: skip
     for trial in table.trials.values():
         row = _row(trial, table.metric)
@@ -254,9 +254,12 @@ def trials_csv(table: Table) -> str:
     return out.getvalue()
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins one, or is skipped before it
+
+
 def _cell(value: Any) -> Any:
     """A spreadsheet takes a text that begins like a formula for one, unless an apostrophe goes before it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 if __name__ == "__main__":

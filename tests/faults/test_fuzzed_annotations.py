@@ -263,7 +263,7 @@ def test_heavy_files_cost_little(case: str, root: Path, watch: Watch, record: Ca
     said = read(content, root, watch, worst)
     assert re.search(told, said)
     assert bool(worst.used) == (told == "")
-    _within(worst, record, fault=f"an annotation file of {case}")
+    _within(worst, record, fault="a heavy annotation file")
 
 
 def test_a_file_without_end_is_refused(tmp_path: Path) -> None:

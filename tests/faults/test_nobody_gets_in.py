@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import ipaddress
 import pickle
 import re
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +21,13 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.night import Night
-from tests.images import write_data
+from tests.images import edit_json, write_data
 from vqc.errors import UserError
 
 LOGIN, QUERY = "pa-55-w0rd", "qu3ry-s3cret"
 TRACKER = f"http://inspector:{LOGIN}@127.0.0.1:9/mlflow?token={QUERY}"  # nobody listens there
+RAYS = ("tuner.pkl", "trainer.pkl", "trainable.pkl", "searcher-state-2026-01-01_00-00-00.pkl",
+        "search_gen_state-2026-01-01_00-00-00.json", "experiment_state-2026-01-01_00-00-00.json")  # fmt: skip
 TOKEN = Path.home() / ".ray" / "auth_token"
 
 
@@ -40,6 +45,9 @@ class Seen:
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     night = Night(folder=tmp_path_factory.mktemp("watched"), settings={"trials": 3})
     seen = Seen(night=night)
+    for name in RAYS:
+        (night.results / night.name / "ray").mkdir(parents=True, exist_ok=True)
+        (night.results / night.name / "ray" / name).write_bytes(_as_pickle(Trap(night.folder / "marker")))
     night.begin("--mlflow", TRACKER)
     try:
         night.wait_for(lambda table: 2 in table.trials)
@@ -103,6 +111,14 @@ def test_the_secrets_of_an_address_reach_no_file(seen: Seen, record: Callable[[R
     assert "cannot reach MLflow" in seen.night.said  # it was tried, with the secrets
     assert told == []
     record(Row(fault="a password in MLflow's address", injected=len(files), lost=len(told)))
+
+
+@pytest.mark.slow
+def test_what_ray_left_in_a_folder_is_not_unpickled(seen: Seen, record: Callable[[Row], None]) -> None:
+    """Somebody hands over a folder of results: Ray keeps pickles in one, and nobody reads them."""
+    marker = seen.night.folder / "marker"
+    record(Row(fault="a malicious pickle among Ray's files", injected=len(RAYS), lost=int(marker.exists())))
+    assert not marker.exists()
 
 
 class Trap:
@@ -280,7 +296,7 @@ def test_nothing_is_unpickled(
     assert "Traceback" not in str(refused.value)
     assert len(str(refused.value)) < 500
     assert not marker.exists()
-    record(Row(fault=f"a malicious pickle for {what}", injected=len(WRAPPERS), lost=int(marker.exists())))
+    record(Row(fault="a malicious pickle in a file that is read", injected=1, lost=int(marker.exists())))
 
 
 def test_the_trap_snaps(tmp_path: Path) -> None:
@@ -297,3 +313,107 @@ def test_the_trap_snaps(tmp_path: Path) -> None:
         else:
             pickle.load(content).close()
         assert marker.exists()
+
+
+MARKUP = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&{{7*7}}$x^2$]]>"
+NAME = "x' onerror=alert(1) y.png" if sys.platform == "win32" else "\"><img src=x onerror=alert(1)>'.png"
+
+
+class Page(HTMLParser):
+    """What a browser would take for markup: its tags, and the attributes that run something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.handlers: list[str] = []
+        self.told = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.told += " ".join(value or "" for _, value in attrs)
+        self.handlers += [
+            name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "") or value == "x"
+        ]
+
+    def handle_data(self, data: str) -> None:
+        self.told += data
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and data whose classes and first test picture have names that are markup; all pages of them."""
+    from tests.models import SIZE, decided
+    from vqc.checkpoint import save_model
+
+    folder = tmp_path_factory.mktemp("hostile")
+    classes = tuple((number, f"{number}{MARKUP}") for number in (3, 7, 9))
+    root = write_data(folder / "data", train=3, val=9, test=9)
+    for split in ("train", "val", "test"):
+        edit_json(
+            root / split / "annotations.json",
+            lambda d: d.update(categories=[{"id": number, "name": name} for number, name in classes]),
+        )
+    (root / "test/images/rgb-2001.png").rename(root / "test/images" / NAME)
+    edit_json(root / "test/annotations.json", lambda d: d["images"][0].update(file_name=NAME))
+    model, info = decided("fcos_tiny", SIZE)
+    save_model(folder / "model.safetensors", model, info.model_copy(update={"categories": classes}))
+    return folder
+
+
+def _evaluation(folder: Path) -> str:
+    nowhere = ["--mlflow", TRACKER, "--results", str(folder)]
+    _run("evaluate", folder, "--data", str(folder / "data"), *nowhere)
+    return (folder / "evaluation.html").read_text(encoding="utf-8")
+
+
+def _calibrated(folder: Path) -> str:
+    _run("calibrate", folder, "--data", str(folder / "data"), "--max-escape", "0.4")
+    return (folder / "calibration.html").read_text(encoding="utf-8")
+
+
+def _explained(folder: Path) -> str:
+    photo = folder / "data/test/images" / NAME
+    _run("explain", folder, "--images", str(photo), "--masks", "8", "--detections", "2", "--out", str(folder / "why"))
+    return (folder / "why/explanations.html").read_text(encoding="utf-8")
+
+
+def _run(command: str, folder: Path, *flags: str) -> None:
+    from vqc.cli import main
+
+    assert main([command, "--model", str(folder / "model.safetensors"), *flags]) == 0
+
+
+def _report(folder: Path) -> str:
+    """Of a search whose name, settings and reasons are markup."""
+    from tests.builders import events
+    from tune.journal import SearchStarted, TrialEnded, table_of
+    from tune.report import page, trials_csv
+
+    told = []
+    for event in events(trials=9, epochs=3, name=MARKUP):
+        if isinstance(event, SearchStarted):
+            event = event.model_copy(update={"command": MARKUP, "data": {MARKUP: MARKUP}, "versions": {MARKUP: MARKUP}})
+        if isinstance(event, TrialEnded):
+            reason = f"=cmd|'/c calc'!A0 {MARKUP}" if event.trial % 2 else f"\r=1+1 {MARKUP}"
+            event = event.model_copy(update={"state": "failed", "reason": reason})
+        told.append(event)
+    table = table_of(told, folder)
+    rows = list(csv.reader(io.StringIO(trials_csv(table), newline="")))
+    assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for row in rows for cell in row)
+    assert any("=cmd" in cell for row in rows for cell in row)
+    return page(table)
+
+
+PAGES = {"evaluation": _evaluation, "calibration": _calibrated, "explanation": _explained, "report": _report}
+
+
+@pytest.mark.parametrize("which", PAGES)
+def test_a_page_runs_nothing_of_what_it_shows(which: str, hostile: Path, record: Callable[[Row], None]) -> None:
+    page = Page(PAGES[which](hostile))
+    lost = int("script" in page.tags) + len(page.handlers)
+    record(Row(fault="markup in the names on a page", injected=page.told.count("onerror"), lost=lost))
+    assert "script" not in page.tags
+    assert page.handlers == []
+    assert page.told.count("onerror=alert(1)") >= 2  # it is shown, as what it is
+    assert "{{7*7}}" in page.told
