@@ -169,7 +169,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
     "same annotation id": (lambda d: d["annotations"][1].update(id=1), "duplicate", "annotation id 1"),
     "same category id": (lambda d: d["categories"][1].update(id=3), "duplicate", "id 3"),
     "same category name": (lambda d: d["categories"][1].update(name="scratch"), "duplicate", "'scratch'"),
+    "same file, spelt otherwise": (
+        lambda d: d["images"][1].update(file_name="./rgb-1.png"), "duplicate", "same file_name"
+    ),
     "same file": (lambda d: d["images"][1].update(file_name="rgb-1.png"), "duplicate", "same file_name"),
+    "control character": (lambda d: d["categories"][1].update(name="\x1b]0;x"), "malformed entry", "without control"),
+    "surrogate category": (lambda d: d["categories"][1].update(name="\ud800"), "malformed entry", "without control"),
     "other name": (lambda d: d["categories"][1].update(name="pit"), "categories differ", "adds 7 'dent'"),
     "no defects": (lambda d: d.update(annotations=[]), "no defects", "no image has a defect"),
     "nothing": (lambda d: d.update(annotations=[], images=[]), "no images", "at least one"),

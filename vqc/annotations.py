@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ LARGEST = 2**53  # whole numbers up to here are exact in every JSON library
 MOST_BYTES = 50 * 2**20
 MOST_VALUES = 6_000_000
 MOST_LETTERS = 10_000  # of a name
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 
 Entry = Mapping[str, Any]
 
@@ -190,6 +192,9 @@ class _Reader:
             where = f"{self.name}, category number {number}"
             id_, name = self._integer(entry, "id", where), self._text(entry, "name", where)
             if id_ is None or name is None:
+                continue
+            if UNSHOWN.search(name):  # a journal, a page or a terminal could not hold it, or would do what it says
+                self._bad(where, f"name: expected one without control characters, got {shown(name)}")
                 continue
             if id_ in found or name in names:
                 self._duplicate(where, f"id {id_} or name '{printable(name)}' is already taken")
