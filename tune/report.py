@@ -29,6 +29,7 @@ __all__ = ["importances", "main", "page", "trials_csv", "write_report"]
 
 METRICS = ("ap", "ap50", "ap75", "ar")
 LEADERS_SHOWN = 10
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet's formula begins with, or skips before it
 TRIALS_FOR_IMPORTANCE = 8
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -252,9 +253,6 @@ def trials_csv(table: Table) -> str:
                  *scores, trial.epochs, trial.config.num_epochs, *seconds, trial.reason]  # fmt: skip
         lines.writerow([_cell(value) for value in cells])
     return out.getvalue()
-
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins one, or is skipped before it
 
 
 def _cell(value: Any) -> Any:
