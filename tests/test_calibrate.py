@@ -29,13 +29,13 @@ from vqc.calibration import (
     Curve,
     OperatingPoint,
     calibration_path,
-    file_sha256,
     load_calibration,
     save_calibration,
 )
 from vqc.coco import Split
 from vqc.errors import DataError, ModelError
 from vqc.evaluate import Detections, coco_scores
+from vqc.files import file_sha256
 from vqc.operating_point import choose_operating_point
 from vqc.rate import Rate
 

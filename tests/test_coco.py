@@ -111,15 +111,19 @@ def test_annotations_decide_whether_exif_rotates(
 
 def test_read_image_tells_what_happened_to_the_file(root: Path) -> None:
     first, second, third = load_data(root).val.images
+    fourth = load_data(root).test.images[0]
     first.path.unlink()
     second.path.write_bytes(b"no picture")
     images.save_picture(third.path.parent, seed=1003, size=(20, 20))
+    fourth.path.write_bytes(images.save_picture(root, seed=4).read_bytes())  # of the right size
     with pytest.raises(DataError, match="cannot be read"):
         read_image(first)
     with pytest.raises(DataError, match=r"rgb-1002\.png: not a picture"):
         read_image(second)
     with pytest.raises(DataError, match="expected 64 x 48 px, got 20 x 20"):
         read_image(third)
+    with pytest.raises(DataError, match="holds another picture"):
+        read_image(fourth)
 
 
 def test_subfolders_and_windows_spelling(root: Path) -> None:
@@ -165,7 +169,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
     "same annotation id": (lambda d: d["annotations"][1].update(id=1), "duplicate", "annotation id 1"),
     "same category id": (lambda d: d["categories"][1].update(id=3), "duplicate", "id 3"),
     "same category name": (lambda d: d["categories"][1].update(name="scratch"), "duplicate", "'scratch'"),
+    "same file, spelt otherwise": (
+        lambda d: d["images"][1].update(file_name="./rgb-1.png"), "duplicate", "same file_name"
+    ),
     "same file": (lambda d: d["images"][1].update(file_name="rgb-1.png"), "duplicate", "same file_name"),
+    "control character": (lambda d: d["categories"][1].update(name="\x1b]0;x"), "malformed entry", "without control"),
+    "surrogate category": (lambda d: d["categories"][1].update(name="\ud800"), "malformed entry", "without control"),
     "other name": (lambda d: d["categories"][1].update(name="pit"), "categories differ", "adds 7 'dent'"),
     "no defects": (lambda d: d.update(annotations=[]), "no defects", "no image has a defect"),
     "nothing": (lambda d: d.update(annotations=[], images=[]), "no images", "at least one"),

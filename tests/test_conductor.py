@@ -175,6 +175,26 @@ def test_an_interrupt_ends_the_trial_after_its_epoch_and_gives_out_no_more(sit: 
     assert conductor.table.trials[1].state == "interrupted"
 
 
+def test_pictures_that_changed_end_a_search_and_no_trial_is_to_blame(
+    sit: Callable[..., Conductor], tmp_path: Path
+) -> None:
+    conductor = sit(search_settings(epochs=4, trials=5, policy="random", concurrent=2))
+    for _ in range(2):
+        task = conductor.next_task()
+        assert task is not None
+        conductor.started(task.trial.number, worker="test")
+    conductor.data_changed(1, "a.png: cannot be read")
+    assert conductor.next_task() is None
+    assert not conductor.measured(2, epoch_report(1, ap50=0.5))
+    conductor.close()
+    table = read_table(tmp_path / "journal.jsonl")
+    assert [(trial.state, trial.reason) for trial in table.trials.values()] == [
+        ("interrupted", "a.png: cannot be read")
+    ] * 2
+    assert table.ended is not None
+    assert table.ended.reason == "interrupted"
+
+
 def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
     clock_s = iter([0.0, 10.0, 10.0])
     settings = search_settings(epochs=4, trials=5, hours=1.0, policy="random")

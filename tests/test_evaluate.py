@@ -37,6 +37,7 @@ def record(image_id: int, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarr
     return ImageRecord(
         image_id=image_id,
         path=Path("none.png"),
+        sha256="",
         width=int(EDGE),
         height=int(EDGE),
         rotate=False,

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from tests import images
 from tests.models import CATEGORIES, write_models
-from vqc.calibration import Calibration, Curve, OperatingPoint, file_sha256, save_calibration
+from vqc.calibration import Calibration, Curve, OperatingPoint, save_calibration
 from vqc.cli import main
 from vqc.errors import DataError
 from vqc.evaluate import Detections
+from vqc.files import file_sha256
 from vqc.predict import (
     OpenedDetector,
     Photograph,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from tune.quiet import quiet_environment
 
 SCRIPT = """
 import os, subprocess, sys
@@ -18,6 +23,15 @@ with library_noise_to(Path(sys.argv[1])) as terminal:
     terminal.write("to the user\\n")
 print("after")
 """
+
+
+@pytest.mark.parametrize(("cluster", "decided"), [(False, "0"), (True, None)])
+def test_ray_listens_to_others_only_in_a_cluster(
+    cluster: bool, decided: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    quiet_environment(cluster=cluster)
+    assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == decided
 
 
 def test_only_the_searchs_own_words_reach_the_terminal(tmp_path: Path) -> None:

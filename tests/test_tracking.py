@@ -47,6 +47,7 @@ def test_default_uri(folder: Path, uri: str) -> None:
         ("https://s3cret@mlflow.example", "https://***@mlflow.example"),
         ("mysql+pymysql://anna:p@ss/s3cret@db/x?charset=utf8", "mysql+pymysql://***@db/x?charset=utf8"),
         ("postgresql://db/x?user=anna&password=s3cret&a=1", "postgresql://db/x?user=anna&password=***&a=1"),
+        ("https://a/b?sv=1&sig=s3cret&X-Amz-Credential=x", "https://a/b?sv=1&sig=***&X-Amz-Credential=***"),
         ("http://localhost:5000", "http://localhost:5000"),
         ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
     ],

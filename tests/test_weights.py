@@ -31,12 +31,24 @@ def test_offline_weights_that_are_asked_for_are_an_error(offline: None) -> None:
         resolve_weights(config("fasterrcnn_resnet50_fpn", weights="backbone"))
 
 
-def test_weights_on_the_disk_need_no_network(offline: None, tmp_path: Path) -> None:
-    folder = tmp_path / "torch" / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    (folder / "resnet50-0676ba61.pth").touch()
+@pytest.fixture
+def stored(offline: None, tmp_path: Path) -> Path:
+    """A file where torch keeps ResNet-50's weights; it holds something else."""
+    path = tmp_path / "torch" / "hub" / "checkpoints" / "resnet50-0676ba61.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no weights")
+    return path
+
+
+def test_weights_on_the_disk_need_no_network(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vqc.weights.file_sha256", lambda path: "0676ba61" + "0" * 56)  # the real file is 98 MB
     decided, told = resolve_weights(config("fasterrcnn_resnet50_fpn", weights="auto"))
     assert (decided.weights, told) == ("backbone", "backbone weights ResNet50_Weights.IMAGENET1K_V1")
+
+
+def test_a_file_that_is_not_what_its_name_says_is_refused(stored: Path) -> None:
+    with pytest.raises(ModelError, match=r"0676ba61\.pth: damaged, or not .* sha256 of 0676ba61\.\.\., got .*; delete"):
+        resolve_weights(config("fasterrcnn_resnet50_fpn", weights="auto"))
 
 
 @pytest.mark.parametrize("weights", ["auto", "none"])

@@ -81,6 +81,7 @@ class Conductor:
         self._failures: dict[int, int] = {}
         self._exhausted = False
         self.interrupted = False
+        self.data_fault: str | None = None  # what of the data is not as it was when the sitting began
 
     @property
     def _left_s(self) -> float:
@@ -103,7 +104,16 @@ class Conductor:
     @property
     def finished(self) -> bool:
         """No further trial will be given out in this sitting."""
-        return self.interrupted or self.out_of_time or self._exhausted
+        return self._over is not None or self._exhausted
+
+    @property
+    def _over(self) -> str | None:
+        """Why the sitting is over for all trials, or nothing."""
+        if self.data_fault is not None:
+            return self.data_fault
+        if self.interrupted:
+            return "by hand"
+        return f"the {self._settings.hours:g} h are over" if self.out_of_time else None
 
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
@@ -166,14 +176,18 @@ class Conductor:
                 return self._end(trial, "stopped", judged.reason)
             if judged.action == "pause":
                 return self._pause(trial, judged.reason)
-        if self.interrupted or self.out_of_time or (self._closing and trial.repeats is None):
-            why = "by hand" if self.interrupted else f"the {self._settings.hours:g} h are over"
-            return self._end(trial, "interrupted", why)
+        if self._over is not None or (self._closing and trial.repeats is None):
+            return self._end(trial, "interrupted", self._over or f"the {self._settings.hours:g} h are over")
         return True
 
     def infeasible(self, number: int, reason: str) -> None:
         """The configuration cannot work."""
         self._end(self.table.trials[number], "infeasible", reason)
+
+    def data_changed(self, number: int, reason: str) -> None:
+        """The images are not what they were: nothing can be compared any more, and the trial is not to blame."""
+        self.data_fault = reason
+        self._end(self.table.trials[number], "interrupted", reason)
 
     def failed(self, number: int, reason: str) -> None:
         """The program's fault; the trial goes on from its checkpoint once, then counts as failed."""
@@ -200,7 +214,8 @@ class Conductor:
         if self._exhausted and searched_all:
             for trial in self._paused():
                 self._end(trial, "stopped", f"{trial.reason}; others were better to the end")
-        reason: SearchEndReason = "failed" if crashed else "interrupted" if self.interrupted else "trials"
+        stopped = self.interrupted or self.data_fault is not None
+        reason: SearchEndReason = "failed" if crashed else "interrupted" if stopped else "trials"
         if reason == "trials" and not searched_all:
             reason = "hours"
         self._write(SearchEnded(at_ms=now_ms(), reason=reason))

@@ -31,7 +31,7 @@ from tune.stop import judged_epochs
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
-from vqc.errors import InfeasibleError, VqcError
+from vqc.errors import DataError, InfeasibleError, VqcError
 from vqc.gpu import read_gpu
 from vqc.memory_book import MemoryBook
 
@@ -62,7 +62,8 @@ def connect(address: str | None) -> str | None:
     """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    context = ray.init(address=address, log_to_driver=False, **own)
+    # "local", not None: that would join whatever cluster RAY_ADDRESS or an earlier 'ray start' names.
+    context = ray.init(address=address or "local", log_to_driver=False, **own)
     url = context.dashboard_url
     return f"http://{url}" if url else None
 
@@ -173,6 +174,8 @@ class TrialActor(Trainable):  # type: ignore[misc]
             return {OUTCOME: "measured", "report": self._worker.epoch().model_dump_json()}
         except InfeasibleError as error:
             return {OUTCOME: "infeasible", "reason": str(error)}
+        except DataError as error:
+            return {OUTCOME: "data changed", "reason": error.what}
         except Exception as error:  # noqa: BLE001  (the trial boundary: the journal keeps it, the search goes on)
             traceback.print_exc()
             self._failed = True
@@ -260,6 +263,8 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         number = trial.config[TRIAL]
         if result[OUTCOME] == "infeasible":
             self._line().infeasible(number, result["reason"])
+        elif result[OUTCOME] == "data changed":
+            self._line().data_changed(number, result["reason"])
         elif result[OUTCOME] == "failed":
             self._line().failed(number, result["reason"])
         elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):

@@ -12,12 +12,17 @@ from typing import TextIO
 __all__ = ["library_noise_to", "quiet_environment"]
 
 
-def quiet_environment() -> None:
+def quiet_environment(*, cluster: bool = False) -> None:
     """Settings that Ray and albumentations read from the environment, some of them while they are imported.
 
     No reports home, no files of Ray's own for each trial, no signal handler, no change of folder, and workers that
     are started by this Python, not once more by ``uv run`` with a copy of the working folder.
+
+    Args:
+        cluster: whether Ray joins machines; if not, all of its processes listen on this machine's loopback alone.
     """
+    if not cluster:
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # despite its name, what decides it on Linux as well
     os.environ.update(
         RAY_USAGE_STATS_ENABLED="0",
         RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",

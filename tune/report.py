@@ -29,6 +29,7 @@ __all__ = ["importances", "main", "page", "trials_csv", "write_report"]
 
 METRICS = ("ap", "ap50", "ap75", "ar")
 LEADERS_SHOWN = 10
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet's formula begins with, or skips before it
 TRIALS_FOR_IMPORTANCE = 8
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -241,7 +242,7 @@ def trials_csv(table: Table) -> str:
     names = _param_names(table)
     out = io.StringIO()
     lines = csv.writer(out)
-    lines.writerow(["trial", "state", "origin", "repeats", *names, "best_epoch", *METRICS, "epochs",
+    lines.writerow(["trial", "state", "origin", "repeats", *map(_cell, names), "best_epoch", *METRICS, "epochs",
                     "epochs_asked", "train_s", "eval_s", "reason"])  # fmt: skip
     for trial in table.trials.values():
         row = _row(trial, table.metric)
@@ -256,7 +257,7 @@ def trials_csv(table: Table) -> str:
 
 def _cell(value: Any) -> Any:
     """A spreadsheet takes a text that begins like a formula for one, unless an apostrophe goes before it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vqc.errors import SearchError, UserError
+from vqc.errors import DataError, SearchError, UserError
 from vqc.shell import as_typed
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
         for remark in sitting.remarks:
             terminal.write(f"{remark}\n")
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
-        quiet_environment()  # before Ray is imported
+        quiet_environment(cluster=arguments.address is not None)  # before Ray is imported
         from tune import engine
 
         links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}
@@ -107,6 +107,11 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
                 terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {sitting.folder.name}\n")
             engine.disconnect()  # last: whatever goes wrong in it, everything is written and said
             shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
+    if conductor.data_fault is not None:
+        raise DataError(
+            f"{conductor.data_fault}; the results would not be comparable: put it back as it was and go on",
+            command=f"python tune/search.py --name {sitting.folder.name} --resume",
+        )
     return INTERRUPTED if conductor.interrupted else 0
 
 

@@ -142,8 +142,11 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
     settings = parse_record(SearchSettings, {**table.header.settings, **wanted}, source="command line")
     data = load_data(Path(table.header.data["root"]))
     if data.fingerprint != table.header.data["fingerprint"]:
+        known = table.header.data.get("parts", data.parts)
+        changed = [name for name in {**known, **data.parts} if known.get(name) != data.parts.get(name)]
         raise SearchError(
-            f"{data.root}: changed since the search '{folder.name}' began; the results would not be comparable",
+            f"{data.root}: {', '.join(changed) or 'the data'} changed since the search '{folder.name}' began; "
+            "the results would not be comparable",
             command=f"python tune/search.py --data {data.root}",
         )
     done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.searched)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
 import numpy as np
 
+from vqc.files import read_at_most
 from vqc.findings import Report, printable, shown
 
 __all__ = ["Annotations", "Box", "Category", "ImageEntry", "read_annotations"]
@@ -23,6 +27,12 @@ __all__ = ["Annotations", "Box", "Category", "ImageEntry", "read_annotations"]
 OVERHANG_PX = 1.0  # a box may leave its image by so much: tools differ in whether pixels are counted from 0 or 1
 ROUNDING_PX = 0.01  # x + width of decimal fractions; not worth a word
 LARGEST = 2**53  # whole numbers up to here are exact in every JSON library
+
+# What is read of one file: within it the largest takes 500 MB and, with half a million boxes, some ten seconds.
+MOST_BYTES = 50 * 2**20
+MOST_VALUES = 6_000_000
+MOST_LETTERS = 10_000  # of a name
+UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 
 Entry = Mapping[str, Any]
 
@@ -77,9 +87,13 @@ class Annotations:
 def read_annotations(path: Path, *, name: str, report: Report) -> Annotations | None:
     """Read one file; ``name`` is how findings call it. ``None`` where nothing in it can be used."""
     try:
-        data = path.read_bytes()
+        data = read_at_most(path, MOST_BYTES)
     except OSError as error:
         report.error("missing file", name, f"cannot be read: {error.strerror or error}")
+        return None
+    problem = _too_much(data)
+    if data is None or problem is not None:
+        report.error("too large", name, f"{problem}; leave out 'segmentation', which detection does not need")
         return None
     document = _parse(data, name, report)
     if document is None:
@@ -94,6 +108,16 @@ def read_annotations(path: Path, *, name: str, report: Report) -> Annotations | 
     reported = _Ids(images=_ids(raw_images), categories=_ids(raw_categories))
     boxes = reader.boxes(raw_boxes, images, categories, reported)
     return Annotations(categories=categories, images=images, boxes=boxes, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _too_much(data: bytes | None) -> str | None:
+    """Why a file is not even parsed, or nothing. The marks between values are counted: three bytes can be an object."""
+    if data is None:
+        return f"expected a file of at most {MOST_BYTES / 2**20:.0f} MB"
+    values = sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if values > MOST_VALUES:
+        return f"expected at most {MOST_VALUES:,} values, as of half a million boxes, got about {values:,}"
+    return None
 
 
 def _parse(data: bytes, name: str, report: Report) -> dict[str, Any] | None:
@@ -132,6 +156,11 @@ class _Ids:
     images: frozenset[int]
     categories: frozenset[int]
 
+    @cached_property
+    def known_categories(self) -> str:
+        """Those ids, as a message shows them."""
+        return shown(sorted(self.categories))
+
 
 @dataclass(frozen=True)
 class _Reader:
@@ -152,13 +181,20 @@ class _Reader:
             self._bad(self.name, f"expected only objects in '{key}', got {shown(bad)}")
         return good
 
+    def _numbered(self, entries: list[Entry]) -> Iterable[tuple[int, Entry]]:
+        """The entries, counted from 1, until there are too many errors to go on."""
+        return takewhile(lambda _: not self.report.full, enumerate(entries, start=1))
+
     def categories(self, entries: list[Entry]) -> tuple[Category, ...]:
         found: dict[int, Category] = {}
         names: set[str] = set()
-        for number, entry in enumerate(entries, start=1):
+        for number, entry in self._numbered(entries):
             where = f"{self.name}, category number {number}"
             id_, name = self._integer(entry, "id", where), self._text(entry, "name", where)
             if id_ is None or name is None:
+                continue
+            if UNSHOWN.search(name):  # a journal, a page or a terminal could not hold it, or would do what it says
+                self._bad(where, f"name: expected one without control characters, got {shown(name)}")
                 continue
             if id_ in found or name in names:
                 self._duplicate(where, f"id {id_} or name '{printable(name)}' is already taken")
@@ -172,7 +208,7 @@ class _Reader:
     def images(self, entries: list[Entry]) -> tuple[ImageEntry, ...]:
         found: dict[int, ImageEntry] = {}
         names: set[str] = set()
-        for number, entry in enumerate(entries, start=1):
+        for number, entry in self._numbered(entries):
             image = self._image(entry, number)
             if image is None:
                 continue
@@ -200,6 +236,7 @@ class _Reader:
             return None
         if width is None or height is None:
             return None
+        plain = PurePosixPath(plain).as_posix()  # one spelling a file, so that './a.png' is a duplicate of 'a.png'
         return ImageEntry(image_id=id_, file_name=plain, width=width, height=height, where=where)
 
     def boxes(
@@ -209,7 +246,7 @@ class _Reader:
         usable = {category.id for category in categories}
         found: dict[int, list[Box]] = {}
         taken: set[int] = set()
-        for number, entry in enumerate(entries, start=1):
+        for number, entry in self._numbered(entries):
             where = f"{self.name}, annotation number {number}"
             id_, image_id = self._integer(entry, "id", where), self._integer(entry, "image_id", where)
             if id_ is None or image_id is None:
@@ -232,7 +269,7 @@ class _Reader:
         where = f"{image.where}, annotation {id_}"
         category_id = self._integer(entry, "category_id", where)
         if category_id is not None and category_id not in reported.categories:
-            known = shown(sorted(reported.categories))
+            known = reported.known_categories
             self.report.error("unknown category", where, f"category_id: expected one of {known}, got {category_id}")
             return None
         crowd = entry.get("iscrowd", 0)
@@ -284,9 +321,10 @@ class _Reader:
 
     def _text(self, entry: Entry, key: str, where: str) -> str | None:
         value = entry.get(key)
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() and len(value) <= MOST_LETTERS:
             return value
-        self._bad(where, f"{key}: expected a name, got {shown(value) if key in entry else 'nothing'}")
+        expected = f"a name of at most {MOST_LETTERS:,} letters"
+        self._bad(where, f"{key}: expected {expected}, got {shown(value) if key in entry else 'nothing'}")
         return None
 
     def _bad(self, where: str, message: str) -> None:

@@ -63,7 +63,7 @@ def cached_pixels(
                 return pixels
             _make_room(folder, group, needed_bytes=int(np.prod(shape)), limit_bytes=limit_bytes)
             _write(path, shape, produce())
-            return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+            return np.lib.format.open_memmap(path, mode="r")  # not np.load, which opens archives and pickles too
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         reason = getattr(error, "strerror", None) or str(error)
         _log.warning("%s: images are not cached but decoded at each access, which is slower: %s", path.parent, reason)
@@ -73,7 +73,7 @@ def cached_pixels(
 def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The file's pixels; None where there is none, or it was cut short or is of another shape."""
     try:
-        pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        pixels = np.lib.format.open_memmap(path, mode="r")
     except (FileNotFoundError, ValueError, EOFError):
         return None
     if pixels.shape != shape or pixels.dtype != np.uint8:

@@ -7,7 +7,6 @@ A calibrated score is the overlap (IoU) to be expected with a defect of that cla
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from vqc.config import Record
 from vqc.errors import ModelError
 from vqc.evaluate import Detections
-from vqc.files import write_atomically
+from vqc.files import file_sha256, write_atomically
 from vqc.rate import Rate
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "Method",
     "OperatingPoint",
     "calibration_path",
-    "file_sha256",
     "load_calibration",
     "save_calibration",
 ]
@@ -160,12 +158,3 @@ def load_calibration(model: Path) -> Calibration | None:
     if not fitted_to.is_file() or file_sha256(fitted_to) != found.model_sha256:
         raise ModelError(f"{path}: was fitted to other weights than {fitted_to.name} holds", command=again)
     return found
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

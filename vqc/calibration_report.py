@@ -21,10 +21,11 @@ from vqc.calibrate import (
     reliability,
     samples_of,
 )
-from vqc.calibration import Calibration, Curve, OperatingPoint, file_sha256
+from vqc.calibration import Calibration, Curve, OperatingPoint
 from vqc.checkpoint import load_model
 from vqc.coco import Data
 from vqc.evaluation import check_categories, detections_on, exact_precision
+from vqc.files import file_sha256
 from vqc.inspection import PerImage, per_image
 from vqc.operating_point import choose_operating_point
 from vqc.page import both_widths, percent, render

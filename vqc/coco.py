@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from vqc.annotations import Annotations, Box, Category, ImageEntry, read_annotations
 from vqc.errors import DataError, nearest
 from vqc.findings import Finding, Report, printable
-from vqc.picture import Picture, decode_picture, probe_picture
+from vqc.picture import Picture, decode_picture, picture_bytes, probe_picture
 
 __all__ = [
     "Category",
@@ -40,6 +41,7 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 THREADS = 8  # each may hold one picture of the largest size in memory
 SHOWN_ERRORS = 10
+LISTED = 10  # categories in one message
 HINTS = 20  # nearest names per split: looking for each costs a pass over the folder
 
 
@@ -50,6 +52,7 @@ class ImageRecord:
     Attributes:
         image_id: as in the file.
         path: of the image file.
+        sha256: of the file's bytes when they were checked, in hex.
         width, height: pixels, as the annotations see the image (after the rotation, if there is one).
         rotate: whether EXIF's orientation is applied when the file is decoded.
         boxes: ``[n, 4]`` float32, xyxy, pixels of the annotated image, inside it and not empty.
@@ -61,6 +64,7 @@ class ImageRecord:
 
     image_id: int
     path: Path
+    sha256: str
     width: int
     height: int
     rotate: bool
@@ -108,13 +112,18 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
-    """All splits of one folder; ``fingerprint`` is a sha256, in hex, over their annotations and image bytes."""
+    """All splits of one folder.
+
+    ``fingerprint`` is a sha256, in hex, over their annotations and image bytes; ``parts`` the same of each part by
+    its name, such as ``train/annotations.json`` and ``train/images``: so that it can be told which one has changed.
+    """
 
     root: Path
     train: Split
     val: Split
     test: Split | None
     fingerprint: str
+    parts: Mapping[str, str]
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -141,6 +150,7 @@ class Data:
         return {
             "root": self.root.resolve().name,
             "fingerprint": self.fingerprint,
+            "parts": dict(self.parts),
             "categories": [category.name for category in self.categories],
             "images": {split.name: len(split.images) for split in self.splits},
             "boxes": {split.name: split.boxes for split in self.splits},
@@ -189,17 +199,18 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     16-bit images keep their upper eight bits: 65535 becomes 255.
 
     Raises:
-        DataError: the file is gone, broken, or no longer of the recorded size.
+        DataError: the file is gone, or not what it was when it was checked; names it.
     """
     try:
-        pixels = decode_picture(record.path.read_bytes(), rotate=record.rotate)
-    except OSError as error:
-        raise DataError(f"{record.path}: cannot be read: {error.strerror or error}") from None
+        content = picture_bytes(record.path)
+        pixels = decode_picture(content, rotate=record.rotate)
     except DataError as error:
         raise DataError(f"{record.path}: {error.what}") from None
     if pixels.shape != (record.height, record.width, 3):
         got = f"{pixels.shape[1]} x {pixels.shape[0]}"
         raise DataError(f"{record.path}: expected {record.width} x {record.height} px, got {got}: the file has changed")
+    if hashlib.sha256(content).hexdigest() != record.sha256:
+        raise DataError(f"{record.path}: holds another picture than when it was checked: the file has changed")
     return pixels
 
 
@@ -224,7 +235,12 @@ def inspect_data(root: Path) -> tuple[Data | None, list[Finding]]:
     by_name = {found.split.name: found.split for found in read}
     fingerprint = hashlib.sha256("\n".join(digest for found in read for digest in found.digests).encode()).hexdigest()
     data = Data(
-        root=root, train=by_name["train"], val=by_name["val"], test=by_name.get("test"), fingerprint=fingerprint
+        root=root,
+        train=by_name["train"],
+        val=by_name["val"],
+        test=by_name.get("test"),
+        fingerprint=fingerprint,
+        parts={name: digest for found in read for name, digest in found.parts.items()},
     )
     return data, report.findings
 
@@ -241,6 +257,13 @@ class _ReadSplit:
     @property
     def digests(self) -> tuple[str, ...]:
         return (self.split.name, self.annotations_sha256, *self.image_sha256)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Name of each of the two parts -> its sha256."""
+        images_sha256 = hashlib.sha256("\n".join(self.image_sha256).encode()).hexdigest()
+        name = self.split.name
+        return {f"{name}/annotations.json": self.annotations_sha256, f"{name}/images": images_sha256}
 
 
 def _read_split(root: Path, name: str, report: Report, pool: Executor) -> _ReadSplit | None:
@@ -267,7 +290,9 @@ def _read_split(root: Path, name: str, report: Report, pool: Executor) -> _ReadS
     for image, path, picture in pictures:
         rotate = _rotation(image, picture, report)
         if rotate is not None:
-            records.append(_record(image, path, rotate, annotations.boxes.get(image.image_id, ()), labels))
+            records.append(
+                _record(image, path, picture.sha256, rotate, annotations.boxes.get(image.image_id, ()), labels)
+            )
             entries.append(image)
             digests.append(picture.sha256)
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
@@ -285,7 +310,7 @@ def _pictures(
     located: list[tuple[ImageEntry, Path]] = []
     hints = HINTS
     inside = folder.resolve()
-    for image in annotations.images:
+    for image in takewhile(lambda _: not report.full, annotations.images):
         path = folder / image.file_name
         problem = _unreachable(path, inside)
         if problem is None:
@@ -330,9 +355,7 @@ def _unreachable(path: Path, inside: Path) -> str | None:
 def _probe(path: Path) -> Picture | str:
     """The picture, or why it cannot be read."""
     try:
-        return probe_picture(path.read_bytes())
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return probe_picture(picture_bytes(path))
     except DataError as error:
         return error.what
 
@@ -350,10 +373,13 @@ def _rotation(image: ImageEntry, picture: Picture, report: Report) -> bool | Non
     return None
 
 
-def _record(image: ImageEntry, path: Path, rotate: bool, boxes: Sequence[Box], labels: dict[int, int]) -> ImageRecord:
+def _record(
+    image: ImageEntry, path: Path, sha256: str, rotate: bool, boxes: Sequence[Box], labels: dict[int, int]
+) -> ImageRecord:
     return ImageRecord(
         image_id=image.image_id,
         path=path,
+        sha256=sha256,
         width=image.width,
         height=image.height,
         rotate=rotate,
@@ -378,7 +404,8 @@ def _check_categories(splits: Sequence[Split], report: Report) -> None:
 
 def _listed(categories: Iterable[Category]) -> str:
     by_id = sorted(categories, key=lambda category: category.id)
-    return ", ".join(f"{category.id} '{printable(category.name)}'" for category in by_id)
+    first = [f"{category.id} '{printable(category.name)}'" for category in by_id[:LISTED]]
+    return ", ".join(first + ([f"{len(by_id) - LISTED} more"] if len(by_id) > LISTED else []))
 
 
 def _check_twins(read: Sequence[_ReadSplit], report: Report) -> None:

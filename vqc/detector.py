@@ -10,7 +10,7 @@ scalars by name. In evaluation it returns per image ``boxes`` [m, 4] xyxy pixels
 
 from __future__ import annotations
 
-import contextlib
+import pickle
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -122,7 +122,7 @@ def _count_images(model: Any, inputs: tuple[Any, ...]) -> None:
 
 def _torchvision(config: TrainConfig, num_classes: int, load_backbone: bool) -> Any:
     wanted = ARCHITECTURES[config.model].backbone_weights if config.weights == "backbone" else None
-    with contextlib.nullcontext() if load_backbone else _blank_weights():
+    with _safe_weights() if load_backbone else _blank_weights():
         own = {"norm_layer": partial(_BatchNorm, eps=0.001, momentum=0.03)} if config.model in BATCH_NORMED else {}
         return get_model(config.model, weights=None, weights_backbone=wanted, num_classes=num_classes + 1, **own)
 
@@ -138,6 +138,19 @@ class _BatchNorm(nn.BatchNorm2d):
             mean, var = self.running_mean, self.running_var
             return nn.functional.batch_norm(x, mean, var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
+
+
+def _safe_weights() -> AbstractContextManager[Any]:
+    """Within it torchvision's builders read tensors alone: by themselves they unpickle whatever the file holds."""
+    read = WeightsEnum.get_state_dict
+
+    def tensors(weights: Any, **options: Any) -> Any:
+        try:
+            return read(weights, **options, weights_only=True)
+        except pickle.UnpicklingError:
+            raise ModelError(f"{weights}: the file in torch's folder holds more than weights; delete it") from None
+
+    return mock.patch.object(WeightsEnum, "get_state_dict", tensors)
 
 
 def _blank_weights() -> AbstractContextManager[Any]:

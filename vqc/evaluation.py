@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from vqc.calibrate import CalibrationErrors, calibrated_scores, errors, samples_of
-from vqc.calibration import Calibration, file_sha256, load_calibration
+from vqc.calibration import Calibration, load_calibration
 from vqc.checkpoint import ModelInfo, load_model
 from vqc.coco import Data, Split, read_image
 from vqc.config import Record
@@ -28,6 +28,7 @@ from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluate import AreaScores, Detections, coco_scores, coco_scores_by_area, detect
 from vqc.export import Latency, measure_latency, torch_detector
+from vqc.files import file_sha256
 from vqc.inspection import (
     Froc,
     PerImage,

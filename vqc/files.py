@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 from vqc.errors import DataError
 
-__all__ = ["new_folder", "write_atomically"]
+__all__ = ["file_sha256", "new_folder", "read_at_most", "write_atomically"]
 
 
 @contextmanager
@@ -47,3 +48,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_at_most(path: Path, most_bytes: int) -> bytes | None:
+    """What a file holds; None where that is more than so many bytes, or no end of it can be seen."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size  # not a read of the most: that much memory would be taken at once
+        content = file.read(size + 1) if size <= most_bytes else b""
+    return content if len(content) == size else None
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

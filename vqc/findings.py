@@ -6,11 +6,14 @@ Written by ``vqc.annotations`` and ``vqc.coco``; shown by ``vqc check`` and by t
 from __future__ import annotations
 
 import reprlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["Finding", "Report", "grouped", "printable", "shown", "warning_lines"]
+
+MOST = 10_000  # findings of one severity: nobody reads more, and a hostile file would make millions of them
 
 Severity = Literal["error", "warning"]
 
@@ -37,15 +40,29 @@ class Finding:
 
 @dataclass
 class Report:
-    """Findings in the order in which they were met."""
+    """Findings in the order in which they were met; beyond ``MOST`` of a severity they are no longer kept."""
 
     findings: list[Finding] = field(default_factory=list)
+    met: Counter[Severity] = field(default_factory=Counter)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further error would be kept: then it is time to stop looking."""
+        return self.met["error"] > MOST
 
     def error(self, kind: str, where: str, message: str) -> None:
-        self.findings.append(Finding(severity="error", kind=kind, where=where, message=message))
+        self._add("error", kind, where, message)
 
     def warning(self, kind: str, where: str, message: str) -> None:
-        self.findings.append(Finding(severity="warning", kind=kind, where=where, message=message))
+        self._add("warning", kind, where, message)
+
+    def _add(self, severity: Severity, kind: str, where: str, message: str) -> None:
+        self.met[severity] += 1
+        if self.met[severity] > MOST + 1:
+            return
+        if self.met[severity] == MOST + 1:
+            kind, message = f"too many {severity}s", f"more than {MOST:,} {severity}s, from here on none is told"
+        self.findings.append(Finding(severity=severity, kind=kind, where=where, message=message))
 
     @property
     def errors(self) -> list[Finding]:

@@ -13,21 +13,24 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqc.errors import DataError
+from vqc.files import read_at_most
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Picture", "decode_picture", "probe_picture"]
+__all__ = ["Picture", "decode_picture", "picture_bytes", "probe_picture"]
 
 # Only formats that photographs come in: Pillow also knows some that start other programs (EPS).
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXIF_ORIENTATION = 0x0112
+MOST_BYTES = 2**30  # of a file: the largest picture, of 16 bits and not compressed
 
 # Decoders of hostile bytes raise all of these; each means that the file is broken, not the program.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError)
@@ -67,6 +70,21 @@ class Picture:
         """Width and height in pixels after the EXIF rotation."""
         swapped = self.orientation >= 5
         return (self.height, self.width) if swapped else (self.width, self.height)
+
+
+def picture_bytes(path: Path) -> bytes:
+    """What a picture's file holds.
+
+    Raises:
+        DataError: it cannot be read, or is larger than any photograph; names no file.
+    """
+    try:
+        content = read_at_most(path, MOST_BYTES)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}") from None
+    if content is None:
+        raise DataError(f"larger than {MOST_BYTES / 2**20:.0f} MB; cut it into tiles")
+    return content
 
 
 def probe_picture(data: bytes) -> Picture:
@@ -110,8 +128,9 @@ def _open(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     with _opening, warnings.catch_warnings():
-        # Large photographs are welcome; Pillow's error, at twice the size of its warning, is the limit.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Large photographs are welcome: Pillow's error, at twice the size of its warning, is the limit. What else it
+        # warns of (tags that say more than the file holds) is no matter, or an error when the pixels are read.
+        warnings.simplefilter("ignore")
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:

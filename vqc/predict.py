@@ -24,7 +24,7 @@ from vqc.evaluate import Detections
 from vqc.export import Detector, onnx_detector, torch_detector
 from vqc.findings import Report
 from vqc.matching import reaching
-from vqc.picture import decode_picture, probe_picture
+from vqc.picture import decode_picture, picture_bytes, probe_picture
 
 __all__ = ["OpenedDetector", "Photograph", "Verdict", "coco_results", "find_photographs", "judge", "open_detector",
            "predict", "read_photograph", "verdicts_csv"]  # fmt: skip
@@ -184,10 +184,7 @@ def read_photograph(photograph: Photograph) -> NDArray[np.uint8]:
     Raises:
         DataError: missing, broken, or of another size than annotated; names no file.
     """
-    try:
-        data = photograph.path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}") from None
+    data = picture_bytes(photograph.path)
     if photograph.annotated_size is None:
         return decode_picture(data, rotate=True)
     picture = probe_picture(data)

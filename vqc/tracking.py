@@ -98,7 +98,7 @@ def redacted(uri: str) -> str:
     if uri.startswith(("sqlite:", "file:")):
         return uri
     bare = re.sub(r"(?s)(?<=://).*@", "***@", uri)
-    return re.sub(r"(?i)([?&][^=&]*(?:pass|pwd|token|secret|key)[^=&]*=)[^&#]*", r"\1***", bare)
+    return re.sub(r"(?i)([?&][^=&]*(?:pass|pwd|token|secret|key|sig|auth|cred)[^=&]*=)[^&#]*", r"\1***", bare)
 
 
 def metric_name(*parts: str) -> str:

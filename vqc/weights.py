@@ -12,6 +12,7 @@ from pathlib import Path
 from vqc.architectures import ARCHITECTURES, check_model
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
+from vqc.files import file_sha256
 
 __all__ = ["resolve_weights"]
 
@@ -24,7 +25,7 @@ def resolve_weights(config: TrainConfig) -> tuple[TrainConfig, str]:
     Downloads the backbone's weights where they are wanted and not there yet, so that no trial has to.
 
     Raises:
-        ModelError: ``weights`` is 'backbone' and they cannot be had.
+        ModelError: ``weights`` is 'backbone' and they cannot be had, or a file in their place holds something else.
     """
     check_model(config.model)
     wanted = ARCHITECTURES[config.model].backbone_weights
@@ -52,12 +53,28 @@ def _fetch(name: str) -> str | None:
     from torchvision.models import get_weight
 
     weights = get_weight(name)
-    if (_weights_folder() / weights.url.rsplit("/", 1)[-1]).exists():
+    path = _weights_folder() / weights.url.rsplit("/", 1)[-1]
+    if path.exists():
+        _check(path)
         return None
     try:
         with urllib.request.urlopen(urllib.request.Request(weights.url, method="HEAD"), timeout=PROBE_TIMEOUT_S):
             pass
-        weights.get_state_dict(progress=False, check_hash=True)
+        weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         return str(getattr(error, "reason", error))
     return None
+
+
+def _check(path: Path) -> None:
+    """The end of such a file's name is the beginning of its sha256; torch checks it only where it downloads."""
+    begins = path.stem.rpartition("-")[2]
+    try:
+        sha256 = file_sha256(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not sha256.startswith(begins):
+        raise ModelError(
+            f"{path}: damaged, or not what its name says: expected a sha256 of {begins}..., got {sha256[:8]}...; "
+            "delete it"
+        )

@@ -32,6 +32,12 @@ class Row:
     lost: int
     again_s: float | None = None
 
+    def __add__(self, other: Row) -> Row:
+        """Both together, where several tests inject the same fault."""
+        again_s = max((one for one in (self.again_s, other.again_s) if one is not None), default=None)
+        injected, lost = self.injected + other.injected, self.lost + other.lost
+        return Row(fault=self.fault, injected=injected, lost=lost, again_s=again_s)
+
     def __str__(self) -> str:
         again = "-" if self.again_s is None else f"{self.again_s:.1f}"
         return f"| {self.fault} | {self.injected} | {self.lost} | {again} | {date.today().isoformat()} |"
@@ -61,7 +67,10 @@ def renewed(text: str, rows: list[Row]) -> str:
     before, head, table = text.partition(HEAD)
     rule, *old = table.strip().splitlines()
     kept = {match["fault"]: line for line in old if (match := LINE.match(line))}
-    kept |= {row.fault: str(row) for row in rows}
+    seen: dict[str, Row] = {}
+    for row in rows:
+        seen[row.fault] = seen[row.fault] + row if row.fault in seen else row
+    kept |= {fault: str(row) for fault, row in seen.items()}
     return "\n".join([before + head, rule, *(kept[fault] for fault in sorted(kept))]) + "\n"
 
 

@@ -1,0 +1,278 @@
+"""Whatever an annotation file or a picture holds: a sentence, in time, in little memory, and never a file elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests import images
+from tests.faults.conftest import Row
+from tests.test_annotations import DOCUMENT
+from vqc import annotations
+from vqc.coco import load_data
+from vqc.errors import DataError
+
+MOST_S, MOST_MB = 2.0, 500.0  # of one file
+FEW, MANY = 300, 10_000
+LINUX = sys.platform == "linux"
+
+# Put in place of any value or byte of a sound file.
+FRAGMENTS = (
+    "", "null", "NaN", "-Infinity", "1e400", "-1e400", "9" * 5000, "1e-999999999", "0" * 300, "-0", "true", "[]", "{}",
+    '""', '"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\\"', "\ufeff", "\x00", "'a'", "/* */", "[" * 3000,
+    '{"a":' * 3000, "[[[[[[[[" + "]" * 8, '"' + "x" * 20_000 + '"', '{"id": 1, "id": 2, "id": "1"}', ",", ":", "}", "]",
+)  # fmt: skip
+NAMES = (
+    "../secret.png", "../../secret.png", "../../../secret.png", "..\\..\\..\\secret.png", "a/../../../secret.png",
+    "/etc/passwd", "//host/share/a.png", "\\\\host\\share\\a.png", "C:\\a.png", "c:a.png", "C:/a.png",
+    "file:///etc/passwd", "~/.ssh/id_rsa", "$HOME/a.png",
+    "CON", "nul.png", "COM1", "LPT1.png", "a\0.png", "rgb-1.png\0.jpg", "\ud800.png",
+    "rgb-1.png/", "rgb-1.png/.", "./rgb-1.png", ".", "..", "...", " ", "loop", "loop/rgb-1.png",
+    "round/round/rgb-1.png",
+    "out.png", "a" * 300 + ".png", "d/" * 3000, "\u202egnp.a", "rgb-1.png ", "rgb-1.png.", "rgb-1.png::$DATA",
+    "*", "%s",
+)  # fmt: skip
+
+
+@dataclass
+class Watch:
+    """Notes every file that the interpreter opens while it is on."""
+
+    on: bool = False
+    opened: list[str] = field(default_factory=list)
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.on and event == "open" and isinstance(args[0], str):
+            self.opened.append(args[0])
+
+
+@dataclass
+class Worst:
+    """Files that were read and those of them that could be used; the longest time for one, and the most memory."""
+
+    files: int = 0
+    used: int = 0
+    seconds: float = 0.0
+    mb: float = 0.0
+
+
+@pytest.fixture(scope="module")
+def watch() -> Iterator[Watch]:
+    watch = Watch()
+    sys.addaudithook(watch)  # cannot be taken off again, but switched off
+    yield watch
+    watch.on = False
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound folder, with links that lead out of it and round in it, beside a picture that it must not touch."""
+    root = images.write_data(tmp_path_factory.mktemp("fuzz") / "parts", train=3, val=2)
+    shutil.rmtree(root / "test")
+    secret = images.save_picture(root.parent, seed=77).rename(root.parent / "secret.png")
+    folder = root / "train/images"
+    if LINUX:
+        (folder / "out.png").symlink_to(secret)
+        (folder / "loop").symlink_to("loop")
+        (folder / "round").symlink_to(".")
+    return root
+
+
+def read(content: bytes, root: Path, watch: Watch, worst: Worst) -> str:
+    """Read a folder with this annotation file as everyone does; returns what is said, which must be a sentence."""
+    file = root / "train/annotations.json"
+    file.write_bytes(content)
+    watch.opened.clear()
+    if LINUX:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before_mb, begun_s = psutil.Process().memory_info().rss / 2**20, time.process_time()  # not what others compute
+    said, watch.on = "", True
+    try:
+        json.dumps(load_data(root).summary(), ensure_ascii=False).encode()  # the journal must be able to hold it
+        worst.used += 1
+    except DataError as error:
+        said = str(error)
+    finally:
+        watch.on = False
+    worst.seconds = max(worst.seconds, time.process_time() - begun_s)
+    worst.mb = max(worst.mb, _peak_mb() - before_mb)
+    worst.files += 1
+    assert "Traceback" not in said
+    assert len(said) < 20_000
+    allowed = (root.resolve(), Path(sys.prefix), Path(sys.base_prefix))  # the latter: what is imported on the way
+    assert [path for path in map(Path, watch.opened) if not any(map(path.resolve().is_relative_to, allowed))] == []
+    return said
+
+
+def _peak_mb() -> float:
+    if not LINUX:
+        return 0.0
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+SOUND = images.document(
+    [images.image(number, f"rgb-{number}.png") for number in (1, 2, 3)],
+    [images.annotation(1, 1), images.annotation(2, 2, (30, 20, 24.5, 16), area=200)],
+)
+
+
+def _paths(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in inner:
+        yield from _paths(child, (*path, key))
+
+
+PATHS = list(_paths(SOUND))
+
+
+def _with(path: tuple[Any, ...], text: str) -> str:
+    """The sound file as JSON, with this text, JSON or not, in place of one value."""
+    mark = "0a2c-mark"
+    document = json.loads(json.dumps({"": SOUND}))
+    place, last = document, ("", *path)
+    for key in last[:-1]:
+        place = place[key]
+    place[last[-1]] = mark
+    whole = json.dumps(document[""])
+    return whole.replace(f'"{mark}"', text)
+
+
+def _battered(seed: int, hits: int) -> bytes:
+    """The sound file with bytes changed, cut out, doubled, or replaced by a fragment."""
+    draw = random.Random(seed)
+    content = bytearray(json.dumps(SOUND).encode())
+    for _ in range(hits):
+        at, length = draw.randrange(len(content) + 1), draw.choice((0, 1, 1, 2, 8, 100))
+        put = draw.choice((
+            bytes(draw.randrange(256) for _ in range(draw.randrange(1, 5))),
+            draw.choice(FRAGMENTS).encode("utf-8", "surrogatepass"),
+            bytes(content[at : at + length]) * 2,
+            b"",
+        ))  # fmt: skip
+        content[at : at + length] = put
+    return bytes(content)
+
+
+STRUCTURED = DOCUMENT.map(lambda content: json.dumps(content).encode())
+ONE_VALUE = st.builds(
+    _with, st.sampled_from(PATHS), st.sampled_from(FRAGMENTS) | st.sampled_from(NAMES).map(json.dumps)
+)
+CONTENT = (
+    STRUCTURED
+    | ONE_VALUE.map(lambda text: text.encode("utf-8", "surrogatepass"))
+    | st.builds(_battered, st.integers(0, 2**32), st.integers(1, 8))
+    | st.binary(max_size=200)
+)
+
+
+def _fuzz(files: int, root: Path, watch: Watch, worst: Worst) -> None:
+    @settings(
+        max_examples=files, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )  # fmt: skip
+    @given(content=CONTENT)
+    def one(content: bytes) -> None:
+        read(content, root, watch, worst)
+
+    one()
+
+
+@pytest.mark.parametrize("files", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_fuzzed_files_are_refused_in_a_sentence(
+    files: int, root: Path, watch: Watch, record: Callable[[Row], None]
+) -> None:
+    worst = Worst()
+    if files == MANY:  # each fragment and name in place of each value
+        for path, text in itertools.product(PATHS, (*FRAGMENTS, *map(json.dumps, NAMES))):
+            read(_with(path, text).encode("utf-8", "surrogatepass"), root, watch, worst)
+    _fuzz(max(FEW, files - worst.files), root, watch, worst)
+    assert worst.files >= files
+    assert 0 < worst.used < worst.files / 2  # the sound ones among them show that the others were looked at
+    _within(worst, record, fault="a fuzzed annotation file")
+
+
+def _within(worst: Worst, record: Callable[[Row], None], *, fault: str) -> None:
+    lost = int(worst.seconds > MOST_S) + int(worst.mb > MOST_MB)
+    record(Row(fault=fault, injected=worst.files, lost=lost, again_s=worst.seconds))
+    assert worst.seconds <= MOST_S
+    assert worst.mb <= MOST_MB
+
+
+def _document(**parts: str) -> bytes:
+    """A COCO file of parts that are JSON already."""
+    sound = {key: json.dumps(value) for key, value in SOUND.items()}
+    return ("{" + ", ".join(f'"{key}": {text}' for key, text in {**sound, **parts}.items()) + "}").encode()
+
+
+def _many(entry: str, count: int) -> str:
+    """A list of so many entries, each with its number in place of N."""
+    return "[" + ",".join(entry.replace("N", str(number)) for number in range(1, count + 1)) + "]"
+
+
+BOX = '{"id":N,"image_id":1,"category_id":3,"bbox":[1,2,20.5,10.25],"iscrowd":0,"area":123.5}'
+HEAVY: Mapping[str, tuple[Callable[[], bytes], str]] = {
+    "nested lists": (lambda: b"[" * 5_000_000, "not JSON"),
+    "nested objects": (lambda: b'{"a":' * 1_000_000, "not JSON"),
+    "a number of four million digits": (lambda: b'{"a": ' + b"9" * 4_000_000 + b"}", "not JSON"),
+    "empty objects": (lambda: _document(annotations=_many("{}", 1_500_000)), "malformed|expected a whole number"),
+    "empty lists": (lambda: _document(annotations=_many("[]", 1_000_000)), "expected only objects"),
+    "one letter of four bytes": (lambda: _document(info='"\U0001f600' + "x" * 40_000_000 + '"'), ""),
+    "names of ten thousand letters": (
+        lambda: _document(images=_many('{"id":N,"file_name":"N' + "a" * 9_900 + '","width":64,"height":48}', 500)),
+        "not a name that a file can have",
+    ),
+    "names of too many letters": (
+        lambda: _document(images=_many('{"id":N,"file_name":"N' + "a" * 90_000 + '","width":64,"height":48}', 100)),
+        "a name of at most 10,000 letters",
+    ),
+    "pictures that are not there": (
+        lambda: _document(images=_many('{"id":N,"file_name":"N.png","width":64,"height":48}', 50_000)), "no such file"
+    ),
+    "categories and boxes of others": (
+        lambda: _document(
+            categories=_many('{"id":N,"name":"N"}', 50_000), annotations=_many(BOX.replace(":3,", ":-N,"), 20_000)
+        ),
+        "expected one of",
+    ),
+    "fifty thousand boxes on one picture": (lambda: _document(annotations=_many(BOX, 50_000)), ""),
+    "two million boxes on one picture": (
+        lambda: _document(annotations=_many("[0,0,0,0]", 2_000_000)), "expected at most 6,000,000 values"
+    ),
+    "more than fifty megabytes": (lambda: b"{" + b" " * (annotations.MOST_BYTES), "a file of at most 50 MB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEAVY)
+def test_heavy_files_cost_little(case: str, root: Path, watch: Watch, record: Callable[[Row], None]) -> None:
+    make, told = HEAVY[case]
+    content, worst = make(), Worst()
+    said = read(content, root, watch, worst)
+    assert re.search(told, said)
+    assert bool(worst.used) == (told == "")
+    _within(worst, record, fault="a heavy annotation file")
+
+
+def test_a_file_without_end_is_refused(tmp_path: Path) -> None:
+    if not LINUX:
+        pytest.skip("no such file on this system")
+    root = images.write_data(tmp_path / "parts")
+    (root / "train/annotations.json").unlink()
+    (root / "train/annotations.json").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="a file of at most 50 MB"):
+        load_data(root)
