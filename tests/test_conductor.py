@@ -152,6 +152,26 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(
     assert resumed == [line for line in lines(tmp_path) if line["event"] in ("epoch", "trial_proposed")]
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, RACE], ids=["in full", "race"])
+def test_a_search_killed_after_any_line_of_its_journal_ends_as_if_it_had_not_been(
+    sit: Callable[..., Conductor], tmp_path: Path, settings: SearchSettings
+) -> None:
+    def ends() -> list[tuple[int, str, int]]:
+        conductor = sit(settings)
+        work(conductor)
+        conductor.close()
+        return [(trial.number, trial.state, trial.epochs) for trial in conductor.table.trials.values()]
+
+    undisturbed, journal = ends(), tmp_path / "journal.jsonl"
+    written = journal.read_bytes().splitlines(keepends=True)
+
+    def ends_after(lines: int) -> list[tuple[int, str, int]]:
+        journal.write_bytes(b"".join(written[:lines]))
+        return ends()
+
+    assert [lines for lines in range(1, len(written) + 1) if ends_after(lines) != undisturbed] == []
+
+
 def test_a_repeated_epoch_is_not_written_twice(sit: Callable[..., Conductor], tmp_path: Path) -> None:
     conductor = sit()
     work(conductor, most_epochs=2)
@@ -196,6 +216,18 @@ def test_a_failure_is_tried_once_more_from_where_it_was(sit: Callable[..., Condu
     conductor.failed(1, "RuntimeError: boom")
     assert conductor.table.trials[1].state == "failed"
     assert conductor.table.trials[1].reason == "RuntimeError: boom"
+
+
+def test_failures_after_ever_new_epochs_are_not_the_trial_s_doing(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    task = conductor.next_task()
+    for epoch in (1, 2, 3):
+        assert task is not None
+        conductor.measured(1, epoch_report(epoch, ap50=0.1))
+        conductor.failed(1, "the worker was lost")
+        task = conductor.next_task()
+    assert task is not None
+    assert (task.trial.number, task.after_epoch) == (1, 3)
 
 
 def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> None:

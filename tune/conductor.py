@@ -40,7 +40,7 @@ from vqc.epoch import EpochReport
 __all__ = ["Conductor", "Task"]
 
 MOST_KEPT = 0.25  # of the hours, for running the best again
-RETRIES = 1  # a trial that failed by our fault is tried once more
+RETRIES = 1  # a trial that failed by our fault is tried once more after the same epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,9 @@ class Conductor:
         self._waiting = [
             trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")
         ]
+        self._unjudged = {trial.number for trial in self._waiting if trial.epochs}
         self._live: set[int] = set()
-        self._failures: dict[int, int] = {}
+        self._failures: dict[int, list[int]] = {}  # the epochs after which a trial failed
         self._exhausted = False
         self.interrupted = False
 
@@ -118,8 +119,10 @@ class Conductor:
 
     def _next_trial(self) -> Trial | None:
         """First what was begun, then what has earned its next epochs, then what is new, at last the repeats."""
-        if self._waiting:
-            return self._waiting.pop(0)
+        while self._waiting:
+            trial = self._waiting.pop(0)
+            if self._still_goes_on(trial):
+                return trial
         if not self._closing:
             promoted = to_resume(self.table, self._settings)
             if promoted is not None:
@@ -131,6 +134,13 @@ class Conductor:
             return None
         best = next_repeat(self.table, self._settings)
         return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
+
+    def _still_goes_on(self, trial: Trial) -> bool:
+        """The sitting before may have been killed between a trial's epoch and what follows from it."""
+        if trial.number not in self._unjudged:
+            return True
+        self._unjudged.remove(trial.number)
+        return self._goes_on(trial)
 
     def _proposed(self) -> Trial:
         proposal = propose(self.table, self._settings)
@@ -158,6 +168,15 @@ class Conductor:
             self._write(EpochMeasured(at_ms=now_ms(), trial=number, report=report))
         if report.epoch < trial.epochs:
             return True
+        if not self._goes_on(trial):
+            return False
+        if self.interrupted or self.out_of_time or (self._closing and trial.repeats is None):
+            why = "by hand" if self.interrupted else f"the {self._settings.hours:g} h are over"
+            return self._end(trial, "interrupted", why)
+        return True
+
+    def _goes_on(self, trial: Trial) -> bool:
+        """What follows from a trial's latest epoch."""
         if trial.epochs >= trial.config.num_epochs:
             return self._end(trial, "completed", "all epochs")
         if trial.repeats is None:
@@ -166,9 +185,6 @@ class Conductor:
                 return self._end(trial, "stopped", judged.reason)
             if judged.action == "pause":
                 return self._pause(trial, judged.reason)
-        if self.interrupted or self.out_of_time or (self._closing and trial.repeats is None):
-            why = "by hand" if self.interrupted else f"the {self._settings.hours:g} h are over"
-            return self._end(trial, "interrupted", why)
         return True
 
     def infeasible(self, number: int, reason: str) -> None:
@@ -176,11 +192,16 @@ class Conductor:
         self._end(self.table.trials[number], "infeasible", reason)
 
     def failed(self, number: int, reason: str) -> None:
-        """The program's fault; the trial goes on from its checkpoint once, then counts as failed."""
+        """The program's fault, or the worker's end; the trial goes on from its checkpoint.
+
+        It counts as failed when it does so again without an epoch in between: what ends at ever new places is not the
+        trial's doing.
+        """
         self._live.discard(number)
-        self._failures[number] = self._failures.get(number, 0) + 1
         trial = self.table.trials[number]
-        if self._failures[number] > RETRIES:
+        failures = self._failures.setdefault(number, [])
+        failures.append(trial.epochs)
+        if failures.count(trial.epochs) > RETRIES:
             self._end(trial, "failed", reason)
             return
         self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
