@@ -196,10 +196,12 @@ def test_an_interrupt_ends_the_trial_after_its_epoch_and_gives_out_no_more(sit: 
 
 
 def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
-    clock_s = iter([0.0, 10.0, 10.0])
+    now_s = [0.0]
     settings = search_settings(epochs=4, trials=5, hours=1.0, policy="random")
-    conductor = sit(settings, clock_s=lambda: next(clock_s, 3601.0))
-    work(conductor)
+    conductor = sit(settings, clock_s=lambda: now_s[0])
+    work(conductor, most_epochs=1)
+    now_s[0] = 3601.0
+    assert not conductor.measured(1, epoch_report(2, ap50=0.1))
     conductor.close()
     assert conductor.table.trials[1].state == "interrupted"
     assert conductor.table.ended is not None

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tune.awake import AwakeClock
 from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
 from tune.journal import (
+    ClockLeapt,
     Ended,
     EpochMeasured,
     Event,
@@ -39,6 +40,7 @@ from vqc.epoch import EpochReport
 
 __all__ = ["Conductor", "Task"]
 
+LEAP_S = 5.0  # between wall clock and the search's own, before the journal is told
 MOST_KEPT = 0.25  # of the hours, for running the best again
 RETRIES = 1  # a trial that failed by our fault is tried once more after the same epoch
 
@@ -59,7 +61,7 @@ class Conductor:
         table: all that the journal holds; kept up to date from here on.
         settings: of this search, with this sitting's trials and hours.
         folder: the search's results.
-        clock_s: monotonic seconds; replaced in tests.
+        clock_s: seconds in which the search could run; replaced in tests.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class Conductor:
         *,
         settings: SearchSettings,
         folder: Path,
-        clock_s: Callable[[], float] = time.monotonic,
+        clock_s: Callable[[], float] | None = None,
     ) -> None:
         self.table = table
-        self._journal, self._settings, self._folder, self._clock_s = journal, settings, folder, clock_s
-        self._started_s = clock_s()
+        self._journal, self._settings, self._folder = journal, settings, folder
+        self._clock_s = clock_s or AwakeClock()
+        self._started_s = self._clock_s()
+        self._offset_s = self._wall_ahead_s()
         self._waiting = [
             trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")
         ]
@@ -105,6 +109,16 @@ class Conductor:
     def finished(self) -> bool:
         """No further trial will be given out in this sitting."""
         return self.interrupted or self.out_of_time or self._exhausted
+
+    def tick(self) -> None:
+        """To be called several times a second: tells the journal of time that passed without the search."""
+        leapt_s = self._wall_ahead_s() - self._offset_s
+        if abs(leapt_s) > LEAP_S:
+            self._offset_s += leapt_s
+            self._write(ClockLeapt(at_ms=now_ms(), lost_ms=round(leapt_s * 1000)))
+
+    def _wall_ahead_s(self) -> float:
+        return now_ms() / 1000 - self._clock_s()
 
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
@@ -259,5 +273,6 @@ class Conductor:
                 (folder / "last.safetensors").unlink(missing_ok=True)
 
     def _write(self, event: Event) -> None:
+        self.tick()  # what happened before the event stands before it
         self._journal.append(event)
         self.table.apply(event)

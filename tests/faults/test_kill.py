@@ -1,0 +1,255 @@
+"""``kill -9`` of the driver, the training worker and the raylet, wherever a search happens to be."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+from mlflow import MlflowClient
+
+from tests.faults.conftest import Row
+from tests.faults.night import Night, Part, outcome, repeated_epochs
+from tune.conductor import Conductor
+from tune.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
+from tune.results import trial_folder
+from tune.sitting import begin
+from tune.worker import Assignment, Worker, trained
+from vqc.checkpoint import read_report
+from vqc.errors import ModelError
+from vqc.tracking import EXPERIMENT, default_uri
+
+SEED = 6
+KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}
+AT_START = (2, 9, 15)  # of the kills, in their order: those that do not even wait until the search goes on again
+LONGEST_WAIT_S = 0.6  # from an event of the journal to the kill: about an epoch
+LONG = {
+    "train": {
+        "model": "fcos_tiny", "weights": "none", "image_size": [64, 64], "batch_size": 4, "num_epochs": 6,
+        "learning_rate": 1e-3, "gpu_optimization": {"mixed_precision": "float32"},
+    },
+    "trials": 8,
+}  # fmt: skip
+GONE_S = 90.0  # two of Ray's processes look for a GCS that is gone for a minute, and hold nothing meanwhile:
+AGENT = re.compile("ray::(RuntimeEnv|Dashboard)Agent")
+FINISHED = ("completed", "stopped", "infeasible", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kill:
+    """One instant: once so many proposals and epochs are in the journal, and a while after that."""
+
+    part: Part
+    progress: int
+    wait_s: float
+
+
+@dataclass(kw_only=True)
+class Cost:
+    """What the kills have done so far."""
+
+    again_s: dict[Part, float] = field(default_factory=dict)  # the longest until the next event of the search's own
+    retrained: int = 0  # epochs that were known and had no checkpoint
+    shared_memory: set[Path] = field(default_factory=set)
+
+    def took(self, part: Part, seconds: float) -> None:
+        self.again_s[part] = max(seconds, self.again_s.get(part, 0.0))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    """A search that nobody disturbs, ended."""
+    night = Night(folder=tmp_path_factory.mktemp("undisturbed"), settings=LONG, images=60)
+    night.run()
+    yield night
+    night.close()
+
+
+def events(night: Night) -> list[Event]:
+    return list(Follower(night.journal).poll())
+
+
+def progress(night: Night) -> list[tuple[int, int]]:
+    """Proposals (epoch 0) and epochs, in the order in which they came; a kill adds none to them."""
+    told = []
+    for event in events(night):
+        if isinstance(event, TrialProposed):
+            told.append((event.trial, 0))
+        elif isinstance(event, EpochMeasured):
+            told.append((event.trial, event.report.epoch))
+    return told
+
+
+def drawn(length: int) -> list[Kill]:
+    """One kill in each stretch of a search, at an instant drawn in it, of parts in an order drawn too."""
+    rng = random.Random(SEED)
+    parts = [part for part, count in KILLS.items() for _ in range(count)]
+    rng.shuffle(parts)
+    kills = []
+    for number, part in enumerate(parts):
+        reached = int((number + rng.random()) / len(parts) * (length - 2))
+        if number in AT_START:
+            kills.append(Kill(part=part, progress=0, wait_s=rng.uniform(1, 8)))
+        else:
+            kills.append(Kill(part=part, progress=reached, wait_s=rng.uniform(0, LONGEST_WAIT_S)))
+    return kills
+
+
+def inject(night: Night, kill: Kill, cost: Cost) -> None:
+    """Wait for the instant, kill, and begin the next sitting where that ended this one."""
+    night.wait_for(lambda _: len(progress(night)) >= kill.progress)
+    time.sleep(kill.wait_s)
+    cost.shared_memory |= shared_memory(night)
+    night.kill(kill.part)
+    killed_s, known = time.monotonic(), len(progress(night))
+    cost.retrained += without_checkpoint(night)
+    if kill.part == "raylet":
+        assert night.ended() == 2, night.said[-2000:]
+        assert "Ray's raylet ended" in night.said
+        assert f"next: uv run python tune/search.py --name {night.name} --resume" in night.said[-200:]
+    if kill.part == "driver":
+        night.ended()
+    if not night.running:
+        night.resume()
+    night.wait_for(lambda _: len(progress(night)) > known)
+    cost.took(kill.part, time.monotonic() - killed_s)
+
+
+def without_checkpoint(night: Night) -> int:
+    """Epochs of unfinished trials that are in the journal, and not in the checkpoint that they would go on from."""
+    missing = 0
+    for trial in night.table.trials.values():
+        if trial.state in ("running", "paused") and trial.epochs:
+            saved = 0
+            with suppress(ModelError):
+                saved = read_report(trial_folder(night.results / night.name, trial.number) / "last.safetensors").epoch
+            assert saved <= trial.epochs + 1
+            missing += max(0, trial.epochs - saved)
+    return missing
+
+
+def shared_memory(night: Night) -> set[Path]:
+    """Files in shared memory that the search's processes have mapped."""
+    found = set()
+    for process in night.processes():
+        try:
+            found |= {Path(one.path) for one in process.memory_maps() if one.path.startswith("/dev/shm/")}
+        except psutil.Error:
+            continue
+    return found
+
+
+def started_again(night: Night) -> list[int]:
+    """Finished trials that a worker took once more."""
+    finished: set[int] = set()
+    again = []
+    for event in events(night):
+        if isinstance(event, TrialEnded) and event.state in FINISHED:
+            finished.add(event.trial)
+        elif isinstance(event, TrialStarted) and event.trial in finished:
+            again.append(event.trial)
+    return again
+
+
+def wrong_in_mlflow(night: Night) -> list[str]:
+    """What MLflow holds too often, not at all, or differently from the journal."""
+    client = MlflowClient(default_uri(night.results))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    tag = f"tags.`vqc.search_id` = '{night.table.header.search_id}'"
+    runs = client.search_runs([experiment.experiment_id], tag)
+    found = [f"{run.info.run_name} is {run.info.status}" for run in runs if run.info.status != "FINISHED"]
+    numbers = sorted(int(run.data.tags.get("vqc.trial", 0)) for run in runs)
+    if numbers != [0, *night.table.trials]:
+        found.append(f"runs of the trials {numbers}")
+    for run in runs:
+        trial = night.table.trials.get(int(run.data.tags.get("vqc.trial", 0)))
+        for metric in run.data.metrics:
+            history = client.get_metric_history(run.info.run_id, metric)
+            steps = [point.step for point in history]
+            if len(steps) != len(set(steps)) or (trial and sorted(steps) != list(range(1, trial.epochs + 1))):
+                found.append(f"{run.info.run_name}: {metric} at {sorted(steps)}")
+        if trial:
+            values = [point.value for point in client.get_metric_history(run.info.run_id, f"best_{night.table.metric}")]
+            if max(values) != trial.best(night.table.metric)[0]:
+                found.append(f"{run.info.run_name}: {values}")
+    return found
+
+
+def lost(night: Night, whole: Night) -> int:
+    """Trials that differ from the undisturbed ones in any value, missing ones included, and epochs told twice."""
+    found, expected = outcome(night.table), outcome(whole.table)
+    differing = [number for number in found.keys() | expected.keys() if found.get(number) != expected.get(number)]
+    return len(differing) + repeated_epochs(night.journal)
+
+
+@pytest.mark.slow
+def test_twenty_kills_cost_a_search_nothing_but_time(
+    undisturbed: Night, night: Callable[..., Night], record: Callable[[Row], None]
+) -> None:
+    disturbed, cost = night(settings=LONG, images=60), Cost()
+    disturbed.begin()
+    for kill in drawn(len(progress(undisturbed))):
+        inject(disturbed, kill, cost)
+    assert disturbed.ended() == 0, disturbed.said[-2000:]
+    wrong = wrong_in_mlflow(disturbed)
+    left = disturbed.left_behind(timeout_s=GONE_S)
+    for part, count in KILLS.items():
+        gone = lost(disturbed, undisturbed) + cost.retrained + len(wrong) + len(left)
+        record(Row(fault=f"kill -9 of the {part}", injected=count, lost=gone, again_s=cost.again_s[part]))
+    assert outcome(disturbed.table) == outcome(undisturbed.table)
+    assert progress(disturbed) == progress(undisturbed)  # the same order, and nothing twice
+    assert cost.retrained == 0
+    assert started_again(disturbed) == []
+    assert wrong == []
+    assert left == []
+    assert [path for path in cost.shared_memory if path.exists()] == []
+    with FileLock(disturbed.results / disturbed.name / "lock", timeout=0):
+        pass
+
+
+def without_ray(night: Night) -> Table:
+    """The same search in this process, one call after the other: what it must come to."""
+    sitting = begin(
+        name="plain", results=night.folder / "plain", data_folder=night.folder / "data", config=night.config,
+        flags={}, command="plain",
+    )  # fmt: skip
+    journal = sitting.open_journal()
+    conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
+    worker = Worker(sitting.data, threads=1, reports=trained)
+    while (task := conductor.next_task()) is not None:
+        number = task.trial.number
+        conductor.started(number, worker="this process")
+        worker.begin(
+            Assignment(
+                config=task.trial.config, metric=sitting.settings.metric, after_epoch=task.after_epoch,
+                folder=trial_folder(sitting.folder, number), cache=night.folder / "plain" / "cache",
+            )
+        )  # fmt: skip
+        while conductor.measured(number, worker.epoch()):
+            pass
+        worker.release()
+    conductor.close()
+    journal.close()
+    return conductor.table
+
+
+def test_a_killed_search_comes_to_the_same_end(night: Callable[..., Night]) -> None:
+    disturbed = night(settings={"trials": 4})
+    disturbed.begin()
+    expected = outcome(without_ray(disturbed))  # while Ray starts
+    disturbed.wait_for(lambda table: sum(trial.epochs for trial in table.trials.values()) >= 3)
+    disturbed.kill("driver")
+    disturbed.ended()
+    disturbed.resume()
+    assert disturbed.ended() == 0, disturbed.said[-2000:]
+    assert outcome(disturbed.table) == expected
+    assert repeated_epochs(disturbed.journal) == 0
+    assert started_again(disturbed) == []
+    assert [name for name in disturbed.left_behind(timeout_s=5) if not AGENT.match(name)] == []
