@@ -130,7 +130,7 @@ def test_signals_cost_a_search_nothing(night: Callable[..., Night], record: Call
 def plain(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """The journal of a search that nothing disturbed, on a made-up clock."""
     with pytest.MonkeyPatch.context() as patch:
-        return simulated(search_settings(confirm=2, hours=1.0), 0, patch, tmp_path_factory.mktemp("plain"))
+        return simulated(search_settings(confirm=2), 0, patch, tmp_path_factory.mktemp("plain"))
 
 
 def leapt(some: Sequence[Event], at: int, lost_s: float, *, epoch_s: float) -> list[Event]:
@@ -161,10 +161,10 @@ def test_a_leap_of_the_clock_does_not_distort_the_time_left(
 ) -> None:
     at = next(i for i, event in enumerate(plain) if isinstance(event, EpochMeasured) and event.trial == trial)
     disturbed = leapt(plain, at, lost_s, epoch_s=epoch_s)
-    for cut in range(at + 3, len(plain)):
+    for cut in range(at + 1, len(plain), 9):
         true, found = table_of(plain[:cut]), table_of(disturbed[: cut + 1])
         left, distorted = time_left(true, true.last_ms), time_left(found, found.last_ms)
         assert left is not None
         assert distorted is not None
         assert elapsed_s(found) == pytest.approx(elapsed_s(true), abs=0.01)
-        assert distorted.mean_s == pytest.approx(left.mean_s, rel=0.35 if epoch_s else 0.01, abs=10.0)
+        assert distorted.mean_s == pytest.approx(left.mean_s, rel=0.6 if epoch_s else 0.01, abs=1.0)
