@@ -11,8 +11,11 @@ import pytest
 
 from tests.builders import epoch_report
 from tests.tables import search_settings
+from tune import conductor as conductor_module
+from tune.awake import AwakeClock
 from tune.conductor import Conductor
 from tune.journal import Journal, SearchStarted, Table, read_table
+from tune.outcome import elapsed_s
 from tune.results import trial_folder
 from tune.settings import SearchSettings
 
@@ -206,6 +209,39 @@ def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
     assert conductor.table.trials[1].state == "interrupted"
     assert conductor.table.ended is not None
     assert conductor.table.ended.reason == "hours"
+
+
+@pytest.mark.parametrize("lost_s", [3600.0, -3600.0], ids=["asleep", "clock set back"])
+def test_time_that_passed_without_the_search_is_told_once(
+    sit: Callable[..., Conductor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_s: float
+) -> None:
+    wall_s, awake_s = [10_000.0], [0.0]
+    monkeypatch.setattr(conductor_module, "now_ms", lambda: round(wall_s[0] * 1000))
+    conductor = sit(clock_s=lambda: awake_s[0])
+    work(conductor, most_epochs=1)
+    for leapt_s in (0.0, lost_s, 0.0):
+        wall_s[0] += 2.0 + leapt_s
+        awake_s[0] += 2.0
+        conductor.tick()
+    conductor.measured(1, epoch_report(2, ap50=0.1))
+    told = [line for line in lines(tmp_path) if line["event"] == "clock_leapt"]
+    assert [line["lost_ms"] for line in told] == [lost_s * 1000]
+    assert elapsed_s(conductor.table) == pytest.approx(10_006, abs=0.01)
+
+
+def test_a_night_s_sleep_is_not_of_the_hours(sit: Callable[..., Conductor]) -> None:
+    now_s = [0.0]
+    conductor = sit(search_settings(hours=1.0), clock_s=AwakeClock(lambda: now_s[0]))
+    for slept_s in (0.0, 8 * 3600.0, 0.0):
+        for _ in range(100):
+            now_s[0] += 10.0
+            conductor.tick()
+        now_s[0] += slept_s
+        assert not conductor.out_of_time
+    for _ in range(61):
+        now_s[0] += 10.0
+        conductor.tick()
+    assert conductor.out_of_time
 
 
 def test_a_failure_is_tried_once_more_from_where_it_was(sit: Callable[..., Conductor]) -> None:

@@ -169,9 +169,12 @@ def wrong_in_mlflow(night: Night) -> list[str]:
         trial = night.table.trials.get(int(run.data.tags.get("vqc.trial", 0)))
         for metric in run.data.metrics:
             history = client.get_metric_history(run.info.run_id, metric)
-            steps = [point.step for point in history]
-            if len(steps) != len(set(steps)) or (trial and sorted(steps) != list(range(1, trial.epochs + 1))):
-                found.append(f"{run.info.run_name}: {metric} at {sorted(steps)}")
+            steps = sorted(point.step for point in history)
+            instants = {
+                (point.step, point.timestamp) for point in history
+            }  # the parent's: ends of epochs and of trials
+            if len(instants) < len(steps) or (trial and steps != list(range(1, trial.epochs + 1))):
+                found.append(f"{run.info.run_name}: {metric} at {steps}")
         if trial:
             values = [point.value for point in client.get_metric_history(run.info.run_id, f"best_{night.table.metric}")]
             if max(values) != trial.best(night.table.metric)[0]:
