@@ -58,7 +58,7 @@ class Sitting:
     table: Table
     opening: SearchStarted | SearchResumed
     remarks: tuple[str, ...]
-    journal_bytes: int = 0
+    journal_bytes: int
 
     def open_journal(self) -> Journal:
         """Write the opening event; from here on the search exists. To be called with the search's lock held.
@@ -104,7 +104,8 @@ def begin(
 
     check_name(name)
     folder = results / name
-    if journal_of(folder).exists():
+    journal_bytes = _bytes_of(journal_of(folder))
+    if journal_bytes and _has_first_line(journal_of(folder)):
         raise SearchError(
             f"{folder}: a search of this name was begun already",
             command=f"python tune/search.py --name {name} --resume",
@@ -137,6 +138,7 @@ def begin(
         table=Table(),
         opening=opening,
         remarks=tuple(filter(None, remarks)),
+        journal_bytes=journal_bytes,
     )
 
 
@@ -169,6 +171,12 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
         remarks=(remark,),
         journal_bytes=journal_bytes,
     )
+
+
+def _has_first_line(journal: Path) -> bool:
+    """Without one, whoever wanted to begin the search was killed over it."""
+    with journal.open("rb") as file:
+        return file.readline().endswith(b"\n")
 
 
 def _bytes_of(journal: Path) -> int:

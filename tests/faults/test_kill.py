@@ -114,7 +114,7 @@ def inject(night: Night, kill: Kill, cost: Cost) -> None:
     if kill.part == "driver":
         night.ended()
     if not night.running:
-        night.resume()
+        (night.resume if night.journal.exists() and night.journal.stat().st_size else night.begin)()
     night.wait_for(lambda _: len(progress(night)) > known)
     cost.took(kill.part, time.monotonic() - killed_s)
 

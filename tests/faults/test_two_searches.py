@@ -14,6 +14,7 @@ from tests.faults.conftest import Row
 from tests.faults.night import ROOT, SETTINGS, Night, outcome, repeated_epochs
 from tests.faults.test_kill import wrong_in_mlflow
 from tests.images import write_data
+from tune.journal import read_table
 from tune.results import cache_folder, journal_of
 from tune.sitting import Sitting, begin, resume
 from vqc.errors import SearchError
@@ -57,6 +58,16 @@ def test_what_was_read_before_another_process_wrote_is_not_gone_on_from(tmp_path
         second.open_journal()
     assert journal_of(first.folder).read_bytes() == before
     prepared(tmp_path, again=True).open_journal().close()
+
+
+@pytest.mark.parametrize("written", [b"", b'{"at_ms":1'])
+def test_a_search_that_was_killed_over_its_first_line_can_be_begun_again(tmp_path: Path, written: bytes) -> None:
+    write_data(tmp_path / "data")
+    journal = journal_of(tmp_path / "night")
+    journal.parent.mkdir()
+    journal.write_bytes(written)
+    prepared(tmp_path, again=False).open_journal().close()
+    assert read_table(journal).header.name == "night"
 
 
 @pytest.mark.slow
