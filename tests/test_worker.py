@@ -90,11 +90,16 @@ def test_a_damaged_checkpoint_costs_its_epochs_and_nothing_else(
     first = Worker(tiny, threads=1)
     first.begin(assignment(tmp_path))
     first.epoch()
+    first.release()
     last = tmp_path / "t" / "last.safetensors"
     last.write_bytes(last.read_bytes()[:1000])
+    draft = last.with_name(".best.safetensors.0123abcd.tmp")
+    draft.touch()
     second = Worker(tiny, threads=1)
     second.begin(assignment(tmp_path, after_epoch=1))
     assert figures(second.epoch()) == figures(whole[0])
+    assert not draft.exists()
+    second.release()
 
 
 @WAYS

@@ -148,6 +148,8 @@ def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | N
 
     A fresh start where there is none that is whole, or where the journal has lost epochs that are before it.
     """
+    for draft in assignment.folder.glob(".*.tmp"):  # of a worker that was killed while it wrote
+        draft.unlink(missing_ok=True)
     with contextlib.suppress(ModelError):
         if read_report(last).epoch <= assignment.after_epoch + 1:
             return last, _best_value(best, assignment.metric)

@@ -209,6 +209,7 @@ def test_twenty_kills_cost_a_search_nothing_but_time(
     assert started_again(disturbed) == []
     assert wrong == []
     assert left == []
+    assert list((disturbed.results / disturbed.name).rglob("*.tmp")) == []
     assert [path for path in cost.shared_memory if path.exists()] == []
     with FileLock(disturbed.results / disturbed.name / "lock", timeout=0):
         pass
