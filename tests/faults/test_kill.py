@@ -16,7 +16,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 
 from tests.faults.conftest import Row
-from tests.faults.night import Night, Part, outcome, repeated_epochs, undisturbed
+from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs, undisturbed
 from tune.journal import EpochMeasured, Event, Follower, TrialEnded, TrialProposed, TrialStarted
 from tune.results import trial_folder
 from vqc.checkpoint import read_report
@@ -25,14 +25,16 @@ from vqc.tracking import EXPERIMENT, default_uri
 
 SEED = 6
 KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}
-AT_START = (2, 9, 15)  # of the kills, in their order: those that do not even wait until the search goes on again
+IMAGES = 150  # an epoch takes about a second
+EARLY = 0.4  # of the driver's kills come while Ray still starts
+LONGEST_START_S = 10.0
 LONGEST_WAIT_S = 0.6  # from an event of the journal to the kill: about an epoch
 LONG = {
     "train": {
         "model": "fcos_tiny", "weights": "none", "image_size": [64, 64], "batch_size": 4, "num_epochs": 6,
         "learning_rate": 1e-3, "gpu_optimization": {"mixed_precision": "float32"},
     },
-    "trials": 8,
+    "trials": 9,
 }  # fmt: skip
 GONE_S = 90.0  # two of Ray's processes look for a GCS that is gone for a minute, and hold nothing meanwhile:
 AGENT = re.compile("ray::(RuntimeEnv|Dashboard)Agent")
@@ -41,29 +43,41 @@ FINISHED = ("completed", "stopped", "infeasible", "failed")
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One instant: once so many proposals and epochs are in the journal, and a while after that."""
+    """One instant: once so many proposals and epochs are in the journal, and a while after that.
+
+    ``early``: a while after the sitting began, while Ray still starts.
+    """
 
     part: Part
     progress: int
     wait_s: float
+    early: bool = False
+
+
+@dataclass(kw_only=True)
+class Killed:
+    """What was so when a part was killed."""
+
+    part: Part
+    at_s: float
+    starts: int
+    progress: int
 
 
 @dataclass(kw_only=True)
 class Cost:
     """What the kills have done so far."""
 
-    again_s: dict[Part, float] = field(default_factory=dict)  # the longest until the next event of the search's own
+    last: Killed | None = None  # the search does not go on again yet
+    again_s: dict[Part, float] = field(default_factory=dict)  # the longest until a worker had a trial again
     retrained: int = 0  # epochs that were known and had no checkpoint
     shared_memory: set[Path] = field(default_factory=set)
-
-    def took(self, part: Part, seconds: float) -> None:
-        self.again_s[part] = max(seconds, self.again_s.get(part, 0.0))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     """A search that nobody disturbs, ended."""
-    night = Night(folder=tmp_path_factory.mktemp("undisturbed"), settings=LONG, images=60)
+    night = Night(folder=tmp_path_factory.mktemp("undisturbed"), settings=LONG, images=IMAGES)
     night.run()
     yield night
     night.close()
@@ -89,23 +103,24 @@ def drawn(length: int) -> list[Kill]:
     rng = random.Random(SEED)
     parts = [part for part, count in KILLS.items() for _ in range(count)]
     rng.shuffle(parts)
-    kills = []
+    kills: list[Kill] = []
     for number, part in enumerate(parts):
         reached = int((number + rng.random()) / len(parts) * (length - 2))
-        if number in AT_START:
-            kills.append(Kill(part=part, progress=0, wait_s=rng.uniform(1, 8)))
-        else:
-            kills.append(Kill(part=part, progress=reached, wait_s=rng.uniform(0, LONGEST_WAIT_S)))
+        early = part == "driver" and (not kills or kills[-1].part != "worker") and rng.random() < EARLY
+        wait_s = rng.uniform(0, LONGEST_START_S if early else LONGEST_WAIT_S)
+        kills.append(Kill(part=part, progress=reached, wait_s=wait_s, early=early))
     return kills
 
 
 def inject(night: Night, kill: Kill, cost: Cost) -> None:
     """Wait for the instant, kill, and begin the next sitting where that ended this one."""
-    night.wait_for(lambda _: len(progress(night)) >= kill.progress)
+    if not kill.early:
+        wait_until_going_again(night, cost)
+        wait_until(night, lambda: len(progress(night)) >= kill.progress)
     time.sleep(kill.wait_s)
     cost.shared_memory |= shared_memory(night)
     night.kill(kill.part)
-    killed_s, known = time.monotonic(), len(progress(night))
+    cost.last = Killed(part=kill.part, at_s=time.monotonic(), starts=starts(night), progress=len(progress(night)))
     cost.retrained += without_checkpoint(night)
     if kill.part == "raylet":
         assert night.ended() == 2, night.said[-2000:]
@@ -114,9 +129,34 @@ def inject(night: Night, kill: Kill, cost: Cost) -> None:
     if kill.part == "driver":
         night.ended()
     if not night.running:
-        (night.resume if night.journal.exists() and night.journal.stat().st_size else night.begin)()
-    night.wait_for(lambda _: len(progress(night)) > known)
-    cost.took(kill.part, time.monotonic() - killed_s)
+        (night.resume if events(night) else night.begin)()
+
+
+def wait_until_going_again(night: Night, cost: Cost) -> None:
+    """Until a worker has a trial again, and after its own end until an epoch is over: killed once more before that,
+    the trial would rightly count as failed.
+    """
+    last, cost.last = cost.last, None
+    if last is None:
+        return
+    wait_until(night, lambda: starts(night) > last.starts)
+    cost.again_s[last.part] = max(cost.again_s.get(last.part, 0.0), time.monotonic() - last.at_s)
+    if last.part == "worker":
+        wait_until(night, lambda: len(progress(night)) > last.progress)
+
+
+def wait_until(night: Night, reached: Callable[[], bool]) -> None:
+    """As ``Night.wait_for``, but awake enough to notice each epoch."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert night.running, f"the search ended before: {night.said[-2000:]}"
+        assert time.monotonic() < deadline_s, night.said[-2000:]
+        time.sleep(0.02)
+
+
+def starts(night: Night) -> int:
+    """How often a worker took a trial."""
+    return sum(isinstance(event, TrialStarted) for event in events(night))
 
 
 def without_checkpoint(night: Night) -> int:
@@ -193,10 +233,11 @@ def lost(night: Night, whole: Night) -> int:
 def test_twenty_kills_cost_a_search_nothing_but_time(
     whole: Night, night: Callable[..., Night], record: Callable[[Row], None]
 ) -> None:
-    disturbed, cost = night(settings=LONG, images=60), Cost()
+    disturbed, cost = night(settings=LONG, images=IMAGES), Cost()
     disturbed.begin()
     for kill in drawn(len(progress(whole))):
         inject(disturbed, kill, cost)
+    wait_until_going_again(disturbed, cost)
     assert disturbed.ended() == 0, disturbed.said[-2000:]
     wrong = wrong_in_mlflow(disturbed)
     left = disturbed.left_behind(timeout_s=GONE_S)
