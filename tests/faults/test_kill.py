@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 
 from tests.faults.conftest import Row
 from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs, undisturbed
-from tune.journal import EpochMeasured, Event, Follower, TrialEnded, TrialProposed, TrialStarted
-from tune.results import trial_folder
+from tune.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
+from tune.results import journal_of, trial_folder
 from vqc.checkpoint import read_report
 from vqc.errors import ModelError
 from vqc.tracking import EXPERIMENT, default_uri
@@ -74,23 +74,14 @@ class Cost:
     shared_memory: set[Path] = field(default_factory=set)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
-    """A search that nobody disturbs, ended."""
-    night = Night(folder=tmp_path_factory.mktemp("undisturbed"), settings=LONG, images=IMAGES)
-    night.run()
-    yield night
-    night.close()
-
-
 def events(night: Night) -> list[Event]:
     return list(Follower(night.journal).poll())
 
 
-def progress(night: Night) -> list[tuple[int, int]]:
+def progress(journal: Path) -> list[tuple[int, int]]:
     """Proposals (epoch 0) and epochs, in the order in which they came; a kill adds none to them."""
     told = []
-    for event in events(night):
+    for event in Follower(journal).poll():
         if isinstance(event, TrialProposed):
             told.append((event.trial, 0))
         elif isinstance(event, EpochMeasured):
@@ -116,11 +107,13 @@ def inject(night: Night, kill: Kill, cost: Cost) -> None:
     """Wait for the instant, kill, and begin the next sitting where that ended this one."""
     if not kill.early:
         wait_until_going_again(night, cost)
-        wait_until(night, lambda: len(progress(night)) >= kill.progress)
+        wait_until(night, lambda: len(progress(night.journal)) >= kill.progress)
     time.sleep(kill.wait_s)
     cost.shared_memory |= shared_memory(night)
     night.kill(kill.part)
-    cost.last = Killed(part=kill.part, at_s=time.monotonic(), starts=starts(night), progress=len(progress(night)))
+    cost.last = Killed(
+        part=kill.part, at_s=time.monotonic(), starts=starts(night), progress=len(progress(night.journal))
+    )
     cost.retrained += without_checkpoint(night)
     if kill.part == "raylet":
         assert night.ended() == 2, night.said[-2000:]
@@ -142,7 +135,7 @@ def wait_until_going_again(night: Night, cost: Cost) -> None:
     wait_until(night, lambda: starts(night) > last.starts)
     cost.again_s[last.part] = max(cost.again_s.get(last.part, 0.0), time.monotonic() - last.at_s)
     if last.part == "worker":
-        wait_until(night, lambda: len(progress(night)) > last.progress)
+        wait_until(night, lambda: len(progress(night.journal)) > last.progress)
 
 
 def wait_until(night: Night, reached: Callable[[], bool]) -> None:
@@ -222,20 +215,22 @@ def wrong_in_mlflow(night: Night) -> list[str]:
     return found
 
 
-def lost(night: Night, whole: Night) -> int:
+def lost(night: Night, whole: Table) -> int:
     """Trials that differ from the undisturbed ones in any value, missing ones included, and epochs told twice."""
-    found, expected = outcome(night.table), outcome(whole.table)
+    found, expected = outcome(night.table), outcome(whole)
     differing = [number for number in found.keys() | expected.keys() if found.get(number) != expected.get(number)]
     return len(differing) + repeated_epochs(night.journal)
 
 
 @pytest.mark.slow
 def test_twenty_kills_cost_a_search_nothing_but_time(
-    whole: Night, night: Callable[..., Night], record: Callable[[Row], None]
+    night: Callable[..., Night], record: Callable[[Row], None]
 ) -> None:
     disturbed, cost = night(settings=LONG, images=IMAGES), Cost()
+    whole = undisturbed(disturbed)
+    order = progress(journal_of(disturbed.folder / "undisturbed" / "plain"))
     disturbed.begin()
-    for kill in drawn(len(progress(whole))):
+    for kill in drawn(len(order)):
         inject(disturbed, kill, cost)
     wait_until_going_again(disturbed, cost)
     assert disturbed.ended() == 0, disturbed.said[-2000:]
@@ -244,8 +239,8 @@ def test_twenty_kills_cost_a_search_nothing_but_time(
     for part, count in KILLS.items():
         gone = lost(disturbed, whole) + cost.retrained + len(wrong) + len(left)
         record(Row(fault=f"kill -9 of the {part}", injected=count, lost=gone, again_s=cost.again_s[part]))
-    assert outcome(disturbed.table) == outcome(whole.table)
-    assert progress(disturbed) == progress(whole)  # the same order, and nothing twice
+    assert outcome(disturbed.table) == outcome(whole)
+    assert progress(disturbed.journal) == order  # nothing twice, and nothing out of its turn
     assert cost.retrained == 0
     assert started_again(disturbed) == []
     assert wrong == []
