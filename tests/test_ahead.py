@@ -104,10 +104,21 @@ def test_training_is_no_more_than_one_epoch_ahead() -> None:
     training = Training()
     ahead = Ahead(training, waits_after=never)
     next(ahead)
-    assert training.reached("written 2")
+    assert training.reached("trained 2")
     assert "begun 3" not in training.settled()
     next(ahead)
     assert training.reached("begun 3")
+    ahead.close()
+
+
+def test_a_checkpoint_is_not_written_before_its_report_is_asked_for() -> None:
+    training = Training()
+    ahead = Ahead(training, waits_after=never)
+    next(ahead)
+    assert training.reached("trained 2")
+    assert "written 2" not in training.settled()  # were the first report lost now, it could not be measured again
+    next(ahead)
+    assert "written 2" in training.events
     ahead.close()
 
 

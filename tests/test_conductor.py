@@ -11,8 +11,11 @@ import pytest
 
 from tests.builders import epoch_report
 from tests.tables import search_settings
+from tune import conductor as conductor_module
+from tune.awake import AwakeClock
 from tune.conductor import Conductor
 from tune.journal import Journal, SearchStarted, Table, read_table
+from tune.outcome import elapsed_s
 from tune.results import trial_folder
 from tune.settings import SearchSettings
 
@@ -152,6 +155,26 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(
     assert resumed == [line for line in lines(tmp_path) if line["event"] in ("epoch", "trial_proposed")]
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, RACE], ids=["in full", "race"])
+def test_a_search_killed_after_any_line_of_its_journal_ends_as_if_it_had_not_been(
+    sit: Callable[..., Conductor], tmp_path: Path, settings: SearchSettings
+) -> None:
+    def ends() -> list[tuple[int, str, int]]:
+        conductor = sit(settings)
+        work(conductor)
+        conductor.close()
+        return [(trial.number, trial.state, trial.epochs) for trial in conductor.table.trials.values()]
+
+    undisturbed, journal = ends(), tmp_path / "journal.jsonl"
+    written = journal.read_bytes().splitlines(keepends=True)
+
+    def ends_after(lines: int) -> list[tuple[int, str, int]]:
+        journal.write_bytes(b"".join(written[:lines]))
+        return ends()
+
+    assert [lines for lines in range(1, len(written) + 1) if ends_after(lines) != undisturbed] == []
+
+
 def test_a_repeated_epoch_is_not_written_twice(sit: Callable[..., Conductor], tmp_path: Path) -> None:
     conductor = sit()
     work(conductor, most_epochs=2)
@@ -196,14 +219,49 @@ def test_pictures_that_changed_end_a_search_and_no_trial_is_to_blame(
 
 
 def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
-    clock_s = iter([0.0, 10.0, 10.0])
+    now_s = [0.0]
     settings = search_settings(epochs=4, trials=5, hours=1.0, policy="random")
-    conductor = sit(settings, clock_s=lambda: next(clock_s, 3601.0))
-    work(conductor)
+    conductor = sit(settings, clock_s=lambda: now_s[0])
+    work(conductor, most_epochs=1)
+    now_s[0] = 3601.0
+    assert not conductor.measured(1, epoch_report(2, ap50=0.1))
     conductor.close()
     assert conductor.table.trials[1].state == "interrupted"
     assert conductor.table.ended is not None
     assert conductor.table.ended.reason == "hours"
+
+
+@pytest.mark.parametrize("lost_s", [3600.0, -3600.0], ids=["asleep", "clock set back"])
+def test_time_that_passed_without_the_search_is_told_once(
+    sit: Callable[..., Conductor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost_s: float
+) -> None:
+    wall_s, awake_s = [10_000.0], [0.0]
+    monkeypatch.setattr(conductor_module, "now_ms", lambda: round(wall_s[0] * 1000))
+    conductor = sit(clock_s=lambda: awake_s[0])
+    work(conductor, most_epochs=1)
+    for leapt_s in (0.0, lost_s, 0.0):
+        wall_s[0] += 2.0 + leapt_s
+        awake_s[0] += 2.0
+        conductor.tick()
+    conductor.measured(1, epoch_report(2, ap50=0.1))
+    told = [line for line in lines(tmp_path) if line["event"] == "clock_leapt"]
+    assert [line["lost_ms"] for line in told] == [lost_s * 1000]
+    assert elapsed_s(conductor.table) == pytest.approx(10_006, abs=0.01)
+
+
+def test_a_night_s_sleep_is_not_of_the_hours(sit: Callable[..., Conductor]) -> None:
+    now_s = [0.0]
+    conductor = sit(search_settings(hours=1.0), clock_s=AwakeClock(lambda: now_s[0]))
+    for slept_s in (0.0, 8 * 3600.0, 0.0):
+        for _ in range(100):
+            now_s[0] += 10.0
+            conductor.tick()
+        now_s[0] += slept_s
+        assert not conductor.out_of_time
+    for _ in range(61):
+        now_s[0] += 10.0
+        conductor.tick()
+    assert conductor.out_of_time
 
 
 def test_a_failure_is_tried_once_more_from_where_it_was(sit: Callable[..., Conductor]) -> None:
@@ -216,6 +274,18 @@ def test_a_failure_is_tried_once_more_from_where_it_was(sit: Callable[..., Condu
     conductor.failed(1, "RuntimeError: boom")
     assert conductor.table.trials[1].state == "failed"
     assert conductor.table.trials[1].reason == "RuntimeError: boom"
+
+
+def test_failures_after_ever_new_epochs_are_not_the_trial_s_doing(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    task = conductor.next_task()
+    for epoch in (1, 2, 3):
+        assert task is not None
+        conductor.measured(1, epoch_report(epoch, ap50=0.1))
+        conductor.failed(1, "the worker was lost")
+        task = conductor.next_task()
+    assert task is not None
+    assert (task.trial.number, task.after_epoch) == (1, 3)
 
 
 def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> None:

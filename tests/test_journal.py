@@ -154,6 +154,7 @@ def test_every_kind_of_event_is_read_back(tmp_path: Path) -> None:
         proposed(),
         j.TrialPaused(at_ms=2, trial=1),
         j.WorkerReplaced(at_ms=3, worker="1@here", reason="kept 2 GB"),
+        j.ClockLeapt(at_ms=3, lost_ms=-60_000),
     ]
     path = write_journal(tmp_path / "journal.jsonl", [*SOME, *rare])
     assert list(j.Follower(path).poll()) == [*SOME, *rare]

@@ -48,3 +48,12 @@ def test_the_terminal_is_given_back_when_the_search_breaks(tmp_path: Path) -> No
         [sys.executable, "-c", broken, str(tmp_path / "log")], capture_output=True, text=True, check=False
     )
     assert said.stderr == "broken\n"
+
+
+def test_a_terminal_that_has_closed_does_not_end_the_search(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    talking = SCRIPT.replace('print("before")', "").replace('print("after")', "raise SystemExit(7)")
+    said = subprocess.run([sys.executable, "-c", talking, str(tmp_path / "log")], stdout=writing, check=False)
+    os.close(writing)
+    assert said.returncode == 7

@@ -2,7 +2,8 @@
 
 Made by ``tune.worker``. While an epoch's checkpoint is written and its report travels to the journal and the answer
 back, the next one trains already. A report is handed on only when its checkpoint is on the disk, so the journal never
-says more than the disk does; where the answer may be "no further", training waits for it.
+says more than the disk does. A checkpoint is written only when its report is asked for, so the disk is never more than
+one epoch before the journal, whoever is killed. Where the answer may be "no further", training waits for it.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class Ahead(Iterator[EpochReport]):
                     return
                 report, write = measured
                 reached = report.epoch
+                if not self._asked_for():
+                    return
                 self._reports.put(writer.submit(_written, report, write))
 
     def _may_begin(self, reached: int) -> bool:
@@ -102,6 +105,12 @@ class Ahead(Iterator[EpochReport]):
             self._changed.wait_for(may)
             self._begun += 1
             return not self._closed
+
+    def _asked_for(self) -> bool:
+        """Wait until the latest report is asked for, which says that the one before it is in the journal."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._begun <= self._asked)
+            return self._begun <= self._asked
 
     def _on_step(self, step: int, steps: int) -> None:
         if self._closed:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tune.awake import AwakeClock
 from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
 from tune.journal import (
+    ClockLeapt,
     Ended,
     EpochMeasured,
     Event,
@@ -39,8 +40,9 @@ from vqc.epoch import EpochReport
 
 __all__ = ["Conductor", "Task"]
 
+LEAP_S = 5.0  # between wall clock and the search's own, before the journal is told
 MOST_KEPT = 0.25  # of the hours, for running the best again
-RETRIES = 1  # a trial that failed by our fault is tried once more
+RETRIES = 1  # a trial that failed by our fault is tried once more after the same epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Conductor:
         table: all that the journal holds; kept up to date from here on.
         settings: of this search, with this sitting's trials and hours.
         folder: the search's results.
-        clock_s: monotonic seconds; replaced in tests.
+        clock_s: seconds in which the search could run; replaced in tests.
     """
 
     def __init__(
@@ -69,16 +71,19 @@ class Conductor:
         *,
         settings: SearchSettings,
         folder: Path,
-        clock_s: Callable[[], float] = time.monotonic,
+        clock_s: Callable[[], float] | None = None,
     ) -> None:
         self.table = table
-        self._journal, self._settings, self._folder, self._clock_s = journal, settings, folder, clock_s
-        self._started_s = clock_s()
+        self._journal, self._settings, self._folder = journal, settings, folder
+        self._clock_s = clock_s or AwakeClock()
+        self._started_s = self._clock_s()
+        self._offset_s = self._wall_ahead_s()
         self._waiting = [
             trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")
         ]
+        self._unjudged = {trial.number for trial in self._waiting if trial.epochs}
         self._live: set[int] = set()
-        self._failures: dict[int, int] = {}
+        self._failures: dict[int, list[int]] = {}  # the epochs after which a trial failed
         self._exhausted = False
         self.interrupted = False
         self.data_fault: str | None = None  # what of the data is not as it was when the sitting began
@@ -115,6 +120,16 @@ class Conductor:
             return "by hand"
         return f"the {self._settings.hours:g} h are over" if self.out_of_time else None
 
+    def tick(self) -> None:
+        """To be called several times a second: tells the journal of time that passed without the search."""
+        leapt_s = self._wall_ahead_s() - self._offset_s
+        if abs(leapt_s) > LEAP_S:
+            self._offset_s += leapt_s
+            self._write(ClockLeapt(at_ms=now_ms(), lost_ms=round(leapt_s * 1000)))
+
+    def _wall_ahead_s(self) -> float:
+        return now_ms() / 1000 - self._clock_s()
+
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
         if self.finished or len(self._live) >= self._settings.concurrent:
@@ -128,8 +143,10 @@ class Conductor:
 
     def _next_trial(self) -> Trial | None:
         """First what was begun, then what has earned its next epochs, then what is new, at last the repeats."""
-        if self._waiting:
-            return self._waiting.pop(0)
+        while self._waiting:
+            trial = self._waiting.pop(0)
+            if self._still_goes_on(trial):
+                return trial
         if not self._closing:
             promoted = to_resume(self.table, self._settings)
             if promoted is not None:
@@ -141,6 +158,13 @@ class Conductor:
             return None
         best = next_repeat(self.table, self._settings)
         return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
+
+    def _still_goes_on(self, trial: Trial) -> bool:
+        """The sitting before may have been killed between a trial's epoch and what follows from it."""
+        if trial.number not in self._unjudged:
+            return True
+        self._unjudged.remove(trial.number)
+        return self._goes_on(trial)
 
     def _proposed(self) -> Trial:
         proposal = propose(self.table, self._settings)
@@ -168,6 +192,14 @@ class Conductor:
             self._write(EpochMeasured(at_ms=now_ms(), trial=number, report=report))
         if report.epoch < trial.epochs:
             return True
+        if not self._goes_on(trial):
+            return False
+        if self._over is not None or (self._closing and trial.repeats is None):
+            return self._end(trial, "interrupted", self._over or f"the {self._settings.hours:g} h are over")
+        return True
+
+    def _goes_on(self, trial: Trial) -> bool:
+        """What follows from a trial's latest epoch."""
         if trial.epochs >= trial.config.num_epochs:
             return self._end(trial, "completed", "all epochs")
         if trial.repeats is None:
@@ -176,8 +208,6 @@ class Conductor:
                 return self._end(trial, "stopped", judged.reason)
             if judged.action == "pause":
                 return self._pause(trial, judged.reason)
-        if self._over is not None or (self._closing and trial.repeats is None):
-            return self._end(trial, "interrupted", self._over or f"the {self._settings.hours:g} h are over")
         return True
 
     def infeasible(self, number: int, reason: str) -> None:
@@ -190,11 +220,16 @@ class Conductor:
         self._end(self.table.trials[number], "interrupted", reason)
 
     def failed(self, number: int, reason: str) -> None:
-        """The program's fault; the trial goes on from its checkpoint once, then counts as failed."""
+        """The program's fault, or the worker's end; the trial goes on from its checkpoint.
+
+        It counts as failed when it does so again without an epoch in between: what ends at ever new places is not the
+        trial's doing.
+        """
         self._live.discard(number)
-        self._failures[number] = self._failures.get(number, 0) + 1
         trial = self.table.trials[number]
-        if self._failures[number] > RETRIES:
+        failures = self._failures.setdefault(number, [])
+        failures.append(trial.epochs)
+        if failures.count(trial.epochs) > RETRIES:
             self._end(trial, "failed", reason)
             return
         self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
@@ -253,5 +288,6 @@ class Conductor:
                 (folder / "last.safetensors").unlink(missing_ok=True)
 
     def _write(self, event: Event) -> None:
+        self.tick()  # what happened before the event stands before it
         self._journal.append(event)
         self.table.apply(event)

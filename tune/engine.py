@@ -8,6 +8,7 @@ given to a worker.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import traceback
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import ray
 from ray import tune as ray_tune
 from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
@@ -31,7 +33,7 @@ from tune.stop import judged_epochs
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
-from vqc.errors import DataError, InfeasibleError, VqcError
+from vqc.errors import DataError, InfeasibleError, SearchError, VqcError
 from vqc.gpu import read_gpu
 from vqc.memory_book import MemoryBook
 
@@ -42,10 +44,16 @@ __all__ = ["Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect
 
 TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
+LEAVE_S = 5.0  # that Ray's processes have to go after it was told to
+VITAL = ("raylet", "gcs_server")  # processes of Ray's without which nothing goes on
 
 
 class WorkerSpentError(VqcError):
     """A reused worker refuses its next trial: memory stayed behind, or the last trial failed in it."""
+
+
+class _RayLostError(BaseException):
+    """Ends Ray Tune's loop at once: what it would tidy up for an ordinary error, it would ask of a Ray that is gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,7 @@ def connect(address: str | None) -> str | None:
     """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    # "local", not None: that would join whatever cluster RAY_ADDRESS or an earlier 'ray start' names.
+    # "local": with no address Ray joins whatever cluster was last started on this machine, or waits for a dead one.
     context = ray.init(address=address or "local", log_to_driver=False, **own)
     url = context.dashboard_url
     return f"http://{url}" if url else None
@@ -82,6 +90,9 @@ def run(
 
     Args:
         reports: where a trial's epochs come from, by default from training; benchmarks give their own.
+
+    Raises:
+        SearchError: Ray is gone; the search can be resumed.
     """
     line = _Line(conductor, _packer(conductor, settings, resources, cache))
     trainable = ray_tune.with_resources(
@@ -96,7 +107,7 @@ def run(
         ),
         partial(_asked, resources),
     )
-    Tuner(
+    tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
             num_samples=-1,
@@ -113,7 +124,27 @@ def run(
             failure_config=FailureConfig(max_failures=0),
             callbacks=[_Callback(line)],
         ),
-    ).fit()
+    )
+    try:
+        tuner.fit()
+    except _RayLostError as error:
+        raise SearchError(
+            f"{folder}: Ray's {error} ended, so the search cannot go on here; nothing that was measured is lost",
+            command=f"python tune/search.py --name {folder.name} --resume",
+        ) from None
+
+
+def _vital_processes() -> dict[str, psutil.Process]:
+    """Those that ``connect`` started, by their names; none where it joined a cluster."""
+    found = {Path(child.name()).stem: child for child in psutil.Process().children(recursive=True)}
+    return {name: found[name] for name in VITAL if name in found}
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _packer(conductor: Conductor, settings: SearchSettings, resources: Resources, cache: Path) -> Packer | None:
@@ -214,6 +245,13 @@ class _Line:
 
     def __init__(self, conductor: Conductor | None, packer: Packer | None) -> None:
         self._conductor, self.packer = conductor, packer
+        self._vital = {} if conductor is None else _vital_processes()
+
+    def check(self) -> None:
+        """Ray takes a quarter of a minute to notice what it has lost, and then ends this process unheard."""
+        for name, process in self._vital.items():
+            if _has_ended(process):
+                raise _RayLostError(name)
 
     def __call__(self) -> Conductor:
         if self._conductor is None:
@@ -278,12 +316,17 @@ class _Callback(Callback):  # type: ignore[misc]
     def __init__(self, line: _Line) -> None:
         self._line = line
 
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Several times a second."""
+        self._line.check()
+        self._line().tick()
+
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         worker = trial.temporary_state.ray_actor  # its process is not known before the first result
         self._line().started(trial.config[TRIAL], worker=f"actor {worker._actor_id.hex()[:12]}")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        message = str(trial.get_error())
+        message = str(trial.get_error() or "")  # of a worker that was killed there is none
         lines = [line.strip() for line in message.splitlines() if line.strip()]
         spent = [line for line in lines if SPENT in line]
         if spent:
@@ -310,11 +353,17 @@ def disconnect() -> None:
     """Stop Ray where ``connect`` started it, and leave a cluster that it joined.
 
     Handles of actors call Ray when they are collected. If another thread's collection does that while Ray goes down,
-    Ray ends the whole process, so what is left is collected first and nothing meanwhile.
+    Ray ends the whole process, so what is left is collected first and nothing meanwhile. Without its GCS, Ray leaves
+    processes behind.
     """
+    started = psutil.Process().children(recursive=True)
     gc.collect()
     gc.disable()
     try:
         ray.shutdown()
     finally:
         gc.enable()
+        _, left = psutil.wait_procs(started, timeout=LEAVE_S)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()

@@ -11,7 +11,7 @@ has their sum.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median, pvariance
@@ -27,6 +27,7 @@ __all__ = ["EpochCost", "Estimate", "time_left", "whole_search"]
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
 GOES_ON = 0.4  # of those that reach a rung, at least, by the end of the search: measured
 LEADERS = 3  # whose pace is taken for what goes on and for the repeats
+OUTLIER = 5.0  # times the usual seconds of a pixel: no setting costs so much, a machine that slept in an epoch does
 HALF_LIFE_TRIALS = 6.0  # of what a trial says about the size of the next one's images
 BETWEEN_S = 0.5  # of a trial that was no epoch, before any was measured: proposal, start, saving
 EIGHT_OF_TEN = 1.2816  # standard deviations to each side that hold 80 % of a normal distribution
@@ -113,11 +114,12 @@ def time_left(table: Table, now_ms: int) -> Estimate | None:
     if not any(trial.epochs for trial in table.trials.values()):
         return None
     settings = settings_of(table).model_copy(update={"trials": table.trials_asked})
-    new_s = _pace_of_new(table, settings)
-    pace = _Pace(new_s=new_s, leaders_s=_pace_of_leaders(table, new_s), between_s=_between_s(table))
-    live = [trial for trial in table.trials.values() if _is_live(trial)]
-    current_s = sum((_next_end(trial, settings) - trial.epochs) * _pace_s(table, trial) for trial in live)
-    passed_s = min(_since_last_s(table, now_ms, live), current_s)
+    paces_s = _paces_s(table)
+    new_s = _pace_of_new(table, paces_s, settings)
+    pace = _Pace(new_s=new_s, leaders_s=_pace_of_leaders(table, paces_s, new_s), between_s=_between_s(table))
+    live = [(trial, _pace_s(table, paces_s, trial)) for trial in table.trials.values() if _is_live(trial)]
+    current_s = sum((_next_end(trial, settings) - trial.epochs) * seconds for trial, seconds in live)
+    passed_s = min(_since_last_s(table, now_ms, [seconds for _, seconds in live]), current_s)
     left = _Quantity(mean=current_s - passed_s) + _to_come(list(table.trials.values()), settings, pace)
     return _bounded(left, settings, spent_s=elapsed_s(table) + passed_s)
 
@@ -182,10 +184,9 @@ def _is_live(trial: Trial) -> bool:
     return trial.state in ("proposed", "running", "interrupted")
 
 
-def _since_last_s(table: Table, now_ms: int, live: Sequence[Trial]) -> float:
+def _since_last_s(table: Table, now_ms: int, live_s: Iterable[float]) -> float:
     """Seconds of the epoch under way, of which the journal knows nothing yet; at most one epoch's."""
-    longest_s = max((_pace_s(table, trial) for trial in live), default=0.0)
-    return min(longest_s, max(0.0, (now_ms - table.last_ms) / 1000))
+    return min(max(live_s, default=0.0), max(0.0, (now_ms - table.last_ms) / 1000))
 
 
 def _pixels(config: TrainConfig) -> int:
@@ -193,24 +194,31 @@ def _pixels(config: TrainConfig) -> int:
     return height * width
 
 
-def _pace_s(table: Table, trial: Trial) -> float:
+def _paces_s(table: Table) -> dict[int, float]:
+    """Seconds of an epoch of each trial that has one, without what a sleep in its only epoch made of them."""
+    known = {number: seconds for number, trial in table.trials.items() if (seconds := epoch_s(trial)) is not None}
+    usual_s = median(seconds / _pixels(table.trials[number].config) for number, seconds in known.items())
+    most_s = {number: OUTLIER * usual_s * _pixels(table.trials[number].config) for number in known}
+    return {number: min(seconds, most_s[number]) for number, seconds in known.items()}
+
+
+def _pace_s(table: Table, paces_s: Mapping[int, float], trial: Trial) -> float:
     """Seconds of an epoch of a trial: its own, else those of its image size, else scaled by the pixels."""
-    own = epoch_s(trial)
-    if own is not None:
-        return own
-    measured = [(other, seconds) for other in table.trials.values() if (seconds := epoch_s(other)) is not None]
+    if trial.number in paces_s:
+        return paces_s[trial.number]
+    measured = [(table.trials[number], seconds) for number, seconds in paces_s.items()]
     alike = [seconds for other, seconds in measured if _pixels(other.config) == _pixels(trial.config)]
     if alike:
         return median(alike)
     return median(seconds / _pixels(other.config) for other, seconds in measured) * _pixels(trial.config)
 
 
-def _pace_of_new(table: Table, settings: SearchSettings) -> _Quantity:
+def _pace_of_new(table: Table, paces_s: Mapping[int, float], settings: SearchSettings) -> _Quantity:
     """Seconds of an epoch of a run not yet proposed: those measured, with the space's sizes as a prior.
 
     The latest weigh most: as the sampler learns which sizes are worth it, it proposes more of them.
     """
-    known = [(trial, seconds) for trial in table.searched if (seconds := epoch_s(trial)) is not None]
+    known = [(trial, paces_s[trial.number]) for trial in table.searched if trial.number in paces_s]
     sampled = {trial.number: seconds for trial, seconds in known if trial.origin != "default"}
     per_pixel = median(seconds / _pixels(trial.config) for trial, seconds in known)
     prior = [per_pixel * pixels for pixels in _sizes(settings)]
@@ -223,10 +231,9 @@ def _pace_of_new(table: Table, settings: SearchSettings) -> _Quantity:
     return _Quantity(mean=mean, variance=spread)
 
 
-def _pace_of_leaders(table: Table, new: _Quantity) -> _Quantity:
+def _pace_of_leaders(table: Table, paces_s: Mapping[int, float], new: _Quantity) -> _Quantity:
     """Seconds of an epoch of the best few, blended with that of any run, which counts as one of them."""
-    paces = [seconds for trial in table.leaders()[:LEADERS] if (seconds := epoch_s(trial)) is not None]
-    blended = [*paces, new.mean]
+    blended = [*(paces_s[trial.number] for trial in table.leaders()[:LEADERS]), new.mean]
     return _Quantity(mean=fmean(blended), variance=pvariance(blended) + new.variance / len(blended))
 
 

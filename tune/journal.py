@@ -20,6 +20,7 @@ from vqc.epoch import EpochReport
 from vqc.errors import SearchError
 
 __all__ = [
+    "ClockLeapt",
     "EpochMeasured",
     "Event",
     "Follower",
@@ -118,6 +119,13 @@ class WorkerReplaced(_Event):
     reason: str
 
 
+class ClockLeapt(_Event):
+    """Time that passed without the search: the machine slept, the processes were halted, or the clock was set."""
+
+    event: Literal["clock_leapt"] = "clock_leapt"
+    lost_ms: int = Field(description="of wall clock, up to this event; negative where the clock was set back")
+
+
 class SearchEnded(_Event):
     event: Literal["search_ended"] = "search_ended"
     reason: SearchEndReason
@@ -132,6 +140,7 @@ Event: TypeAlias = (
     | TrialPaused
     | TrialEnded
     | WorkerReplaced
+    | ClockLeapt
     | SearchEnded
 )
 _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
@@ -151,7 +160,7 @@ class Trial:
     state: State = "proposed"
     reason: str = ""
     reports: list[EpochReport] = field(default_factory=list)
-    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each time that a worker had it
+    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each time that a worker had it, awake
 
     @property
     def epochs(self) -> int:
@@ -203,7 +212,8 @@ class Table:
     ended: SearchEnded | None = None
     trials_asked: int = 0
     last_ms: int = 0
-    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each sitting, for wall-clock use
+    sittings: int = 0
+    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of wall clock in which the search ran
 
     @property
     def metric(self) -> str:
@@ -232,11 +242,7 @@ class Table:
         Raises:
             SearchError: it is of a trial that was never proposed.
         """
-        self.last_ms = event.at_ms
-        if isinstance(event, SearchStarted | SearchResumed):
-            self.spans_ms.append([event.at_ms, event.at_ms])
-        elif self.spans_ms:
-            self.spans_ms[-1][1] = event.at_ms
+        self._keep_time(event)
         match event:
             case SearchStarted():
                 self.started = event
@@ -257,6 +263,20 @@ class Table:
                 )
             case TrialStarted() | EpochMeasured() | TrialPaused() | TrialEnded():
                 self._trial(event.trial).apply(event)
+
+    def _keep_time(self, event: Event) -> None:
+        self.last_ms = event.at_ms
+        if isinstance(event, SearchStarted | SearchResumed):
+            self.sittings += 1
+            self.spans_ms.append([event.at_ms, event.at_ms])
+        elif isinstance(event, ClockLeapt):
+            running = [trial.spans_ms for trial in self.trials.values() if trial.state == "running"]
+            for spans_ms in [self.spans_ms, *running]:
+                if spans_ms:
+                    spans_ms[-1][1] = max(spans_ms[-1][0], event.at_ms - event.lost_ms)
+                    spans_ms.append([event.at_ms, event.at_ms])
+        elif self.spans_ms:
+            self.spans_ms[-1][1] = event.at_ms
 
     def _trial(self, number: int) -> Trial:
         if number not in self.trials:

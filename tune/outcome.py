@@ -6,6 +6,7 @@ A figure that cannot be known is ``None``, never 0.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from statistics import median
@@ -121,9 +122,10 @@ def saved_by_stopping(table: Table) -> tuple[int, float]:
 
 
 def elapsed_s(table: Table, at_ms: int | None = None) -> float:
-    """Seconds that the search had run by an instant (default: the last event), without the pauses between sittings."""
-    upto = table.last_ms if at_ms is None else at_ms
-    return sum(max(0, min(end, upto) - begin) for begin, end in table.spans_ms) / 1000
+    """Seconds that the search had run by an instant (default: all), without sleep and the pauses between sittings."""
+    spans_s = [(begin / 1000, end / 1000) for begin, end in table.spans_ms]
+    upto_s = math.inf if at_ms is None else at_ms / 1000
+    return sum(max(0.0, min(end, upto_s) - begin) for begin, end in spans_s)
 
 
 def settings_of(table: Table) -> SearchSettings:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 __all__ = ["library_noise_to", "quiet_environment"]
 
@@ -38,6 +39,16 @@ def quiet_environment(*, cluster: bool = False) -> None:
     )
 
 
+class _Terminal(io.FileIO):
+    """It may be closed while a search runs; what is written after that goes nowhere, and the search goes on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
 @contextmanager
 def library_noise_to(log: Path) -> Iterator[TextIO]:
     """Within it, file descriptors 1 and 2 lead to the log; yields the stream that still leads to the terminal."""
@@ -47,7 +58,9 @@ def library_noise_to(log: Path) -> Iterator[TextIO]:
     kept = os.dup(1), os.dup(2)
     with (
         log.open("ab", buffering=0) as noise,
-        os.fdopen(os.dup(kept[0]), "w", encoding=encoding, errors="replace", buffering=1) as terminal,
+        io.TextIOWrapper(
+            io.BufferedWriter(_Terminal(os.dup(kept[0]), "w")), encoding, errors="replace", line_buffering=True
+        ) as terminal,
     ):
         try:
             os.dup2(noise.fileno(), 1)

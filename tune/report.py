@@ -181,7 +181,7 @@ def _clock(table: Table) -> dict[str, Any]:
         "wall_s": wall_s,
         "slots": slots,
         "uses": [(use, seconds, 100 * seconds / capacity_s) for use, seconds in uses.items()] if reports else [],
-        "sittings": len(table.spans_ms),
+        "sittings": table.sittings,
         "epochs_run": outcome.epochs_run(table),
         "epochs_asked": outcome.epochs_asked(table),
         "saved_epochs": saved_epochs,

@@ -66,6 +66,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     uri = arguments.mlflow or default_uri(results)
     path = journal_of(sitting.folder)
     with ExitStack() as stack:
+        stack.enter_context(_terminal_may_close())
         terminal = stack.enter_context(_terminal(sitting.folder))
         journal = sitting.open_journal()
         stack.callback(journal.close)
@@ -257,8 +258,21 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def _terminal_may_close() -> Iterator[None]:
+    """A closed terminal ends neither this search nor the processes that it starts from here on."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
 def _signals(conductor: Conductor) -> Iterator[None]:
-    """Once: the running epoch is finished and saved. Twice: at once. A closed terminal does not end a search."""
+    """Once: the running epoch is finished and saved. Twice: at once."""
 
     def on_signal(number: int, frame: object) -> None:
         if conductor.interrupted:
@@ -266,8 +280,6 @@ def _signals(conductor: Conductor) -> Iterator[None]:
         conductor.interrupted = True
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP"):
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         yield
     finally:

@@ -48,8 +48,8 @@ FLAG_OF = {
 class Sitting:
     """What is about to run.
 
-    ``opening``: the event to write first; ``table``: what the journal holds before it; ``remarks``: sentences
-    that the user should read before the plan.
+    ``opening``: the event to write first; ``table``: what the journal holds before it, read from so many bytes;
+    ``remarks``: sentences that the user should read before the plan.
     """
 
     folder: Path
@@ -58,9 +58,19 @@ class Sitting:
     table: Table
     opening: SearchStarted | SearchResumed
     remarks: tuple[str, ...]
+    journal_bytes: int
 
     def open_journal(self) -> Journal:
-        """Write the opening event; from here on the search exists."""
+        """Write the opening event; from here on the search exists. To be called with the search's lock held.
+
+        Raises:
+            SearchError: another process has written the journal since it was read.
+        """
+        if _bytes_of(journal_of(self.folder)) != self.journal_bytes:
+            raise SearchError(
+                f"{self.folder}: another process went on with this search in the meantime",
+                command=f"python tune/search.py --name {self.folder.name} --resume",
+            )
         journal = Journal(journal_of(self.folder))
         event: Event = self.opening
         journal.append(event)
@@ -94,7 +104,8 @@ def begin(
 
     check_name(name)
     folder = results / name
-    if journal_of(folder).exists():
+    journal_bytes = _bytes_of(journal_of(folder))
+    if journal_bytes and _has_first_line(journal_of(folder)):
         raise SearchError(
             f"{folder}: a search of this name was begun already",
             command=f"python tune/search.py --name {name} --resume",
@@ -127,6 +138,7 @@ def begin(
         table=Table(),
         opening=opening,
         remarks=tuple(filter(None, remarks)),
+        journal_bytes=journal_bytes,
     )
 
 
@@ -137,6 +149,7 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
         SearchError: there is no such search, or its data is not what it was: results would not be comparable.
     """
     folder = find_search(results, name)
+    journal_bytes = _bytes_of(journal_of(folder))
     table = read_table(journal_of(folder))
     wanted = {"trials": trials or table.trials_asked, "hours": hours}
     settings = parse_record(SearchSettings, {**table.header.settings, **wanted}, source="command line")
@@ -152,7 +165,25 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
     done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.searched)
     remark = f"Going on with '{folder.name}': {done} of {settings.trials} trials are done."
     opening = SearchResumed(at_ms=now_ms(), command=command, trials=settings.trials)
-    return Sitting(folder=folder, settings=settings, data=data, table=table, opening=opening, remarks=(remark,))
+    return Sitting(
+        folder=folder,
+        settings=settings,
+        data=data,
+        table=table,
+        opening=opening,
+        remarks=(remark,),
+        journal_bytes=journal_bytes,
+    )
+
+
+def _has_first_line(journal: Path) -> bool:
+    """Without one, whoever wanted to begin the search was killed over it."""
+    with journal.open("rb") as file:
+        return file.readline().endswith(b"\n")
+
+
+def _bytes_of(journal: Path) -> int:
+    return journal.stat().st_size if journal.exists() else 0
 
 
 def _side_by_side(settings: SearchSettings, *, gpus: int) -> SearchSettings:

@@ -144,10 +144,15 @@ def _write(snapshot: Snapshot, *, last: Path, best: Path | None) -> None:
 
 
 def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | None, float]:
-    """The checkpoint to go on from, and the best value so far; a fresh start where there is none that is whole."""
+    """The checkpoint to go on from, and the best value so far.
+
+    A fresh start where there is none that is whole, or where the journal has lost epochs that are before it.
+    """
+    for draft in assignment.folder.glob(".*.tmp"):  # of a worker that was killed while it wrote
+        draft.unlink(missing_ok=True)
     with contextlib.suppress(ModelError):
-        read_report(last)
-        return last, _best_value(best, assignment.metric)
+        if read_report(last).epoch <= assignment.after_epoch + 1:
+            return last, _best_value(best, assignment.metric)
     shutil.rmtree(assignment.folder, ignore_errors=True)
     return None, float("-inf")
 
