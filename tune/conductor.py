@@ -31,6 +31,7 @@ from tune.journal import (
     WorkerReplaced,
     now_ms,
 )
+from tune.patience import patience_s
 from tune.propose import propose
 from tune.results import trial_folders
 from tune.settings import SearchSettings, with_params
@@ -79,6 +80,7 @@ class Conductor:
         ]
         self._live: set[int] = set()
         self._failures: dict[int, int] = {}
+        self._short_of_memory: set[int] = set()  # trials that failed for want of memory
         self._exhausted = False
         self.interrupted = False
 
@@ -171,17 +173,28 @@ class Conductor:
             return self._end(trial, "interrupted", why)
         return True
 
+    def patience_s(self, number: int) -> float:
+        """Seconds that the trial may take for its next epoch; after that it hangs."""
+        return patience_s(self.table, self.table.trials[number])
+
     def infeasible(self, number: int, reason: str) -> None:
         """The configuration cannot work."""
         self._end(self.table.trials[number], "infeasible", reason)
 
-    def failed(self, number: int, reason: str) -> None:
-        """The program's fault; the trial goes on from its checkpoint once, then counts as failed."""
+    def failed(self, number: int, reason: str, *, out_of_memory: bool = False) -> None:
+        """The program's fault; the trial goes on from its checkpoint once, then counts as failed.
+
+        The machine's memory may have run out because of others the first time. Where it runs out again, in a process
+        of the trial's own, the configuration needs more than there is, and the sampler should know.
+        """
         self._live.discard(number)
         self._failures[number] = self._failures.get(number, 0) + 1
         trial = self.table.trials[number]
+        again = out_of_memory and number in self._short_of_memory
+        if out_of_memory:
+            self._short_of_memory.add(number)
         if self._failures[number] > RETRIES:
-            self._end(trial, "failed", reason)
+            self._end(trial, "infeasible" if again else "failed", reason)
             return
         self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
         self._waiting.insert(0, trial)

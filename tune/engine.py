@@ -9,8 +9,11 @@ given to a worker.
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune as ray_tune
+from ray.air.execution import _internal as ray_execution
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
+from ray.tune.execution import tune_controller as ray_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.conductor import Conductor, Task
 from tune.packing import Packer
+from tune.patience import Waits
 from tune.propose import warm_up
 from tune.results import trial_folder
 from tune.settings import SearchSettings
@@ -31,17 +38,18 @@ from tune.stop import judged_epochs
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
-from vqc.errors import InfeasibleError, VqcError
+from vqc.errors import InfeasibleError, SearchError, VqcError
 from vqc.gpu import read_gpu
 from vqc.memory_book import MemoryBook
 
 if TYPE_CHECKING:
-    from tune.worker import Reports
+    from tune.worker import Assignment, Reports, Worker
 
-__all__ = ["Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "run"]
+__all__ = ["Machines", "Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "machines", "run"]
 
 TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
+ENDED_BY_RAY = re.compile(r"was (?P<used>\S+) used / (?P<limit>\S+) limit")  # by its memory monitor
 
 
 class WorkerSpentError(VqcError):
@@ -58,13 +66,43 @@ class Resources:
     vram_gb: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """Those that trials may run on: how many, the cores of the smallest, and whether they have GPUs."""
+
+    count: int
+    cpus: int
+    gpus: bool
+
+
 def connect(address: str | None) -> str | None:
-    """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
+    """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one.
+
+    Raises:
+        SearchError: the cluster cannot be joined.
+    """
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    context = ray.init(address=address, log_to_driver=False, **own)
+    try:
+        context = ray.init(address=address, log_to_driver=False, **own)
+    except (ConnectionError, ValueError, RayError) as error:
+        if address is None:
+            raise
+        raise SearchError(
+            f"--address {address}: no Ray cluster could be joined there; expected the address of a head node that "
+            f"runs, and its token in ~/.ray/auth_token of this machine too ({str(error).splitlines()[0]})",
+            command="ray start --head",
+        ) from None
     url = context.dashboard_url
     return f"http://{url}" if url else None
+
+
+def machines() -> Machines:
+    """The cluster's machines with a GPU, or all that have cores if none has one."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    equipped = [node for node in nodes if node.get("GPU")] or nodes
+    cpus = int(min((node["CPU"] for node in equipped), default=1))
+    return Machines(count=max(1, len(equipped)), cpus=cpus, gpus=any(node.get("GPU") for node in equipped))
 
 
 def run(
@@ -83,6 +121,7 @@ def run(
         reports: where a trial's epochs come from, by default from training; benchmarks give their own.
     """
     line = _Line(conductor, _packer(conductor, settings, resources, cache))
+    watch = _Watch(line)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             TrialActor,
@@ -95,24 +134,25 @@ def run(
         ),
         partial(_asked, resources),
     )
-    Tuner(
-        trainable,
-        tune_config=TuneConfig(
-            num_samples=-1,
-            search_alg=_Searcher(line, resources.gpus),
-            scheduler=_Scheduler(line),
-            reuse_actors=True,
-            trial_name_creator=_short_name,
-            trial_dirname_creator=_short_name,
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=FailureConfig(max_failures=0),
-            callbacks=[_Callback(line)],
-        ),
-    ).fit()
+    with _every_loss_told():
+        Tuner(
+            trainable,
+            tune_config=TuneConfig(
+                num_samples=-1,
+                search_alg=_Searcher(line, resources.gpus),
+                scheduler=_Scheduler(line, watch),
+                reuse_actors=True,
+                trial_name_creator=_short_name,
+                trial_dirname_creator=_short_name,
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(folder),
+                verbose=0,
+                failure_config=FailureConfig(max_failures=0),
+                callbacks=[_Callback(line, watch)],
+            ),
+        ).fit()
 
 
 def _packer(conductor: Conductor, settings: SearchSettings, resources: Resources, cache: Path) -> Packer | None:
@@ -144,42 +184,38 @@ class TrialActor(Trainable):  # type: ignore[misc]
         cache: Path,
         reports: Any,
     ) -> None:
-        from tune.worker import Worker
-
+        # Nothing here may hang: a worker is watched from its first epoch on.
         self._settings, self._folder, self._cache = settings, folder, cache
+        share = config[GPUS] or 1.0
+        self._make_worker = partial(_worker, data, resources=resources, share=share, reports=reports)
+        self._worker: Worker | None = None
+        self._next: dict[str, Any] | None = config
         self._failed = False
-        self._worker = Worker(
-            data,
-            threads=resources.threads,
-            vram_gb=resources.vram_gb,
-            share=config[GPUS] or 1.0,
-            reports=reports,
-        )
-        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         from tune.worker import KEPT_LIMIT_MB
 
-        kept_mb = self._worker.release()
-        if self._failed:
+        if self._failed:  # first: a GPU that failed refuses even to give memory back
             raise WorkerSpentError("the trial before failed in it")
+        kept_mb = self._worker.release() if self._worker is not None else 0.0
         if kept_mb > KEPT_LIMIT_MB:
             raise WorkerSpentError(f"{kept_mb:.0f} MB of GPU memory stayed behind")
-        self._begin(new_config)
+        self._next = new_config
         return True
 
     def step(self) -> dict[str, Any]:
         try:
-            return {OUTCOME: "measured", "report": self._worker.epoch().model_dump_json()}
+            return {OUTCOME: "measured", "report": self._begun().epoch().model_dump_json()}
         except InfeasibleError as error:
             return {OUTCOME: "infeasible", "reason": str(error)}
         except Exception as error:  # noqa: BLE001  (the trial boundary: the journal keeps it, the search goes on)
-            traceback.print_exc()
             self._failed = True
-            return {OUTCOME: "failed", "reason": f"{type(error).__name__}: {error}"}
+            traceback.print_exc()
+            return {OUTCOME: "failed", "reason": _said(error), "out_of_memory": _is_out_of_memory(error)}
 
     def cleanup(self) -> None:
-        self._worker.release()
+        if self._worker is not None:
+            self._worker.release()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the worker keeps its own checkpoints."""
@@ -187,19 +223,42 @@ class TrialActor(Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: a trial is resumed by its worker."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _begun(self) -> Worker:
+        """The worker, which has begun the trial that was given last."""
+        if self._worker is None:
+            self._worker = self._make_worker()
+        if self._next is not None:
+            self._worker.begin(self._assignment(self._next))
+            self._next = None
+        return self._worker
+
+    def _assignment(self, config: dict[str, Any]) -> Assignment:
         from tune.worker import Assignment
 
-        self._worker.begin(
-            Assignment(
-                config=TrainConfig.model_validate_json(config["config"]),
-                metric=self._settings.metric,
-                after_epoch=config["after_epoch"],
-                folder=trial_folder(self._folder, config[TRIAL]),
-                cache=self._cache,
-                judged_after=judged_epochs(self._settings),
-            )
+        return Assignment(
+            config=TrainConfig.model_validate_json(config["config"]),
+            metric=self._settings.metric,
+            after_epoch=config["after_epoch"],
+            folder=trial_folder(self._folder, config[TRIAL]),
+            cache=self._cache,
+            judged_after=judged_epochs(self._settings),
         )
+
+
+def _worker(data: Data, *, resources: Resources, share: float, reports: Reports | None) -> Worker:
+    from tune.worker import Worker
+
+    return Worker(data, threads=resources.threads, vram_gb=resources.vram_gb, share=share, reports=reports)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from vqc.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 class _Line:
@@ -250,41 +309,115 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
 
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
-    """Asks the conductor whether a trial goes on."""
+    """Asks the conductor whether a trial goes on, and tells it what was lost."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: _Line, watch: _Watch) -> None:
         super().__init__()
-        self._line = line
+        self._line, self._watch = line, watch
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config[TRIAL]
         if result[OUTCOME] == "infeasible":
             self._line().infeasible(number, result["reason"])
         elif result[OUTCOME] == "failed":
-            self._line().failed(number, result["reason"])
+            self._line().failed(number, result["reason"], out_of_memory=result["out_of_memory"])
         elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        number, message = trial.config[TRIAL], Path(trial.error_file).read_text(encoding="utf-8")
+        reason, out_of_memory = _reason(message)
+        hung = self._watch.ended(trial)
+        if SPENT in message or self._watch.between_trials(trial):
+            self._line().worker_spent(number, hung or reason)
+        else:
+            self._line().failed(number, hung or reason, out_of_memory=out_of_memory)
+
 
 class _Callback(Callback):  # type: ignore[misc]
-    """Tells the conductor which worker took a trial, and which were lost."""
+    """Tells the conductor which worker took a trial, and looks after those that give no sign of life."""
 
-    def __init__(self, line: _Line) -> None:
-        self._line = line
+    def __init__(self, line: _Line, watch: _Watch) -> None:
+        self._line, self._watch = line, watch
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._watch.started(trial)
         worker = trial.temporary_state.ray_actor  # its process is not known before the first result
         self._line().started(trial.config[TRIAL], worker=f"actor {worker._actor_id.hex()[:12]}")
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        message = str(trial.get_error())
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        spent = [line for line in lines if SPENT in line]
-        if spent:
-            self._line().worker_spent(trial.config[TRIAL], spent[-1].partition(": ")[2])
-        else:
-            self._line().failed(trial.config[TRIAL], lines[-1] if lines else "the worker was lost")
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        self._watch.heard(trial)
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Called in every turn of Ray's loop, ten times a second while nothing happens."""
+        self._watch.turn(trials)
+
+
+class _Watch:
+    """Kills the worker of a trial that hangs; Ray then tells of the loss as of any other.
+
+    Ray's own side of a worker answers whatever its Python does, and where the whole process is stopped, the node's
+    side kills it from outside.
+    """
+
+    def __init__(self, line: _Line) -> None:
+        self._line, self._waits = line, Waits()
+        self._started: set[str] = set()
+        self._killed: dict[str, str] = {}
+
+    def started(self, trial: Any) -> None:
+        self._started.add(trial.trial_id)
+        self.heard(trial)
+
+    def heard(self, trial: Any) -> None:
+        self._waits.heard(trial.trial_id)
+
+    def turn(self, trials: Any) -> None:
+        """Take note of the time that has gone by."""
+        awaited = {trial.trial_id: trial for trial in trials if trial.temporary_state.ray_actor is not None}
+        hung = self._waits.turn(awaited, lambda who: self._line().patience_s(awaited[who].config[TRIAL]))
+        for who, limit_s in hung.items():
+            self._killed[who] = f"no epoch within {limit_s:.0f} s: the worker hung"
+            ray.kill(awaited[who].temporary_state.ray_actor)
+
+    def ended(self, trial: Any) -> str:
+        """Why the watch ended the trial's worker; empty if it did not."""
+        return self._killed.pop(trial.trial_id, "")
+
+    def between_trials(self, trial: Any) -> bool:
+        """Whether a reused worker was lost before it took the trial, which then had no part in it."""
+        return trial.trial_id not in self._started and trial.temporary_state.ray_actor is not None
+
+
+class _Manager(ray_execution.RayActorManager):  # type: ignore[misc]
+    """Ray's own knows two kinds of error; any other, such as a worker ended by the memory monitor, ends the search."""
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+@contextmanager
+def _every_loss_told() -> Iterator[None]:
+    """Within it, Ray's loop uses the manager above."""
+    before = ray_controller.RayActorManager
+    ray_controller.RayActorManager = _Manager
+    try:
+        yield
+    finally:
+        ray_controller.RayActorManager = before
+
+
+def _reason(message: str) -> tuple[str, bool]:
+    """One sentence of what Ray says of a lost worker, and whether it was memory that ran out."""
+    monitor = ENDED_BY_RAY.search(message)
+    if monitor is not None:
+        return f"the machine's memory ran out: {monitor['used']} of {monitor['limit']} were in use", True
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    spent = [line.partition(": ")[2] for line in lines if SPENT in line]
+    return (spent or lines or ["the worker was lost"])[-1], False
 
 
 def _told(task: Task, gpus: float) -> dict[str, Any]:
