@@ -65,24 +65,23 @@ FAULTS = (
 RACE = SearchSettings.model_validate({**SETTINGS, "startup_trials": 1})
 
 
-@pytest.fixture
-def injected(tmp_path: Path) -> Path:
-    """A folder for ``PYTHONPATH`` that breaks the trials above."""
-    folder = tmp_path / "injected"
+def write_faults(folder: Path, faults: Sequence[Fault], *, margin_s: float = MARGIN_S) -> Path:
+    """A folder for ``PYTHONPATH`` that breaks trials so."""
     folder.mkdir()
     shutil.copy(INJECTED, folder)
-    plan = {"faults": [asdict(fault) for fault in FAULTS], "margin_s": MARGIN_S, "hog_bytes": HOG_GB * GB}
+    plan = {"faults": [asdict(fault) for fault in faults], "margin_s": margin_s, "hog_bytes": HOG_GB * GB}
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
     return folder
 
 
 @pytest.mark.slow
 def test_whatever_a_trial_does_the_others_go_on(
-    night: Callable[..., Night], record: Callable[[Row], None], injected: Path, tmp_path: Path
+    night: Callable[..., Night], record: Callable[[Row], None], tmp_path: Path
 ) -> None:
     memory = psutil.virtual_memory()
     if memory.available < (SPARE_GB + 4) * GB:
         pytest.skip(f"{memory.available / GB:.0f} GB of memory are free, {SPARE_GB + 4} are needed")
+    injected = write_faults(tmp_path / "injected", FAULTS)
     search = night(
         settings={
             "train": {**SETTINGS["train"], "num_epochs": EPOCHS},
