@@ -12,7 +12,7 @@ import pytest
 from tests.builders import epoch_report
 from tests.tables import search_settings
 from tune.conductor import Conductor
-from tune.journal import Journal, SearchStarted, Table, read_table
+from tune.journal import Journal, SearchStarted, State, Table, read_table
 from tune.results import trial_folder
 from tune.settings import SearchSettings
 
@@ -196,6 +196,18 @@ def test_a_failure_is_tried_once_more_from_where_it_was(sit: Callable[..., Condu
     conductor.failed(1, "RuntimeError: boom")
     assert conductor.table.trials[1].state == "failed"
     assert conductor.table.trials[1].reason == "RuntimeError: boom"
+
+
+@pytest.mark.parametrize(("first", "state"), [(True, "infeasible"), (False, "failed")])
+def test_only_memory_that_runs_out_again_is_the_configurations(
+    sit: Callable[..., Conductor], first: bool, state: State
+) -> None:
+    conductor = sit()
+    work(conductor, most_epochs=2)
+    conductor.failed(1, "MemoryError", out_of_memory=first)
+    conductor.next_task()
+    conductor.failed(1, "MemoryError", out_of_memory=True)
+    assert conductor.table.trials[1].state == state
 
 
 def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
+from tune.hang import patience_s
 from tune.journal import (
     Ended,
     EpochMeasured,
@@ -31,7 +32,6 @@ from tune.journal import (
     WorkerReplaced,
     now_ms,
 )
-from tune.patience import patience_s
 from tune.propose import propose
 from tune.results import trial_folders
 from tune.settings import SearchSettings, with_params
@@ -80,7 +80,7 @@ class Conductor:
         ]
         self._live: set[int] = set()
         self._failures: dict[int, int] = {}
-        self._short_of_memory: set[int] = set()  # trials that failed for want of memory
+        self._short_of_memory: set[tuple[int, int]] = set()  # trials, and the epochs after which it ran out
         self._exhausted = False
         self.interrupted = False
 
@@ -184,15 +184,16 @@ class Conductor:
     def failed(self, number: int, reason: str, *, out_of_memory: bool = False) -> None:
         """The program's fault; the trial goes on from its checkpoint once, then counts as failed.
 
-        The machine's memory may have run out because of others the first time. Where it runs out again, in a process
-        of the trial's own, the configuration needs more than there is, and the sampler should know.
+        The machine's memory may have run out because of others the first time. Where it runs out again at the same
+        epoch, in a new process, the configuration needs more than there is, and the sampler should know.
         """
         self._live.discard(number)
         self._failures[number] = self._failures.get(number, 0) + 1
         trial = self.table.trials[number]
-        again = out_of_memory and number in self._short_of_memory
+        place = (number, trial.epochs)
+        again = out_of_memory and place in self._short_of_memory
         if out_of_memory:
-            self._short_of_memory.add(number)
+            self._short_of_memory.add(place)
         if self._failures[number] > RETRIES:
             self._end(trial, "infeasible" if again else "failed", reason)
             return

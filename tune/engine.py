@@ -29,8 +29,8 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.conductor import Conductor, Task
+from tune.hang import Waits
 from tune.packing import Packer
-from tune.patience import Waits
 from tune.propose import warm_up
 from tune.results import trial_folder
 from tune.settings import SearchSettings
@@ -84,7 +84,8 @@ def connect(address: str | None) -> str | None:
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
-        context = ray.init(address=address, log_to_driver=False, **own)
+        # "local", not None: that would join whatever cluster RAY_ADDRESS or an earlier 'ray start' names.
+        context = ray.init(address=address or "local", log_to_driver=False, **own)
     except (ConnectionError, ValueError, RayError) as error:
         if address is None:
             raise

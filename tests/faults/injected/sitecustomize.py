@@ -125,7 +125,7 @@ def shorten_patience(patience: ModuleType) -> None:
 CHANGES: dict[str, Callable[[ModuleType], None]] = {
     "tune.worker": break_worker,
     "tune.engine": break_engine,
-    "tune.patience": shorten_patience,
+    "tune.hang": shorten_patience,
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import epoch_report, events
+from tune.hang import FACTOR, MARGIN_S, SLOWEST_S, Waits, patience_s, usual_s
 from tune.journal import SearchResumed, Table, Trial
-from tune.patience import FACTOR, MARGIN_S, SLOWEST_S, Waits, patience_s, usual_s
 
 STARTED_MS = 1_000_000
 
