@@ -9,7 +9,6 @@ given to a worker.
 from __future__ import annotations
 
 import gc
-import re
 import threading
 import traceback
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.conductor import Conductor, Task
-from tune.hang import Waits
+from tune.losses import Watch
 from tune.packing import Packer
 from tune.propose import warm_up
 from tune.results import trial_folder
@@ -49,7 +48,6 @@ __all__ = ["Machines", "Resources", "TrialActor", "WorkerSpentError", "connect",
 
 TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
-ENDED_BY_RAY = re.compile(r"was (?P<used>\S+) used / (?P<limit>\S+) limit")  # by its memory monitor
 
 
 class WorkerSpentError(VqcError):
@@ -122,7 +120,7 @@ def run(
         reports: where a trial's epochs come from, by default from training; benchmarks give their own.
     """
     line = _Line(conductor, _packer(conductor, settings, resources, cache))
-    watch = _Watch(line)
+    watch = Watch(lambda trial: line().patience_s(trial.config[TRIAL]), ray.kill, spent=SPENT)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             TrialActor,
@@ -312,7 +310,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Asks the conductor whether a trial goes on, and tells it what was lost."""
 
-    def __init__(self, line: _Line, watch: _Watch) -> None:
+    def __init__(self, line: _Line, watch: Watch) -> None:
         super().__init__()
         self._line, self._watch = line, watch
 
@@ -327,19 +325,17 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         return str(FIFOScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        number, message = trial.config[TRIAL], Path(trial.error_file).read_text(encoding="utf-8")
-        reason, out_of_memory = _reason(message)
-        hung = self._watch.ended(trial)
-        if SPENT in message or self._watch.between_trials(trial):
-            self._line().worker_spent(number, hung or reason)
+        loss = self._watch.lost(trial)
+        if loss.innocent:
+            self._line().worker_spent(trial.config[TRIAL], loss.reason)
         else:
-            self._line().failed(number, hung or reason, out_of_memory=out_of_memory)
+            self._line().failed(trial.config[TRIAL], loss.reason, out_of_memory=loss.out_of_memory)
 
 
 class _Callback(Callback):  # type: ignore[misc]
     """Tells the conductor which worker took a trial, and looks after those that give no sign of life."""
 
-    def __init__(self, line: _Line, watch: _Watch) -> None:
+    def __init__(self, line: _Line, watch: Watch) -> None:
         self._line, self._watch = line, watch
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
@@ -353,42 +349,6 @@ class _Callback(Callback):  # type: ignore[misc]
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Called in every turn of Ray's loop, ten times a second while nothing happens."""
         self._watch.turn(trials)
-
-
-class _Watch:
-    """Kills the worker of a trial that hangs; Ray then tells of the loss as of any other.
-
-    Ray's own side of a worker answers whatever its Python does, and where the whole process is stopped, the node's
-    side kills it from outside.
-    """
-
-    def __init__(self, line: _Line) -> None:
-        self._line, self._waits = line, Waits()
-        self._started: set[str] = set()
-        self._killed: dict[str, str] = {}
-
-    def started(self, trial: Any) -> None:
-        self._started.add(trial.trial_id)
-        self.heard(trial)
-
-    def heard(self, trial: Any) -> None:
-        self._waits.heard(trial.trial_id)
-
-    def turn(self, trials: Any) -> None:
-        """Take note of the time that has gone by."""
-        awaited = {trial.trial_id: trial for trial in trials if trial.temporary_state.ray_actor is not None}
-        hung = self._waits.turn(awaited, lambda who: self._line().patience_s(awaited[who].config[TRIAL]))
-        for who, limit_s in hung.items():
-            self._killed[who] = f"no epoch within {limit_s:.0f} s: the worker hung"
-            ray.kill(awaited[who].temporary_state.ray_actor)
-
-    def ended(self, trial: Any) -> str:
-        """Why the watch ended the trial's worker; empty if it did not."""
-        return self._killed.pop(trial.trial_id, "")
-
-    def between_trials(self, trial: Any) -> bool:
-        """Whether a reused worker was lost before it took the trial, which then had no part in it."""
-        return trial.trial_id not in self._started and trial.temporary_state.ray_actor is not None
 
 
 class _Manager(ray_execution.RayActorManager):  # type: ignore[misc]
@@ -409,16 +369,6 @@ def _every_loss_told() -> Iterator[None]:
         yield
     finally:
         ray_controller.RayActorManager = before
-
-
-def _reason(message: str) -> tuple[str, bool]:
-    """One sentence of what Ray says of a lost worker, and whether it was memory that ran out."""
-    monitor = ENDED_BY_RAY.search(message)
-    if monitor is not None:
-        return f"the machine's memory ran out: {monitor['used']} of {monitor['limit']} were in use", True
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    spent = [line.partition(": ")[2] for line in lines if SPENT in line]
-    return (spent or lines or ["the worker was lost"])[-1], False
 
 
 def _told(task: Task, gpus: float) -> dict[str, Any]:

@@ -118,14 +118,21 @@ def break_engine(engine: ModuleType) -> None:
     engine.TrialActor.setup, engine.TrialActor.reset_config = broken_setup, broken_reset  # type: ignore[attr-defined]
 
 
-def shorten_patience(patience: ModuleType) -> None:
-    patience.MARGIN_S = PLAN["margin_s"]  # type: ignore[attr-defined]
+def lose_patience(hang: ModuleType) -> None:
+    """Wait only shortly after an epoch of the trial that will hang, as long as ever for workers that start."""
+    patience_s = hang.patience_s
+
+    def short_s(table: Any, trial: Any) -> float:
+        hurried = trial.number == PLAN["hurried"] and trial.epochs == 1 and len(trial.spans_ms) == 1
+        return float(patience_s(table, trial)) - (hang.MARGIN_S - PLAN["margin_s"] if hurried else 0.0)
+
+    hang.patience_s = short_s  # type: ignore[attr-defined]
 
 
 CHANGES: dict[str, Callable[[ModuleType], None]] = {
     "tune.worker": break_worker,
     "tune.engine": break_engine,
-    "tune.hang": shorten_patience,
+    "tune.hang": lose_patience,
 }
 
 
