@@ -14,7 +14,7 @@ from tests.tables import search_settings
 from tune import conductor as conductor_module
 from tune.awake import AwakeClock
 from tune.conductor import Conductor
-from tune.journal import Journal, SearchStarted, Table, read_table
+from tune.journal import Journal, SearchStarted, State, Table, read_table
 from tune.outcome import elapsed_s
 from tune.results import trial_folder
 from tune.settings import SearchSettings
@@ -286,6 +286,18 @@ def test_failures_after_ever_new_epochs_are_not_the_trial_s_doing(sit: Callable[
         task = conductor.next_task()
     assert task is not None
     assert (task.trial.number, task.after_epoch) == (1, 3)
+
+
+@pytest.mark.parametrize(("first", "state"), [(True, "infeasible"), (False, "failed")])
+def test_only_memory_that_runs_out_again_is_the_configurations(
+    sit: Callable[..., Conductor], first: bool, state: State
+) -> None:
+    conductor = sit()
+    work(conductor, most_epochs=2)
+    conductor.failed(1, "MemoryError", out_of_memory=first)
+    conductor.next_task()
+    conductor.failed(1, "MemoryError", out_of_memory=True)
+    assert conductor.table.trials[1].state == state
 
 
 def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> None:

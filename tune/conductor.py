@@ -15,6 +15,7 @@ from typing import Any
 
 from tune.awake import AwakeClock
 from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
+from tune.hang import patience_s
 from tune.journal import (
     ClockLeapt,
     Ended,
@@ -53,6 +54,14 @@ class Task:
     after_epoch: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    """Where a trial broke off, and whether the machine's memory had run out."""
+
+    after_epoch: int
+    out_of_memory: bool
+
+
 class Conductor:
     """One sitting of a search, from start or resumption to its end.
 
@@ -83,7 +92,7 @@ class Conductor:
         ]
         self._unjudged = {trial.number for trial in self._waiting if trial.epochs}
         self._live: set[int] = set()
-        self._failures: dict[int, list[int]] = {}  # the epochs after which a trial failed
+        self._failures: dict[int, list[_Failure]] = {}
         self._exhausted = False
         self.interrupted = False
         self.data_fault: str | None = None  # what of the data is not as it was when the sitting began
@@ -210,6 +219,10 @@ class Conductor:
                 return self._pause(trial, judged.reason)
         return True
 
+    def patience_s(self, number: int) -> float:
+        """Seconds that the trial may take for its next epoch; after that it hangs."""
+        return patience_s(self.table, self.table.trials[number])
+
     def infeasible(self, number: int, reason: str) -> None:
         """The configuration cannot work."""
         self._end(self.table.trials[number], "infeasible", reason)
@@ -219,18 +232,20 @@ class Conductor:
         self.data_fault = reason
         self._end(self.table.trials[number], "interrupted", reason)
 
-    def failed(self, number: int, reason: str) -> None:
+    def failed(self, number: int, reason: str, *, out_of_memory: bool = False) -> None:
         """The program's fault, or the worker's end; the trial goes on from its checkpoint.
 
         It counts as failed when it does so again without an epoch in between: what ends at ever new places is not the
-        trial's doing.
+        trial's doing. The machine's memory may have run out because of others the first time; where it runs out again
+        at the same epoch, in a new process, the configuration needs more than there is, and the sampler should know.
         """
         self._live.discard(number)
         trial = self.table.trials[number]
         failures = self._failures.setdefault(number, [])
-        failures.append(trial.epochs)
-        if failures.count(trial.epochs) > RETRIES:
-            self._end(trial, "failed", reason)
+        failures.append(_Failure(after_epoch=trial.epochs, out_of_memory=out_of_memory))
+        here = [failure for failure in failures if failure.after_epoch == trial.epochs]
+        if len(here) > RETRIES:
+            self._end(trial, "infeasible" if all(failure.out_of_memory for failure in here) else "failed", reason)
             return
         self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
         self._waiting.insert(0, trial)

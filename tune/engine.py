@@ -8,24 +8,29 @@ given to a worker.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import ray
 from ray import tune as ray_tune
+from ray.air.execution import _internal as ray_execution
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
+from ray.tune.execution import tune_controller as ray_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.conductor import Conductor, Task
+from tune.losses import Watch
 from tune.packing import Packer
+from tune.processes import VitalProcesses, none_left_behind
 from tune.propose import warm_up
 from tune.results import trial_folder
 from tune.settings import SearchSettings
@@ -38,14 +43,12 @@ from vqc.gpu import read_gpu
 from vqc.memory_book import MemoryBook
 
 if TYPE_CHECKING:
-    from tune.worker import Reports
+    from tune.worker import Assignment, Reports, Worker
 
-__all__ = ["Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "run"]
+__all__ = ["Machines", "Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "machines", "run"]
 
 TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
-LEAVE_S = 5.0  # that Ray's processes have to go after it was told to
-VITAL = ("raylet", "gcs_server")  # processes of Ray's without which nothing goes on
 
 
 class WorkerSpentError(VqcError):
@@ -66,14 +69,44 @@ class Resources:
     vram_gb: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """Those that trials may run on: how many, the cores of the smallest, and whether they have GPUs."""
+
+    count: int
+    cpus: int
+    gpus: bool
+
+
 def connect(address: str | None) -> str | None:
-    """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
+    """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one.
+
+    Raises:
+        SearchError: the cluster cannot be joined.
+    """
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    # "local": with no address Ray joins whatever cluster was last started on this machine, or waits for a dead one.
-    context = ray.init(address=address or "local", log_to_driver=False, **own)
+    try:
+        # "local", not None: that joins whatever cluster was last started on this machine, or waits for a dead one.
+        context = ray.init(address=address or "local", log_to_driver=False, **own)
+    except (ConnectionError, ValueError, RayError) as error:
+        if address is None:
+            raise
+        raise SearchError(
+            f"--address {address}: no Ray cluster could be joined there; expected the address of a head node that "
+            f"runs, and its token in ~/.ray/auth_token of this machine too ({str(error).splitlines()[0]})",
+            command="ray start --head",
+        ) from None
     url = context.dashboard_url
     return f"http://{url}" if url else None
+
+
+def machines() -> Machines:
+    """The cluster's machines with a GPU, or all that have cores if none has one."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    equipped = [node for node in nodes if node.get("GPU")] or nodes
+    cpus = int(min((node["CPU"] for node in equipped), default=1))
+    return Machines(count=max(1, len(equipped)), cpus=cpus, gpus=any(node.get("GPU") for node in equipped))
 
 
 def run(
@@ -95,6 +128,7 @@ def run(
         SearchError: Ray is gone; the search can be resumed.
     """
     line = _Line(conductor, _packer(conductor, settings, resources, cache))
+    watch = Watch(lambda trial: line().patience_s(trial.config[TRIAL]), ray.kill, spent=SPENT)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
             TrialActor,
@@ -112,7 +146,7 @@ def run(
         tune_config=TuneConfig(
             num_samples=-1,
             search_alg=_Searcher(line, resources.gpus),
-            scheduler=_Scheduler(line),
+            scheduler=_Scheduler(line, watch),
             reuse_actors=True,
             trial_name_creator=_short_name,
             trial_dirname_creator=_short_name,
@@ -122,29 +156,17 @@ def run(
             storage_path=str(folder),
             verbose=0,
             failure_config=FailureConfig(max_failures=0),
-            callbacks=[_Callback(line)],
+            callbacks=[_Callback(line, watch)],
         ),
     )
     try:
-        tuner.fit()
+        with _every_loss_told():
+            tuner.fit()
     except _RayLostError as error:
         raise SearchError(
             f"{folder}: Ray's {error} ended, so the search cannot go on here; nothing that was measured is lost",
             command=f"python tune/search.py --name {folder.name} --resume",
         ) from None
-
-
-def _vital_processes() -> dict[str, psutil.Process]:
-    """Those that ``connect`` started, by their names; none where it joined a cluster."""
-    found = {Path(child.name()).stem: child for child in psutil.Process().children(recursive=True)}
-    return {name: found[name] for name in VITAL if name in found}
-
-
-def _has_ended(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _packer(conductor: Conductor, settings: SearchSettings, resources: Resources, cache: Path) -> Packer | None:
@@ -176,44 +198,40 @@ class TrialActor(Trainable):  # type: ignore[misc]
         cache: Path,
         reports: Any,
     ) -> None:
-        from tune.worker import Worker
-
+        # Nothing here may hang: a worker is watched from its first epoch on.
         self._settings, self._folder, self._cache = settings, folder, cache
+        share = config[GPUS] or 1.0
+        self._make_worker = partial(_worker, data, resources=resources, share=share, reports=reports)
+        self._worker: Worker | None = None
+        self._next: dict[str, Any] | None = config
         self._failed = False
-        self._worker = Worker(
-            data,
-            threads=resources.threads,
-            vram_gb=resources.vram_gb,
-            share=config[GPUS] or 1.0,
-            reports=reports,
-        )
-        self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         from tune.worker import KEPT_LIMIT_MB
 
-        kept_mb = self._worker.release()
-        if self._failed:
+        if self._failed:  # first: a GPU that failed refuses even to give memory back
             raise WorkerSpentError("the trial before failed in it")
+        kept_mb = self._worker.release() if self._worker is not None else 0.0
         if kept_mb > KEPT_LIMIT_MB:
             raise WorkerSpentError(f"{kept_mb:.0f} MB of GPU memory stayed behind")
-        self._begin(new_config)
+        self._next = new_config
         return True
 
     def step(self) -> dict[str, Any]:
         try:
-            return {OUTCOME: "measured", "report": self._worker.epoch().model_dump_json()}
+            return {OUTCOME: "measured", "report": self._begun().epoch().model_dump_json()}
         except InfeasibleError as error:
             return {OUTCOME: "infeasible", "reason": str(error)}
         except DataError as error:
             return {OUTCOME: "data changed", "reason": error.what}
         except Exception as error:  # noqa: BLE001  (the trial boundary: the journal keeps it, the search goes on)
-            traceback.print_exc()
             self._failed = True
-            return {OUTCOME: "failed", "reason": f"{type(error).__name__}: {error}"}
+            traceback.print_exc()
+            return {OUTCOME: "failed", "reason": _said(error), "out_of_memory": _is_out_of_memory(error)}
 
     def cleanup(self) -> None:
-        self._worker.release()
+        if self._worker is not None:
+            self._worker.release()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the worker keeps its own checkpoints."""
@@ -221,19 +239,42 @@ class TrialActor(Trainable):  # type: ignore[misc]
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: a trial is resumed by its worker."""
 
-    def _begin(self, config: dict[str, Any]) -> None:
+    def _begun(self) -> Worker:
+        """The worker, which has begun the trial that was given last."""
+        if self._worker is None:
+            self._worker = self._make_worker()
+        if self._next is not None:
+            self._worker.begin(self._assignment(self._next))
+            self._next = None
+        return self._worker
+
+    def _assignment(self, config: dict[str, Any]) -> Assignment:
         from tune.worker import Assignment
 
-        self._worker.begin(
-            Assignment(
-                config=TrainConfig.model_validate_json(config["config"]),
-                metric=self._settings.metric,
-                after_epoch=config["after_epoch"],
-                folder=trial_folder(self._folder, config[TRIAL]),
-                cache=self._cache,
-                judged_after=judged_epochs(self._settings),
-            )
+        return Assignment(
+            config=TrainConfig.model_validate_json(config["config"]),
+            metric=self._settings.metric,
+            after_epoch=config["after_epoch"],
+            folder=trial_folder(self._folder, config[TRIAL]),
+            cache=self._cache,
+            judged_after=judged_epochs(self._settings),
         )
+
+
+def _worker(data: Data, *, resources: Resources, share: float, reports: Reports | None) -> Worker:
+    from tune.worker import Worker
+
+    return Worker(data, threads=resources.threads, vram_gb=resources.vram_gb, share=share, reports=reports)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from vqc.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 class _Line:
@@ -245,13 +286,13 @@ class _Line:
 
     def __init__(self, conductor: Conductor | None, packer: Packer | None) -> None:
         self._conductor, self.packer = conductor, packer
-        self._vital = {} if conductor is None else _vital_processes()
+        self._vital = VitalProcesses()
 
     def check(self) -> None:
         """Ray takes a quarter of a minute to notice what it has lost, and then ends this process unheard."""
-        for name, process in self._vital.items():
-            if _has_ended(process):
-                raise _RayLostError(name)
+        ended = self._vital.ended
+        if ended is not None:
+            raise _RayLostError(ended)
 
     def __call__(self) -> Conductor:
         if self._conductor is None:
@@ -291,11 +332,11 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
 
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
-    """Asks the conductor whether a trial goes on."""
+    """Asks the conductor whether a trial goes on, and tells it what was lost."""
 
-    def __init__(self, line: _Line) -> None:
+    def __init__(self, line: _Line, watch: Watch) -> None:
         super().__init__()
-        self._line = line
+        self._line, self._watch = line, watch
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         number = trial.config[TRIAL]
@@ -304,17 +345,24 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         elif result[OUTCOME] == "data changed":
             self._line().data_changed(number, result["reason"])
         elif result[OUTCOME] == "failed":
-            self._line().failed(number, result["reason"])
+            self._line().failed(number, result["reason"], out_of_memory=result["out_of_memory"])
         elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        loss = self._watch.lost(trial)
+        if loss.innocent:
+            self._line().worker_spent(trial.config[TRIAL], loss.reason)
+        else:
+            self._line().failed(trial.config[TRIAL], loss.reason, out_of_memory=loss.out_of_memory)
+
 
 class _Callback(Callback):  # type: ignore[misc]
-    """Tells the conductor which worker took a trial, and which were lost."""
+    """Tells the conductor which worker took a trial, and looks after those that give no sign of life."""
 
-    def __init__(self, line: _Line) -> None:
-        self._line = line
+    def __init__(self, line: _Line, watch: Watch) -> None:
+        self._line, self._watch = line, watch
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         """Several times a second."""
@@ -322,17 +370,36 @@ class _Callback(Callback):  # type: ignore[misc]
         self._line().tick()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._watch.started(trial)
         worker = trial.temporary_state.ray_actor  # its process is not known before the first result
         self._line().started(trial.config[TRIAL], worker=f"actor {worker._actor_id.hex()[:12]}")
 
-    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        message = str(trial.get_error() or "")  # of a worker that was killed there is none
-        lines = [line.strip() for line in message.splitlines() if line.strip()]
-        spent = [line for line in lines if SPENT in line]
-        if spent:
-            self._line().worker_spent(trial.config[TRIAL], spent[-1].partition(": ")[2])
-        else:
-            self._line().failed(trial.config[TRIAL], lines[-1] if lines else "the worker was lost")
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
+        self._watch.heard(trial)
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Called in every turn of Ray's loop, ten times a second while nothing happens."""
+        self._watch.turn(trials)
+
+
+class _Manager(ray_execution.RayActorManager):  # type: ignore[misc]
+    """Ray's own knows two kinds of error; any other, such as a worker ended by the memory monitor, ends the search."""
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+@contextmanager
+def _every_loss_told() -> Iterator[None]:
+    """Within it, Ray's loop uses the manager above."""
+    before = ray_controller.RayActorManager
+    ray_controller.RayActorManager = _Manager
+    try:
+        yield
+    finally:
+        ray_controller.RayActorManager = before
 
 
 def _told(task: Task, gpus: float) -> dict[str, Any]:
@@ -356,14 +423,10 @@ def disconnect() -> None:
     Ray ends the whole process, so what is left is collected first and nothing meanwhile. Without its GCS, Ray leaves
     processes behind.
     """
-    started = psutil.Process().children(recursive=True)
     gc.collect()
     gc.disable()
     try:
-        ray.shutdown()
+        with none_left_behind():
+            ray.shutdown()
     finally:
         gc.enable()
-        _, left = psutil.wait_procs(started, timeout=LEAVE_S)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()

@@ -17,7 +17,8 @@ def quiet_environment(*, cluster: bool = False) -> None:
     """Settings that Ray and albumentations read from the environment, some of them while they are imported.
 
     No reports home, no files of Ray's own for each trial, no signal handler, no change of folder, and workers that
-    are started by this Python, not once more by ``uv run`` with a copy of the working folder.
+    are started by this Python, not once more by ``uv run`` with a copy of the working folder. Ray's token stays on:
+    left to itself, Ray asks for none where it is given a cluster's address.
 
     Args:
         cluster: whether Ray joins machines; if not, all of its processes listen on this machine's loopback alone.
@@ -37,6 +38,7 @@ def quiet_environment(*, cluster: bool = False) -> None:
         TUNE_WARN_THRESHOLD_S="10",
         NO_ALBUMENTATIONS_UPDATE="1",
     )
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 class _Terminal(io.FileIO):

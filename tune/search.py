@@ -7,6 +7,7 @@ flags -> sitting (settings, data, journal) -> conductor -> engine (Ray)
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 import shutil
@@ -22,7 +23,7 @@ from vqc.shell import as_typed
 
 if TYPE_CHECKING:
     from tune.conductor import Conductor
-    from tune.engine import Resources
+    from tune.engine import Machines, Resources
     from tune.mirror import Mirror
     from tune.settings import SearchSettings
     from tune.sitting import Sitting
@@ -68,8 +69,6 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.enter_context(_terminal_may_close())
         terminal = stack.enter_context(_terminal(sitting.folder))
-        journal = sitting.open_journal()
-        stack.callback(journal.close)
         for remark in sitting.remarks:
             terminal.write(f"{remark}\n")
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
@@ -77,6 +76,8 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
         from tune import engine
 
         links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}
+        journal = sitting.open_journal()  # not before: a cluster that cannot be joined leaves no search behind
+        stack.callback(journal.close)
         briefing.show(briefing.plan(settings, sitting.data.summary(), links), terminal)
         conductor = Conductor(journal, sitting.table, settings=settings, folder=sitting.folder)
         stack.enter_context(_signals(conductor))
@@ -89,7 +90,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
                 conductor,
                 sitting.data,
                 settings=settings,
-                resources=_resources(settings),
+                resources=_resources(settings, engine.machines() if arguments.address else None),
                 folder=sitting.folder,
                 cache=cache_folder(results),
             )
@@ -124,7 +125,8 @@ def _rehearse(sitting: Sitting) -> int:
     from tune.forecast import whole_search
     from tune.rehearsal import epoch_costs
 
-    torch.set_num_threads(_threads(sitting.settings))
+    settings = sitting.settings
+    torch.set_num_threads(_threads(settings, cpus=os.cpu_count() or 1, together=settings.concurrent))
     for remark in sitting.remarks:
         sys.stdout.write(f"{remark}\n")
     costs = list(
@@ -193,20 +195,26 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _resources(settings: SearchSettings) -> Resources:
-    """What each trial gets of this machine."""
+def _resources(settings: SearchSettings, machines: Machines | None = None) -> Resources:
+    """What each trial gets of this machine, or of one of a cluster's, over which the trials are spread."""
     from tune.engine import Resources
     from vqc.gpu import gpu_count
 
     asked = settings.gpus_per_trial
-    share = (1.0 if asked == "auto" else asked) if gpu_count() else 0.0
-    cpus = max(1, (os.cpu_count() or 1) // settings.concurrent)
-    return Resources(cpus=cpus, gpus=share, threads=_threads(settings), vram_gb=settings.vram_gb)
+    gpus = machines.gpus if machines else gpu_count() > 0
+    cpus = machines.cpus if machines else os.cpu_count() or 1
+    together = math.ceil(settings.concurrent / (machines.count if machines else 1))
+    return Resources(
+        cpus=max(1, cpus // together),
+        gpus=(1.0 if asked == "auto" else asked) if gpus else 0.0,
+        threads=_threads(settings, cpus=cpus, together=together),
+        vram_gb=settings.vram_gb,
+    )
 
 
-def _threads(settings: SearchSettings) -> int:
+def _threads(settings: SearchSettings, *, cpus: int, together: int) -> int:
     """On a CPU a trial leaves one core to Ray and the terminal: two threads that share a core wait for each other."""
-    return settings.threads_per_trial or max(1, ((os.cpu_count() or 1) - 1) // settings.concurrent)
+    return settings.threads_per_trial or max(1, (cpus - 1) // together)
 
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.annotations import Annotations, Box, Category, ImageEntry, read_annotations
+from vqc.consistency import check_balance, check_categories, check_twins
 from vqc.errors import DataError, nearest
 from vqc.findings import Finding, Report, printable
 from vqc.picture import Picture, decode_picture, picture_bytes, probe_picture
@@ -41,7 +42,6 @@ __all__ = [
 SPLITS = ("train", "val", "test")
 THREADS = 8  # each may hold one picture of the largest size in memory
 SHOWN_ERRORS = 10
-LISTED = 10  # categories in one message
 HINTS = 20  # nearest names per split: looking for each costs a pass over the folder
 
 
@@ -226,10 +226,10 @@ def inspect_data(root: Path) -> tuple[Data | None, list[Finding]]:
         return None, report.findings
     with ThreadPoolExecutor(max_workers=min(THREADS, os.cpu_count() or 1)) as pool:
         read = [found for name in SPLITS if (found := _read_split(root, name, report, pool)) is not None]
-    _check_categories([found.split for found in read], report)
-    _check_twins(read, report)
+    check_categories([found.split for found in read], report)
+    check_twins(((found.split.name, *image) for found in read for image in found.images), report)
     for found in read:
-        _check_balance(found.split, report)
+        check_balance(found.split, report)
     if report.errors:
         return None, report.findings
     by_name = {found.split.name: found.split for found in read}
@@ -253,6 +253,10 @@ class _ReadSplit:
     entries: tuple[ImageEntry, ...]
     annotations_sha256: str
     image_sha256: tuple[str, ...]
+
+    @property
+    def images(self) -> Iterable[tuple[ImageEntry, str]]:
+        return zip(self.entries, self.image_sha256, strict=True)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -389,50 +393,3 @@ def _record(
         crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
         annotation_ids=np.array([box.annotation_id for box in boxes], dtype=np.int64),
     )
-
-
-def _check_categories(splits: Sequence[Split], report: Report) -> None:
-    for split in splits[1:]:
-        first, here = set(splits[0].categories), set(split.categories)
-        if first != here:
-            told = [
-                f"{verb} {_listed(some)}" for verb, some in (("lacks", first - here), ("adds", here - first)) if some
-            ]
-            message = f"expected the categories of {splits[0].name}; it {' and '.join(told)}"
-            report.error("categories differ", f"{split.name}/annotations.json", message)
-
-
-def _listed(categories: Iterable[Category]) -> str:
-    by_id = sorted(categories, key=lambda category: category.id)
-    first = [f"{category.id} '{printable(category.name)}'" for category in by_id[:LISTED]]
-    return ", ".join(first + ([f"{len(by_id) - LISTED} more"] if len(by_id) > LISTED else []))
-
-
-def _check_twins(read: Sequence[_ReadSplit], report: Report) -> None:
-    """The same bytes twice: across splits the scores would be false, within one they are only lopsided."""
-    first: dict[str, tuple[str, ImageEntry]] = {}
-    for found in read:
-        for image, digest in zip(found.entries, found.image_sha256, strict=True):
-            split, twin = first.setdefault(digest, (found.split.name, image))
-            if split != found.split.name:
-                message = f"the same picture as {printable(twin.file_name)} in {split}; scores must be of unseen parts"
-                report.error("same picture in two splits", image.where, message)
-            elif twin is not image:
-                report.warning("same picture twice", image.where, f"the same picture as {printable(twin.file_name)}")
-
-
-def _check_balance(split: Split, report: Report) -> None:
-    where = f"{split.name}/annotations.json"
-    if not split.images:
-        report.error("no images", where, "expected at least one usable image, got none")
-        return
-    if split.defective == 0:
-        tell = report.warning if split.name == "test" else report.error
-        tell("no defects", where, "no image has a defect: there is nothing to learn or to measure")
-        return
-    if split.good == 0:
-        report.warning("no good images", where, "every image has a defect: overkill cannot be measured")
-    if split.name == "train":
-        for name, count in split.boxes_per_category.items():
-            if count == 0:
-                report.warning("category without boxes", where, f"'{printable(name)}' has no box: it cannot be learnt")
