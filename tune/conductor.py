@@ -10,7 +10,9 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tune.journal import (
     WorkerReplaced,
     now_ms,
 )
+from tune.patience import GivenUpError, Patience, write_probe
 from tune.propose import propose
 from tune.results import trial_folders
 from tune.settings import SearchSettings, with_params
@@ -81,6 +84,7 @@ class Conductor:
         self._failures: dict[int, int] = {}
         self._exhausted = False
         self.interrupted = False
+        self._patience = Patience(lambda: self.interrupted)
 
     @property
     def _left_s(self) -> float:
@@ -104,6 +108,11 @@ class Conductor:
     def finished(self) -> bool:
         """No further trial will be given out in this sitting."""
         return self.interrupted or self.out_of_time or self._exhausted
+
+    @property
+    def trouble(self) -> str:
+        """Why the search waits, as a sentence; empty while it does not."""
+        return self._patience.trouble
 
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
@@ -186,6 +195,19 @@ class Conductor:
         self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
         self._waiting.insert(0, trial)
 
+    def unwritable(self, number: int, reason: str, *, needed_bytes: int) -> None:
+        """A worker could not write its checkpoints. Waits until so much can be written; then the trial goes on from the
+        last ones.
+
+        Where it can be written at once, as a probe tells, the disk was not the cause, and the trial has failed.
+        """
+        if not self._patience.until_written(partial(write_probe, self._folder, needed_bytes), self._folder):
+            self.failed(number, reason)
+            return
+        self._live.discard(number)
+        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=f"{reason}, for a while"))
+        self._waiting.insert(0, self.table.trials[number])
+
     def worker_spent(self, number: int, reason: str) -> None:
         """A reused worker would not take the trial, because the one before left memory behind: another one will."""
         self._live.discard(number)
@@ -194,6 +216,10 @@ class Conductor:
 
     def close(self, *, crashed: bool = False) -> None:
         """End the sitting: whatever still runs is interrupted, and the journal says why the search ended."""
+        with suppress(GivenUpError):  # the journal is then as after a kill, which a resumption knows
+            self._close(crashed=crashed)
+
+    def _close(self, *, crashed: bool) -> None:
         for number in sorted(self._live):
             self._end(self.table.trials[number], "interrupted", "the search ended")
         searched_all = len(self.table.searched) >= self._settings.trials
@@ -235,8 +261,9 @@ class Conductor:
             if number not in leaders:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                (folder / "last.safetensors").unlink(missing_ok=True)
+                with suppress(OSError):
+                    (folder / "last.safetensors").unlink(missing_ok=True)
 
     def _write(self, event: Event) -> None:
-        self._journal.append(event)
+        self._patience.until_written(partial(self._journal.append, event), self._folder)
         self.table.apply(event)

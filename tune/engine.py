@@ -169,8 +169,12 @@ class TrialActor(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
+        from tune.worker import UnwritableError
+
         try:
             return {OUTCOME: "measured", "report": self._worker.epoch().model_dump_json()}
+        except UnwritableError as error:
+            return {OUTCOME: "unwritable", "reason": str(error), "needed_bytes": error.needed_bytes}
         except InfeasibleError as error:
             return {OUTCOME: "infeasible", "reason": str(error)}
         except Exception as error:  # noqa: BLE001  (the trial boundary: the journal keeps it, the search goes on)
@@ -262,6 +266,8 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             self._line().infeasible(number, result["reason"])
         elif result[OUTCOME] == "failed":
             self._line().failed(number, result["reason"])
+        elif result[OUTCOME] == "unwritable":
+            self._line().unwritable(number, result["reason"], needed_bytes=result["needed_bytes"])
         elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)
