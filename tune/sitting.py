@@ -63,7 +63,11 @@ class Sitting:
         """Write the opening event; from here on the search exists."""
         journal = Journal(journal_of(self.folder))
         event: Event = self.opening
-        journal.append(event)
+        try:
+            journal.append(event)
+        except OSError:
+            journal.close()
+            raise
         self.table.apply(event)
         return journal
 

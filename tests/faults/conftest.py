@@ -57,12 +57,29 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def renewed(text: str, rows: list[Row]) -> str:
-    """The page with these rows in its table; rows of faults that were not injected this time stay as they were."""
+    """The page with these rows in its table, those of one fault as one; rows of faults that were not injected this
+    time stay as they were.
+    """
     before, head, table = text.partition(HEAD)
     rule, *old = table.strip().splitlines()
     kept = {match["fault"]: line for line in old if (match := LINE.match(line))}
-    kept |= {row.fault: str(row) for row in rows}
+    kept |= {row.fault: str(row) for row in merged(rows)}
     return "\n".join([before + head, rule, *(kept[fault] for fault in sorted(kept))]) + "\n"
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """One row for each fault: how often in all, how much in all, the longest time."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        before = found.get(row.fault, Row(fault=row.fault, injected=0, lost=0))
+        times = [one for one in (before.again_s, row.again_s) if one is not None]
+        found[row.fault] = Row(
+            fault=row.fault,
+            injected=before.injected + row.injected,
+            lost=before.lost + row.lost,
+            again_s=max(times, default=None),
+        )
+    return list(found.values())
 
 
 @pytest.fixture
