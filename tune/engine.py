@@ -62,7 +62,8 @@ def connect(address: str | None) -> str | None:
     """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one."""
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    context = ray.init(address=address, log_to_driver=False, **own)
+    # "local": with no address Ray joins whatever cluster was last started on this machine, or waits for a dead one.
+    context = ray.init(address=address or "local", log_to_driver=False, **own)
     url = context.dashboard_url
     return f"http://{url}" if url else None
 

@@ -50,8 +50,9 @@ class Server:
         """Begin to start; ``is_up`` some seconds later."""
         place = ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
         files = ["--artifacts-destination", (self._folder / "files").as_uri()]
+        store = ["--backend-store-uri", default_uri(self._folder)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *place, "--backend-store-uri", default_uri(self._folder), *files],
+            [sys.executable, "-m", "mlflow", "server", *place, *store, *files],
             cwd=self._folder, env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
