@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
+from tune.disk_wait import DiskWait, GivenUpError, write_probe
 from tune.journal import (
     Ended,
     EpochMeasured,
@@ -33,7 +34,6 @@ from tune.journal import (
     WorkerReplaced,
     now_ms,
 )
-from tune.patience import GivenUpError, Patience, write_probe
 from tune.propose import propose
 from tune.results import trial_folders
 from tune.settings import SearchSettings, with_params
@@ -84,7 +84,7 @@ class Conductor:
         self._failures: dict[int, int] = {}
         self._exhausted = False
         self.interrupted = False
-        self._patience = Patience(lambda: self.interrupted)
+        self._disk = DiskWait(lambda: self.interrupted)
 
     @property
     def _left_s(self) -> float:
@@ -112,7 +112,7 @@ class Conductor:
     @property
     def trouble(self) -> str:
         """Why the search waits, as a sentence; empty while it does not."""
-        return self._patience.trouble
+        return self._disk.trouble
 
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
@@ -186,6 +186,9 @@ class Conductor:
 
     def failed(self, number: int, reason: str) -> None:
         """The program's fault; the trial goes on from its checkpoint once, then counts as failed."""
+        if number not in self._live:  # it has ended or was paused already: only a worker was lost
+            self._write(WorkerReplaced(at_ms=now_ms(), worker=f"after trial {number}", reason=reason))
+            return
         self._live.discard(number)
         self._failures[number] = self._failures.get(number, 0) + 1
         trial = self.table.trials[number]
@@ -201,7 +204,7 @@ class Conductor:
 
         Where it can be written at once, as a probe tells, the disk was not the cause, and the trial has failed.
         """
-        if not self._patience.until_written(partial(write_probe, self._folder, needed_bytes), self._folder):
+        if not self._disk.until_written(partial(write_probe, self._folder, needed_bytes), self._folder):
             self.failed(number, reason)
             return
         self._live.discard(number)
@@ -265,5 +268,5 @@ class Conductor:
                     (folder / "last.safetensors").unlink(missing_ok=True)
 
     def _write(self, event: Event) -> None:
-        self._patience.until_written(partial(self._journal.append, event), self._folder)
+        self._disk.until_written(partial(self._journal.append, event), self._folder)
         self.table.apply(event)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune as ray_tune
-from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -111,6 +111,7 @@ def run(
             storage_path=str(folder),
             verbose=0,
             failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # workers keep their own
             callbacks=[_Callback(line)],
         ),
     ).fit()

@@ -19,8 +19,11 @@ from typing import Any, Literal
 import psutil
 
 from tests.images import write_data
+from tune.conductor import Conductor
 from tune.journal import Follower, Table
-from tune.results import journal_of
+from tune.results import journal_of, trial_folder
+from tune.sitting import begin
+from tune.worker import Assignment, Worker, trained
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0  # a shared machine needs a while for Ray's processes
@@ -193,6 +196,32 @@ def outcome(table: Table) -> dict[int, dict[str, Any]]:
         }
         for number, trial in table.trials.items()
     }
+
+
+def undisturbed(night: Night) -> Table:
+    """What the search must come to: the same one in this process, without Ray, one call after the other."""
+    results = night.folder / "undisturbed"
+    sitting = begin(
+        name="plain", results=results, data_folder=night.folder / "data", config=night.config, flags={}, command="",
+    )  # fmt: skip
+    journal = sitting.open_journal()
+    conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
+    worker = Worker(sitting.data, threads=1, reports=trained)
+    while (task := conductor.next_task()) is not None:
+        number = task.trial.number
+        conductor.started(number, worker="this process")
+        worker.begin(
+            Assignment(
+                config=task.trial.config, metric=sitting.settings.metric, after_epoch=task.after_epoch,
+                folder=trial_folder(sitting.folder, number), cache=results / "cache",
+            )
+        )  # fmt: skip
+        while conductor.measured(number, worker.epoch()):
+            pass
+        worker.release()
+    conductor.close()
+    journal.close()
+    return conductor.table
 
 
 def repeated_epochs(journal: Path) -> int:

@@ -14,7 +14,7 @@ import pytest
 from tests.builders import epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import Night, outcome, repeated_epochs
+from tests.faults.night import Night, outcome, repeated_epochs, undisturbed
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.tables import search_settings
 from tune.conductor import Conductor
@@ -95,7 +95,7 @@ def begun(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Conductor]]
         first = SearchStarted(at_ms=1, name="t", search_id="t", settings=told, data={}, versions={}, command="")
         journals[-1].append(first)
         search = Conductor(journals[-1], table_of([first], disk.folder), settings=settings, folder=disk.folder)
-        search._patience._pause_s = 0.1
+        search._disk._pause_s = 0.1
         assert search.next_task() is not None
         search.started(1, worker="test")
         return search
@@ -262,7 +262,7 @@ def test_a_search_on_a_full_disk_goes_on_when_there_is_room(
         disturbed, wrong = outcome(search.table), differences(search.results / "mlflow.db", search.journal)
         repeated = repeated_epochs(search.journal)
         assert (search.results / "night" / "report.html").is_file()
-    quiet = outcome(night(name="quiet").run())
+    quiet = outcome(undisturbed(search))
     assert disturbed == quiet
     assert wrong == []
     assert repeated == 0

@@ -17,7 +17,7 @@ from torch import nn
 from tests.builders import START_MS, epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import Night, outcome
+from tests.faults.night import Night, outcome, undisturbed
 from tune import journal as j
 from tune.search import main
 from tune.worker import Assignment, Worker
@@ -251,7 +251,7 @@ def test_a_locked_database_and_a_folder_that_vanishes_cost_the_search_nothing(
     again_s = time.monotonic() - freed_s
     wrong = differences(search.results / "mlflow.db", search.journal)
     assert wrong == []
-    quiet = outcome(night(name="quiet").run())
+    quiet = outcome(undisturbed(search))
     disturbed = outcome(search.table)
     assert disturbed == quiet
     lost = sum(disturbed.get(number) != row for number, row in quiet.items())

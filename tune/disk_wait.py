@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["GivenUpError", "Patience", "write_probe"]
+__all__ = ["GivenUpError", "DiskWait", "write_probe"]
 
 PAUSE_S = 5.0
 CHUNK_BYTES = 2**20
@@ -24,7 +24,7 @@ class GivenUpError(KeyboardInterrupt):
     """The user pressed Ctrl-C while the search waited: it ends at once, as on the second Ctrl-C."""
 
 
-class Patience:
+class DiskWait:
     """Tries again and again.
 
     Args:
