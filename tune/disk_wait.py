@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["GivenUpError", "DiskWait", "write_probe"]
+__all__ = ["DiskWait", "GivenUpError", "write_probe"]
 
 PAUSE_S = 5.0
 CHUNK_BYTES = 2**20
