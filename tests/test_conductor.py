@@ -334,3 +334,18 @@ def test_what_still_runs_when_the_search_breaks_can_go_on(sit: Callable[..., Con
     assert conductor.table.trials[1].state == "interrupted"
     assert conductor.table.ended is not None
     assert conductor.table.ended.reason == "failed"
+
+
+def test_a_worker_that_is_lost_after_its_trial_ended_costs_the_trial_nothing(sit: Callable[..., Conductor]) -> None:
+    conductor = sit(RACE)
+    for _ in range(2):
+        task = conductor.next_task()
+        assert task is not None
+        conductor.started(task.trial.number, worker="test")
+        for epoch in (1, 2, 3):
+            if not conductor.measured(task.trial.number, epoch_report(epoch, ap50=0.5)):
+                break
+        assert task.trial.state == "paused"
+        conductor.failed(task.trial.number, "the worker was lost")
+    assert [trial.state for trial in conductor.table.trials.values()] == ["paused", "paused"]
+    assert conductor._waiting == []

@@ -220,7 +220,7 @@ def test_a_stop_without_a_journal(tmp_path: Path) -> None:
 
 def test_a_broken_journal_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    path.write_text("not an event\n", encoding="utf-8")
+    path.write_text("not an event\nnor this\n", encoding="utf-8")
     follower = Mirror(path, default_uri(tmp_path))
     follower.start()
     assert "line 1: not an event" in str(follower.stop(timeout_s=5).error)

@@ -97,6 +97,23 @@ def test_plain_lines_tell_each_end_once_and_hold_no_escape_codes(tmp_path: Path)
     assert "\x1b" not in text_of(stream)
 
 
+def test_why_a_search_waits_is_told_once_and_so_is_its_going_on(tmp_path: Path) -> None:
+    stream, troubles = terminal(), iter(["", "The disk is full.", "The disk is full.", ""])
+    shown = Progress(tmp_path / "none.jsonl", stream=stream, trouble=lambda: next(troubles))
+    for _ in range(4):
+        shown._tell_news()
+    assert text_of(stream).splitlines() == ["The disk is full.", "The search goes on."]
+
+
+def test_the_live_display_says_why_a_search_waits(tmp_path: Path) -> None:
+    stream = terminal()
+    journal = write_journal(tmp_path / "journal.jsonl", events())
+    shown = Progress(journal, stream=stream, live=True, trouble=lambda: "The disk is full.")
+    shown.start()
+    shown.stop()
+    assert "The disk is full." in text_of(stream)
+
+
 def test_what_was_there_before_is_not_told_again(tmp_path: Path) -> None:
     stream = terminal()
     shown = Progress(write_journal(tmp_path / "journal.jsonl", events(trials=4)), stream=stream)

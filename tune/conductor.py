@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tune.awake import AwakeClock
 from tune.confirm import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
+from tune.disk_wait import DiskWait, GivenUpError, write_probe
 from tune.hang import patience_s
 from tune.journal import (
     ClockLeapt,
@@ -96,6 +99,7 @@ class Conductor:
         self._exhausted = False
         self.interrupted = False
         self.data_fault: str | None = None  # what of the data is not as it was when the sitting began
+        self._disk = DiskWait(lambda: self.interrupted)
 
     @property
     def _left_s(self) -> float:
@@ -138,6 +142,11 @@ class Conductor:
 
     def _wall_ahead_s(self) -> float:
         return now_ms() / 1000 - self._clock_s()
+
+    @property
+    def trouble(self) -> str:
+        """Why the search waits, as a sentence; empty while it does not."""
+        return self._disk.trouble
 
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
@@ -239,6 +248,9 @@ class Conductor:
         trial's doing. The machine's memory may have run out because of others the first time; where it runs out again
         at the same epoch, in a new process, the configuration needs more than there is, and the sampler should know.
         """
+        if number not in self._live:  # it has ended or was paused already: only a worker was lost
+            self._write(WorkerReplaced(at_ms=now_ms(), worker=f"after trial {number}", reason=reason))
+            return
         self._live.discard(number)
         trial = self.table.trials[number]
         failures = self._failures.setdefault(number, [])
@@ -250,6 +262,19 @@ class Conductor:
         self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
         self._waiting.insert(0, trial)
 
+    def unwritable(self, number: int, reason: str, *, needed_bytes: int) -> None:
+        """A worker could not write its checkpoints. Waits until so much can be written; then the trial goes on from the
+        last ones.
+
+        Where it can be written at once, as a probe tells, the disk was not the cause, and the trial has failed.
+        """
+        if not self._disk.until_written(partial(write_probe, self._folder, needed_bytes), self._folder):
+            self.failed(number, reason)
+            return
+        self._live.discard(number)
+        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=f"{reason}, for a while"))
+        self._waiting.insert(0, self.table.trials[number])
+
     def worker_spent(self, number: int, reason: str) -> None:
         """A reused worker would not take the trial, because the one before left memory behind: another one will."""
         self._live.discard(number)
@@ -258,6 +283,10 @@ class Conductor:
 
     def close(self, *, crashed: bool = False) -> None:
         """End the sitting: whatever still runs is interrupted, and the journal says why the search ended."""
+        with suppress(GivenUpError):  # the journal is then as after a kill, which a resumption knows
+            self._close(crashed=crashed)
+
+    def _close(self, *, crashed: bool) -> None:
         for number in sorted(self._live):
             self._end(self.table.trials[number], "interrupted", "the search ended")
         searched_all = len(self.table.searched) >= self._settings.trials
@@ -300,9 +329,10 @@ class Conductor:
             if number not in leaders:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                (folder / "last.safetensors").unlink(missing_ok=True)
+                with suppress(OSError):
+                    (folder / "last.safetensors").unlink(missing_ok=True)
 
     def _write(self, event: Event) -> None:
         self.tick()  # what happened before the event stands before it
-        self._journal.append(event)
+        self._disk.until_written(partial(self._journal.append, event), self._folder)
         self.table.apply(event)

@@ -22,7 +22,7 @@ import ray
 from ray import tune as ray_tune
 from ray.air.execution import _internal as ray_execution
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.tune import Callback, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Trainable, TuneConfig, Tuner
 from ray.tune.execution import tune_controller as ray_controller
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -156,6 +156,7 @@ def run(
             storage_path=str(folder),
             verbose=0,
             failure_config=FailureConfig(max_failures=0),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # workers keep their own
             callbacks=[_Callback(line, watch)],
         ),
     )
@@ -218,8 +219,12 @@ class TrialActor(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
+        from tune.worker import UnwritableError
+
         try:
             return {OUTCOME: "measured", "report": self._begun().epoch().model_dump_json()}
+        except UnwritableError as error:
+            return {OUTCOME: "unwritable", "reason": str(error), "needed_bytes": error.needed_bytes}
         except InfeasibleError as error:
             return {OUTCOME: "infeasible", "reason": str(error)}
         except DataError as error:
@@ -346,6 +351,8 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             self._line().data_changed(number, result["reason"])
         elif result[OUTCOME] == "failed":
             self._line().failed(number, result["reason"], out_of_memory=result["out_of_memory"])
+        elif result[OUTCOME] == "unwritable":
+            self._line().unwritable(number, result["reason"], needed_bytes=result["needed_bytes"])
         elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):
             return str(FIFOScheduler.CONTINUE)
         return str(FIFOScheduler.STOP)

@@ -10,14 +10,17 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from vqc.config import Record, TrainConfig
 from vqc.epoch import EpochReport
 from vqc.errors import SearchError
+from vqc.files import write_atomically
 
 __all__ = [
     "ClockLeapt",
@@ -285,24 +288,45 @@ class Table:
 
 
 class Journal:
-    """The writer. One process holds it; each event is on the disk before ``append`` returns.
+    """The writer. One process holds it; each event is on the disk before ``append`` returns, or none of it is.
 
-    A last line that was cut short by a crash is removed when the journal is opened.
+    A last line that a crash left half written is taken back when the journal is opened: ``torn_bytes`` of it.
+    A journal that somebody deleted or moved away while it is open is written again, as a whole, by the next ``append``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        self._file.truncate(_whole_bytes(path))
+        self._file = _opened(path)
+        content = path.read_bytes()
+        self._length = _whole_bytes(content)
+        self.torn_bytes = len(content) - self._length
+        self._file.truncate(self._length)
 
     def append(self, event: Event) -> None:
-        self._file.write(event.model_dump_json().encode() + b"\n")
-        self._file.flush()
+        """Write one event.
+
+        Raises:
+            OSError: it cannot be written, such as on a full disk; it may be tried again.
+        """
+        if not self.path.exists():
+            self._restore()
+        line = event.model_dump_json().encode() + b"\n"
+        self._file.truncate(self._length)  # what an attempt that failed has left
+        rest = line
+        while rest:
+            rest = rest[self._file.write(rest) :]  # where the disk fills up a part is written, and then none
         os.fsync(self._file.fileno())
+        self._length += len(line)
 
     def close(self) -> None:
         self._file.close()
+
+    def _restore(self) -> None:
+        self._file.seek(0)
+        write_atomically(self.path, self._file.read(self._length) or b"")
+        self._file.close()
+        self._file = _opened(self.path)
 
 
 class Follower:
@@ -314,10 +338,10 @@ class Follower:
         self._line = 0
 
     def poll(self) -> Iterator[Event]:
-        """Events written since the last call; a line still being written waits for the next one.
+        """Events written since the last call; a line still being written, or torn at the end, waits for the next one.
 
         Raises:
-            SearchError: a whole line is not an event (someone edited the file, or the disk lost it).
+            SearchError: a line before the end is not an event (someone edited the file, or the disk lost it).
         """
         try:
             with self.path.open("rb") as file:
@@ -327,7 +351,9 @@ class Follower:
             return
         except OSError as error:
             raise SearchError(f"{self.path}: cannot be read: {error.strerror or error}") from None
-        *whole, _torn = fresh.split(b"\n")  # not splitlines: a stray carriage return ends no event
+        *whole, _unfinished = fresh.split(b"\n")  # not splitlines: a stray carriage return ends no event
+        if whole and _torn(whole[-1]):
+            whole.pop()
         for line in whole:
             self._offset += len(line) + 1
             self._line += 1
@@ -364,7 +390,23 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _whole_bytes(path: Path) -> int:
-    """Length of the file up to and with its last line end."""
-    data = path.read_bytes()
-    return data.rfind(b"\n") + 1
+def _opened(path: Path) -> FileIO:
+    """Unbuffered, or what could not be written would be written later, unasked."""
+    return path.open("a+b", buffering=0)
+
+
+def _whole_bytes(content: bytes) -> int:
+    """Length of a journal up to and with its last line that was not torn."""
+    lines = content.split(b"\n")[:-1]
+    return sum(len(line) + 1 for line in (lines[:-1] if lines and _torn(lines[-1]) else lines))
+
+
+def _torn(line: bytes) -> bool:
+    """No JSON object, such as a power cut leaves: a file may have grown before its content was on the disk.
+
+    An object that is no event is no torn line: another version wrote it, or a person, and it is not ours to remove.
+    """
+    try:
+        return not isinstance(from_json(line), dict)
+    except ValueError:
+        return True

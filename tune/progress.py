@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -54,6 +54,7 @@ class Snapshot:
     elapsed_s: float
     left_s: float | None
     extras: Mapping[str, str]  # label -> text: GPU, MLflow
+    trouble: str = ""  # why the search waits
 
     @property
     def best(self) -> Trial | None:
@@ -97,6 +98,7 @@ class Progress:
         stream: the terminal or file to write to, as text.
         live: a display that is drawn again and again; by default where ``stream`` is a terminal.
         extras: label -> text to show beside the figures (GPU, MLflow); called at each refresh.
+        trouble: a sentence while the search waits for something, else an empty string; called at each refresh.
     """
 
     def __init__(
@@ -106,12 +108,13 @@ class Progress:
         stream: TextIO,
         live: bool | None = None,
         extras: Callable[[], Mapping[str, str]] | None = None,
+        trouble: Callable[[], str] = str,
     ) -> None:
         self._follower = Follower(journal)
         self._table = Table()
         self._stream = lenient(stream)
         self._live = stream.isatty() if live is None else live
-        self._extras = extras
+        self._extras, self._trouble, self._told_trouble = extras, trouble, ""
         self._last_line_s = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -136,7 +139,8 @@ class Progress:
                 )
 
     def _snapshot(self) -> Snapshot:
-        return snapshot(self._table, now_ms(), self._extras() if self._extras else None)
+        shot = snapshot(self._table, now_ms(), self._extras() if self._extras else None)
+        return replace(shot, trouble=self._trouble())
 
     def _run_live(self) -> None:
         from rich.live import Live
@@ -164,7 +168,11 @@ class Progress:
             self._done.wait(PLAIN_POLL_S)
 
     def _tell_news(self) -> None:
-        """A line for each trial that has ended since, and one every 10 s while epochs go by."""
+        """A line for each trial that has ended since, one every 10 s while epochs go by, one where the search waits."""
+        trouble = self._trouble()
+        if trouble != self._told_trouble:
+            self._say(trouble or "The search goes on.")
+            self._told_trouble = trouble
         fresh = False
         for event in self._follower.poll():
             fresh = True
@@ -252,6 +260,8 @@ class _Screen:
             lines.append(Text(f"{shot.gain:.3f} better than the default", style="green"))
         lines += [Text(""), Text(", ".join(f"{count} {state}" for state, count in shot.counts.items()), style="dim")]
         lines += [Text(f"{label}  {text}", style="dim") for label, text in shot.extras.items() if text]
+        if shot.trouble:
+            lines += [Text(""), Text(shot.trouble, style="bold red")]
         return lines
 
     def _clock(self) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,8 +69,9 @@ def library_noise_to(log: Path) -> Iterator[TextIO]:
             os.dup2(noise.fileno(), 2)
             yield terminal
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with suppress(OSError):  # the log's disk may be full
+                sys.stdout.flush()
+                sys.stderr.flush()
             for descriptor, original in zip((1, 2), kept, strict=True):
                 os.dup2(original, descriptor)
                 os.close(original)

@@ -7,6 +7,7 @@ flags -> sitting (settings, data, journal) -> conductor -> engine (Ray)
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import shlex
@@ -33,6 +34,7 @@ __all__ = ["main"]
 INTERRUPTED = 130
 MOST_TRIALS = 1000  # of a search that is bounded by hours alone
 DRAIN_TIMEOUT_S = 60.0
+UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = error.filename or arguments.results.resolve()
+        sys.stderr.write(f"{where}: cannot be written: {error.strerror}\n")
+        return SearchError.exit_status
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -59,7 +67,6 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     from tune.portfolio import renew
     from tune.progress import Progress
     from tune.quiet import quiet_environment
-    from tune.report import write_report
     from tune.results import cache_folder, journal_of
     from vqc.tracking import default_uri
 
@@ -78,10 +85,12 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
         links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}
         journal = sitting.open_journal()  # not before: a cluster that cannot be joined leaves no search behind
         stack.callback(journal.close)
+        if journal.torn_bytes:
+            terminal.write(f"The last line of {path} was torn, {journal.torn_bytes} bytes: it never counted.\n")
         briefing.show(briefing.plan(settings, sitting.data.summary(), links), terminal)
         conductor = Conductor(journal, sitting.table, settings=settings, folder=sitting.folder)
         stack.enter_context(_signals(conductor))
-        progress = Progress(path, stream=terminal, extras=_extras(mirror))
+        progress = Progress(path, stream=terminal, extras=_extras(mirror), trouble=lambda: conductor.trouble)
         mirror.start()  # not before Ray: a new database takes MLflow seconds, which the first worker's start hides
         progress.start()
         crashed = True
@@ -98,8 +107,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
         finally:
             conductor.close(crashed=crashed)
             progress.stop()
-            report = write_report(path, sitting.folder)
-            mirror.finish([report, sitting.folder / "trials.csv"])
+            mirror.finish(_reported(path, sitting.folder, terminal))
             state = mirror.stop(DRAIN_TIMEOUT_S)
             briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
             if not crashed:
@@ -115,6 +123,17 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             command=f"python tune/search.py --name {sitting.folder.name} --resume",
         )
     return INTERRUPTED if conductor.interrupted else 0
+
+
+def _reported(journal: Path, folder: Path, terminal: TextIO) -> list[Path]:
+    """Write the report; its files, or none and a sentence where the disk is full: it can be written at any time."""
+    from tune.report import write_report
+
+    try:
+        return [write_report(journal, folder), folder / "trials.csv"]
+    except (OSError, SearchError) as error:
+        terminal.write(f"No report: {error}\n  next: {as_typed('python -m tune.report')} {folder.name}\n")
+        return []
 
 
 def _rehearse(sitting: Sitting) -> int:

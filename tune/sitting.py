@@ -73,7 +73,11 @@ class Sitting:
             )
         journal = Journal(journal_of(self.folder))
         event: Event = self.opening
-        journal.append(event)
+        try:
+            journal.append(event)
+        except OSError:
+            journal.close()
+            raise
         self.table.apply(event)
         return journal
 

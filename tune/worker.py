@@ -23,13 +23,21 @@ from vqc.checkpoint import Snapshot, read_info, read_report, snapshot_of
 from vqc.coco import Data
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
-from vqc.errors import ModelError
+from vqc.errors import ModelError, VqcError
 from vqc.memory import cap_vram, free_memory
 from vqc.train import OnStep, fit
 
-__all__ = ["Assignment", "Reports", "Worker", "trained", "trained_ahead"]
+__all__ = ["Assignment", "Reports", "UnwritableError", "Worker", "trained", "trained_ahead"]
 
 KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay behind after a trial, with all workspaces given back
+
+
+class UnwritableError(VqcError):
+    """The checkpoints of an epoch cannot be written; ``needed_bytes`` is more than they take."""
+
+    def __init__(self, error: OSError, needed_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        super().__init__(f"checkpoints cannot be written: {error.strerror or error}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +98,7 @@ class Worker:
 
         Raises:
             InfeasibleError: the configuration cannot work.
+            UnwritableError: there is no room for the checkpoints.
         """
         return next(self._epochs)
 
@@ -138,15 +147,20 @@ def _nothing() -> None:
 
 
 def _write(snapshot: Snapshot, *, last: Path, best: Path | None) -> None:
-    if best is not None:
-        snapshot.write_model(best)
-    snapshot.write_state(last)
+    try:
+        if best is not None:
+            snapshot.write_model(best)
+        snapshot.write_state(last)
+    except OSError as error:
+        needed_bytes = 2 * sum(tensor.nbytes for tensor in snapshot.tensors.values())  # the state, and a model
+        raise UnwritableError(error, needed_bytes) from error
 
 
 def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | None, float]:
-    """The checkpoint to go on from, and the best value so far.
+    """The checkpoint to go on from, and the best value so far; a fresh start unless both files are whole.
 
-    A fresh start where there is none that is whole, or where the journal has lost epochs that are before it.
+    So too where the journal has lost epochs that are before it. A fresh start measures the same epochs again, and with
+    them the weights of the best one.
     """
     for draft in assignment.folder.glob(".*.tmp"):  # of a worker that was killed while it wrote
         draft.unlink(missing_ok=True)
@@ -158,7 +172,7 @@ def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | N
 
 
 def _best_value(best: Path, metric: str) -> float:
-    scores = read_info(best).scores
+    scores = read_info(best, whole=True).scores
     return getattr(scores, metric) or 0.0 if scores is not None else float("-inf")
 
 

@@ -157,12 +157,14 @@ def read_report(path: Path) -> EpochReport:
         raise ModelError(f"{path}: not the state of a training run") from None
 
 
-def read_info(path: Path) -> ModelInfo:
-    """What a weights file says of itself; its header alone is read.
+def read_info(path: Path, *, whole: bool = False) -> ModelInfo:
+    """What a weights file says of itself; its header alone is read, or the ``whole`` file read and checked.
 
     Raises:
-        ModelError: the file is missing or not a model of this project.
+        ModelError: the file is missing or not a model of this project, or, where it was read whole, damaged.
     """
+    if whole:
+        return _info(path, _read(path)[1])
     return _info(path, _opened(path, lambda file: file.metadata() or {}))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -104,7 +104,7 @@ class MemoryBook:
 
     def keep(self, setup: Setup, memory: StepMemory) -> None:
         """Write it down in place of what was there for this setup. What cannot be written is measured again."""
-        with self._alone() as alone:
+        with suppress(OSError), self._alone() as alone:
             if alone:
                 kept = {**self.entries(), setup: memory}
                 page = _Page(entries=tuple(_Entry(setup=key, memory=value) for key, value in kept.items()))

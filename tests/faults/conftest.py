@@ -63,15 +63,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def renewed(text: str, rows: list[Row]) -> str:
-    """The page with these rows in its table; rows of faults that were not injected this time stay as they were."""
+    """The page with these rows in its table, those of one fault as one; rows of faults that were not injected this
+    time stay as they were.
+    """
     before, head, table = text.partition(HEAD)
     rule, *old = table.strip().splitlines()
     kept = {match["fault"]: line for line in old if (match := LINE.match(line))}
-    seen: dict[str, Row] = {}
-    for row in rows:
-        seen[row.fault] = seen[row.fault] + row if row.fault in seen else row
-    kept |= {fault: str(row) for fault, row in seen.items()}
+    kept |= {row.fault: str(row) for row in merged(rows)}
     return "\n".join([before + head, rule, *(kept[fault] for fault in sorted(kept))]) + "\n"
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """One row for each fault."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found[row.fault] = found[row.fault] + row if row.fault in found else row
+    return list(found.values())
 
 
 @pytest.fixture
