@@ -52,6 +52,7 @@ def search(folder: Path) -> None:
 
     from tune import engine
     from tune.conductor import Conductor
+    from tune.resources import Resources
     from tune.sitting import begin
 
     sitting = begin(
@@ -69,7 +70,7 @@ def search(folder: Path) -> None:
         conductor,
         sitting.data,
         settings=sitting.settings,
-        resources=engine.Resources(cpus=1, gpus=1.0, threads=1, vram_gb=6.0),
+        resources=Resources(cpus=1, gpus=1.0, threads=1, vram_gb=6.0),
         folder=sitting.folder,
         cache=folder / "cache",
         reports=made_up,

@@ -13,7 +13,6 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from tune.losses import Watch
 from tune.packing import Packer
 from tune.processes import VitalProcesses, none_left_behind
 from tune.propose import warm_up
+from tune.resources import Machines, Resources
 from tune.results import trial_folder
 from tune.settings import SearchSettings
 from tune.stop import judged_epochs
@@ -45,7 +45,7 @@ from vqc.memory_book import MemoryBook
 if TYPE_CHECKING:
     from tune.worker import Assignment, Reports, Worker
 
-__all__ = ["Machines", "Resources", "TrialActor", "WorkerSpentError", "connect", "disconnect", "machines", "run"]
+__all__ = ["TrialActor", "WorkerSpentError", "connect", "disconnect", "machines", "run"]
 
 TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
@@ -57,25 +57,6 @@ class WorkerSpentError(VqcError):
 
 class _RayLostError(BaseException):
     """Ends Ray Tune's loop at once: what it would tidy up for an ordinary error, it would ask of a Ray that is gone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What one trial gets: CPU cores, a share of a GPU, torch threads, and its share of so much GPU memory."""
-
-    cpus: float
-    gpus: float
-    threads: int
-    vram_gb: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machines:
-    """Those that trials may run on: how many, the cores of the smallest, and whether they have GPUs."""
-
-    count: int
-    cpus: int
-    gpus: bool
 
 
 def connect(address: str | None) -> str | None:

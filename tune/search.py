@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import math
-import os
 import shlex
 import shutil
 import signal
@@ -24,9 +22,7 @@ from vqc.shell import as_typed
 
 if TYPE_CHECKING:
     from tune.conductor import Conductor
-    from tune.engine import Machines, Resources
     from tune.mirror import Mirror
-    from tune.settings import SearchSettings
     from tune.sitting import Sitting
 
 __all__ = ["main"]
@@ -67,6 +63,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     from tune.portfolio import renew
     from tune.progress import Progress
     from tune.quiet import quiet_environment
+    from tune.resources import resources_of, this_machine
     from tune.results import cache_folder, journal_of
     from vqc.tracking import default_uri
 
@@ -99,7 +96,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
                 conductor,
                 sitting.data,
                 settings=settings,
-                resources=_resources(settings, engine.machines() if arguments.address else None),
+                resources=resources_of(settings, engine.machines() if arguments.address else this_machine()),
                 folder=sitting.folder,
                 cache=cache_folder(results),
             )
@@ -143,9 +140,9 @@ def _rehearse(sitting: Sitting) -> int:
     from tune import briefing
     from tune.forecast import whole_search
     from tune.rehearsal import epoch_costs
+    from tune.resources import resources_of, this_machine
 
-    settings = sitting.settings
-    torch.set_num_threads(_threads(settings, cpus=os.cpu_count() or 1, together=settings.concurrent))
+    torch.set_num_threads(resources_of(sitting.settings, this_machine()).threads)
     for remark in sitting.remarks:
         sys.stdout.write(f"{remark}\n")
     costs = list(
@@ -212,28 +209,6 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "train.num_epochs": arguments.epochs,
     }
     return {key: value for key, value in given.items() if value is not None}
-
-
-def _resources(settings: SearchSettings, machines: Machines | None = None) -> Resources:
-    """What each trial gets of this machine, or of one of a cluster's, over which the trials are spread."""
-    from tune.engine import Resources
-    from vqc.gpu import gpu_count
-
-    asked = settings.gpus_per_trial
-    gpus = machines.gpus if machines else gpu_count() > 0
-    cpus = machines.cpus if machines else os.cpu_count() or 1
-    together = math.ceil(settings.concurrent / (machines.count if machines else 1))
-    return Resources(
-        cpus=max(1, cpus // together),
-        gpus=(1.0 if asked == "auto" else asked) if gpus else 0.0,
-        threads=_threads(settings, cpus=cpus, together=together),
-        vram_gb=settings.vram_gb,
-    )
-
-
-def _threads(settings: SearchSettings, *, cpus: int, together: int) -> int:
-    """On a CPU a trial leaves one core to Ray and the terminal: two threads that share a core wait for each other."""
-    return settings.threads_per_trial or max(1, (cpus - 1) // together)
 
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:

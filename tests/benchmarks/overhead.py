@@ -28,8 +28,8 @@ from tune.journal import read_table
 from tune.mirror import Mirror
 from tune.progress import Progress
 from tune.quiet import library_noise_to, quiet_environment
+from tune.resources import resources_of, this_machine
 from tune.results import journal_of
-from tune.search import _resources
 from tune.sitting import begin
 from tune.worker import Assignment
 from vqc.coco import Data
@@ -75,7 +75,7 @@ def ours(results: Path) -> float:
             conductor,
             sitting.data,
             settings=sitting.settings,
-            resources=_resources(sitting.settings),
+            resources=resources_of(sitting.settings, this_machine()),
             folder=sitting.folder,
             cache=results / "cache",
             reports=no_training,
