@@ -228,7 +228,7 @@ def test_files_are_written_whole_and_nothing_else_stays(tmp_path: Path) -> None:
 
 def test_a_broken_journal_writes_nothing(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
-    journal.write_text("nonsense\n", encoding="utf-8")
+    journal.write_text("nonsense\n" * 2, encoding="utf-8")  # a single one would count as torn
     with pytest.raises(SearchError, match="line 1: not an event"):
         report.write_report(journal, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]

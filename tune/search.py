@@ -30,6 +30,7 @@ __all__ = ["main"]
 INTERRUPTED = 130
 MOST_TRIALS = 1000  # of a search that is bounded by hours alone
 DRAIN_TIMEOUT_S = 60.0
+LEAST_BYTES = 2**20  # on the disk, or a search does not begin
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -59,6 +60,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     """Open the journal, show the plan, search, and leave everything written."""
     from tune import briefing
     from tune.conductor import Conductor
+    from tune.disk_wait import write_probe
     from tune.mirror import Mirror
     from tune.portfolio import renew
     from tune.progress import Progress
@@ -72,6 +74,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     path = journal_of(sitting.folder)
     with ExitStack() as stack:
         stack.enter_context(_terminal_may_close())
+        write_probe(sitting.folder, LEAST_BYTES)
         terminal = stack.enter_context(_terminal(sitting.folder))
         for remark in sitting.remarks:
             terminal.write(f"{remark}\n")

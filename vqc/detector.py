@@ -10,10 +10,10 @@ scalars by name. In evaluation it returns per image ``boxes`` [m, 4] xyxy pixels
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from pickle import UnpicklingError
 from typing import Any
 from unittest import mock
 
@@ -147,7 +147,7 @@ def _safe_weights() -> AbstractContextManager[Any]:
     def tensors(weights: Any, **options: Any) -> Any:
         try:
             return read(weights, **options, weights_only=True)
-        except pickle.UnpicklingError:
+        except UnpicklingError:
             raise ModelError(f"{weights}: the file in torch's folder holds more than weights; delete it") from None
 
     return mock.patch.object(WeightsEnum, "get_state_dict", tensors)

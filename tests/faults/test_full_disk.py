@@ -166,6 +166,7 @@ def test_checkpoints_that_are_refused_where_there_is_room_are_a_failure(begun: C
     search = begun()
     for _ in range(2):
         search.unwritable(1, "checkpoints cannot be written: Is a directory", needed_bytes=10**6)
+        search.next_task()
     assert search.table.trials[1].state == "failed"
 
 
@@ -178,8 +179,9 @@ def test_ctrl_c_ends_the_waiting_and_leaves_what_a_resumption_needs(
     with pytest.raises(KeyboardInterrupt):
         search.measured(1, LARGE)
     search.close(crashed=True)
-    table = read_table(search._journal.path)
-    assert (table.trials[1].epochs, table.ended) == (0, None)
+    trial = read_table(search._journal.path).trials[1]
+    assert trial.epochs == 0
+    assert trial.state in ("running", "interrupted")  # by what the journal's last block still holds
 
 
 # A worker
