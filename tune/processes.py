@@ -14,7 +14,7 @@ import psutil
 __all__ = ["VitalProcesses", "none_left_behind"]
 
 VITAL = ("raylet", "gcs_server")  # without which nothing goes on
-LEAVE_S = 5.0  # that processes have to go after they were told to
+LEAVE_S = 0.5  # that processes have to go after they were told to
 
 
 class VitalProcesses:
