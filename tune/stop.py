@@ -24,7 +24,8 @@ __all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_re
 TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
 EARLY = 2  # times the start-up's trials are early ones
 FACTOR = 9  # of the trials that reach a rung, one in so many goes on,
-EXPLORED = 4  # until so many times the start-up's trials were proposed;
+EXPLORED = 4  # until so many times the start-up's trials were proposed,
+EXPLORED_OPENED = 2  # or so many where earlier searches said what to begin with;
 LIKELY = 0.1  # from there on each that has this chance of becoming the best
 KEPT = 6  # trials that wait at a rung; what is behind them gives its place on the disk back
 BROKEN = ("failed", "infeasible")
@@ -116,7 +117,8 @@ def _promising(table: Table, rung: int, settings: SearchSettings) -> list[Trial]
 
 def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
     """The trial that goes on next, of those that wait; ``arrived`` waits from now on."""
-    exploring = len(table.searched) <= EXPLORED * settings.startup_trials and not _all_tried(table, settings)
+    explored = (EXPLORED_OPENED if settings.opening else EXPLORED) * settings.startup_trials
+    exploring = len(table.searched) <= explored and not _all_tried(table, settings)
     return (_best_of_nine if exploring else _likeliest)(table, settings, arrived)
 
 

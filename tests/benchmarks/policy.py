@@ -31,7 +31,7 @@ from tests.tables import measure, propose_trial
 from tune.journal import State, Table, Trial
 from tune.propose import Proposal, propose, propose_by_tpe
 from tune.settings import Dimension, SearchSettings
-from tune.space import Params, from_unit
+from tune.space import Params
 from tune.stop import Verdict, asha, hopeless, to_resume, verdict
 from vqc.config import Record, TrainConfig
 
@@ -41,6 +41,7 @@ SHOWN = (1, 2, 4, 8, 16, 30)  # full trainings
 MOST = SHOWN[-1]
 MARKS = 4  # the regret is noted so often per full training
 LAUNCHED = 30
+EARLIER_SEED = 1000  # of the searches that the portfolio is learnt from
 AIM = dict(zip(SHOWN, (0.50, 0.42, 0.33, 0.20, 0.12, 0.06), strict=True))
 AIM_OPENED = dict(zip(SHOWN, (0.14, 0.12, 0.05, 0.01, 0.00, -0.01), strict=True))
 OURS, OPENED = "ours", "ours, portfolio first"
@@ -147,13 +148,13 @@ def accuracies(data: Path, task: str, points: Sequence[Params], *, first_epoch: 
 
 @cache
 def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
-    """Eight of 2,000 random configurations, each the best complement to those before it on the tuning tasks.
+    """What searches of the tuning tasks learnt: eight of the configurations that they tried, each the best complement
+    to those before it, by mean regret over these tasks.
 
     A tuning task that is itself being judged has no say.
     """
     tasks = [task for task in TUNING if task != judged]
-    draws = np.random.default_rng(0).random((2000, len(space(data))))
-    points = [from_unit(space(data), point) for point in draws.tolist()]
+    points = [params for task in tasks for params in tried(data, task)]
     regrets = np.stack([regret(data, task, accuracies(data, task, points, first_epoch=EPOCHS)[:, 0]) for task in tasks])
     chosen: list[int] = []
     covered = np.full(len(tasks), np.inf)
@@ -163,13 +164,31 @@ def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
     return tuple(points[index] for index in chosen)
 
 
+@cache
+def tried(data: Path, task: str) -> tuple[Params, ...]:
+    """The configurations that one search of thirty trials, without a portfolio, tried on a task."""
+    ours = next(rival for rival in RIVALS if rival.label == OURS)
+    search = Search(rival=ours, task=task, seed=EARLIER_SEED, data=data, noise=0.0)
+    return tuple(trial.params for trial in simulate(search, trials=LAUNCHED).table.trials.values())
+
+
 def regret(data: Path, task: str, accuracy: Any) -> Any:
     best, median = scale(data, task)
     return (best - accuracy) / (best - median)
 
 
-def simulate(search: Search, *, trials: int) -> tuple[list[float], float, float]:
-    """One search: the regret at every mark, the cost in full trainings, and the last regret."""
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """One search: the regret at every mark, the cost in full trainings, the last regret, and all that was tried."""
+
+    marks: list[float]
+    cost: float
+    last: float
+    table: Table
+
+
+def simulate(search: Search, *, trials: int) -> Simulated:
+    """One search, until the budget is spent or so many trials were launched and nothing is left to do."""
     data, task, rival = search.data, search.task, search.rival
     settings = SearchSettings.model_construct(
         train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50", trials=trials, seed=search.seed,
@@ -200,14 +219,14 @@ def simulate(search: Search, *, trials: int) -> tuple[list[float], float, float]
             )
         for given_up in hopeless(table, settings):
             given_up.state = "stopped"
-    return marks[: MOST * MARKS], spent / EPOCHS, leader[1]
+    return Simulated(marks=marks[: MOST * MARKS], cost=spent / EPOCHS, last=leader[1], table=table)
 
 
 def outcome(search: Search) -> Outcome:
     """The search with trials without end, until the budget is spent; and the one of thirty trials."""
-    marks, _, _ = simulate(search, trials=100_000)
-    _, cost, last = simulate(search, trials=LAUNCHED)
-    return Outcome(regrets=tuple(marks), launched_cost=cost, launched_regret=last)
+    unbounded = simulate(search, trials=100_000)
+    launched = simulate(search, trials=LAUNCHED)
+    return Outcome(regrets=tuple(unbounded.marks), launched_cost=launched.cost, launched_regret=launched.last)
 
 
 @dataclass(frozen=True, kw_only=True)
