@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ __all__ = ["Mirror", "MirrorState", "main"]
 
 POLL_S = 3.0  # what came in meanwhile goes to MLflow in one call a run
 LONGEST_PAUSE_S = 60.0
+LAST_ATTEMPTS = 4  # when the search has ended,
+LAST_PAUSE_S = 2.0  # with so much between them
 
 _LINE_TAG = "vqc.mirrored_line"
 _REPORT_TAG = "vqc.report_digest"
@@ -82,7 +85,7 @@ class Mirror:
     def stop(self, timeout_s: float) -> MirrorState:
         """Mirror what is left, end the runs that are still open, and come back after ``timeout_s`` at the latest.
 
-        Where MLflow is away this tries once more and gives up; ``python -m tune.mirror`` does the rest later.
+        Where MLflow is away this tries a few times more and gives up; ``python -m tune.mirror`` does the rest later.
         """
         self._stopping.set()
         self._thread.join(timeout_s)
@@ -120,7 +123,7 @@ class Mirror:
         return self._translator, len(self._known.changed)
 
     def _follow(self) -> None:
-        pause_s = POLL_S
+        pause_s, attempts = POLL_S, LAST_ATTEMPTS
         while True:
             last = self._stopping.is_set()  # asked before reading: what was written before stop() is read
             try:
@@ -133,9 +136,13 @@ class Mirror:
                 self._state, pause_s = MirrorState(behind=behind, error=what), min(2 * pause_s, LONGEST_PAUSE_S)
                 if isinstance(error, SearchError):
                     self._rewind()  # a broken line must not be stepped over
-            if last:
+            if not last:
+                self._stopping.wait(pause_s)
+                continue
+            attempts -= 1
+            if self._state.error is None or not attempts:
                 return
-            self._stopping.wait(pause_s)
+            time.sleep(LAST_PAUSE_S)  # another search may be writing to the same database
 
     def _rewind(self) -> None:
         self._follower, self._translator, self._pending = Follower(self._journal), Translator(), []

@@ -50,6 +50,7 @@ def differences(database: Path, journal: Path) -> list[str]:
             (status, _) = runs[by_trial["0"]]
             found += _different("the search", {"status": "FINISHED", "end": table.ended.at_ms},
                                 {"status": status[0], "end": status[1]})  # fmt: skip
+            found += _different("the search", _totals(journal), _last_totals(_points(connection, by_trial["0"])))
     return found
 
 
@@ -89,6 +90,19 @@ def _points_wanted(journal: Path, trial: Trial) -> Counter[tuple[str, float, int
             figures = {**epoch_figures(event.report), f"best_{metric}": best}
             wanted.update((name, value, event.report.epoch, event.at_ms) for name, value in figures.items())
     return wanted
+
+
+def _totals(journal: Path) -> dict[str, float]:
+    """What the parent's curves should come to."""
+    some = [event.event for event in Follower(journal).poll()]
+    return {"epochs_run": float(some.count("epoch")), "trials_ended": float(some.count("trial_ended"))}
+
+
+def _last_totals(points: Counter[tuple[str, float, int, int]]) -> dict[str, float]:
+    return {
+        name: max((value for key, value, *_ in points if key == name), default=0.0)
+        for name in ("epochs_run", "trials_ended")
+    }
 
 
 def _points(connection: sqlite3.Connection, run: str) -> Counter[tuple[str, float, int, int]]:

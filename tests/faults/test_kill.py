@@ -13,15 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
-from mlflow import MlflowClient
 
 from tests.faults.conftest import Row
+from tests.faults.mirrored import differences
 from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs, undisturbed
 from tune.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
 from tune.results import journal_of, trial_folder
 from vqc.checkpoint import read_report
 from vqc.errors import ModelError
-from vqc.tracking import EXPERIMENT, default_uri
 
 SEED = 6
 KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}
@@ -188,33 +187,6 @@ def started_again(night: Night) -> list[int]:
     return again
 
 
-def wrong_in_mlflow(night: Night) -> list[str]:
-    """What MLflow holds too often, not at all, or differently from the journal."""
-    client = MlflowClient(default_uri(night.results))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    tag = f"tags.`vqc.search_id` = '{night.table.header.search_id}'"
-    runs = client.search_runs([experiment.experiment_id], tag)
-    found = [f"{run.info.run_name} is {run.info.status}" for run in runs if run.info.status != "FINISHED"]
-    numbers = sorted(int(run.data.tags.get("vqc.trial", 0)) for run in runs)
-    if numbers != [0, *night.table.trials]:
-        found.append(f"runs of the trials {numbers}")
-    for run in runs:
-        trial = night.table.trials.get(int(run.data.tags.get("vqc.trial", 0)))
-        for metric in run.data.metrics:
-            history = client.get_metric_history(run.info.run_id, metric)
-            steps = sorted(point.step for point in history)
-            instants = {
-                (point.step, point.timestamp) for point in history
-            }  # the parent's: ends of epochs and of trials
-            if len(instants) < len(steps) or (trial and steps != list(range(1, trial.epochs + 1))):
-                found.append(f"{run.info.run_name}: {metric} at {steps}")
-        if trial:
-            values = [point.value for point in client.get_metric_history(run.info.run_id, f"best_{night.table.metric}")]
-            if max(values) != trial.best(night.table.metric)[0]:
-                found.append(f"{run.info.run_name}: {values}")
-    return found
-
-
 def lost(night: Night, whole: Table) -> int:
     """Trials that differ from the undisturbed ones in any value, missing ones included, and epochs told twice."""
     found, expected = outcome(night.table), outcome(whole)
@@ -234,7 +206,7 @@ def test_twenty_kills_cost_a_search_nothing_but_time(
         inject(disturbed, kill, cost)
     wait_until_going_again(disturbed, cost)
     assert disturbed.ended() == 0, disturbed.said[-2000:]
-    wrong = wrong_in_mlflow(disturbed)
+    wrong = differences(disturbed.results / "mlflow.db", disturbed.journal)
     left = disturbed.left_behind(timeout_s=GONE_S)
     for part, count in KILLS.items():
         gone = lost(disturbed, whole) + cost.retrained + len(wrong) + len(left)

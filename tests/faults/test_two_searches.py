@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Row
+from tests.faults.mirrored import differences
 from tests.faults.night import ROOT, SETTINGS, Night, outcome, repeated_epochs
-from tests.faults.test_kill import wrong_in_mlflow
 from tests.images import write_data
 from tune.journal import read_table
 from tune.results import cache_folder, journal_of
@@ -109,7 +109,7 @@ def test_searches_of_different_names_share_the_machine_and_the_cache(
         assert one.ended() == 0, one.said[-2000:]
     tables = [outcome(one.table) for one in pair]
     differing = [number for number in tables[0] | tables[1] if tables[0].get(number) != tables[1].get(number)]
-    wrong = [line for one in pair for line in wrong_in_mlflow(one)]
+    wrong = [line for one in pair for line in differences(one.results / "mlflow.db", one.journal)]
     record(Row(fault="two searches at once", injected=1, lost=len(differing) + len(wrong)))
     assert differing == []
     assert wrong == []
