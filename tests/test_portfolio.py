@@ -18,6 +18,7 @@ from vqc.config import load_record
 
 SETTINGS = search_settings(epochs=2)
 RATES = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 9e-3, 5e-3, 2.5e-3]
+FIELDS = ("learning_rate",)
 
 
 def task(best_rate: float, *, trials: int = 10) -> Table:
@@ -76,13 +77,23 @@ def test_the_users_own_come_before_the_projects(tmp_path: Path) -> None:
 
     shipped = write(tmp_path / "shipped.json", 1e-3)
     write(portfolio.own_file(tmp_path), 2e-3)
-    members, said = portfolio.members_for("fcos_tiny", tmp_path, shipped=shipped)
+    members, said = portfolio.members_for("fcos_tiny", tmp_path, fields=FIELDS, shipped=shipped)
     assert members == ({"learning_rate": 2e-3}, {"learning_rate": 1e-3})
     assert "your searches (1) and the project's (1)" in said
 
 
 def test_a_detector_without_one_is_told(tmp_path: Path) -> None:
-    members, said = portfolio.members_for("fcos_tiny", tmp_path, shipped=tmp_path / "none.json")
+    members, said = portfolio.members_for("fcos_tiny", tmp_path, fields=FIELDS, shipped=tmp_path / "none.json")
+    assert members == ()
+    assert "No portfolio for fcos_tiny yet" in said
+
+
+def test_members_that_lack_a_searched_field_are_none(tmp_path: Path) -> None:
+    chosen = portfolio.Chosen(members=({"learning_rate": 1e-3},), tasks=("a",))
+    shipped = tmp_path / "shipped.json"
+    shipped.write_text(portfolio.Portfolio(detectors={"fcos_tiny": chosen}).model_dump_json(), encoding="utf-8")
+    fields = [*FIELDS, "weight_decay"]
+    members, said = portfolio.members_for("fcos_tiny", tmp_path, fields=fields, shipped=shipped)
     assert members == ()
     assert "No portfolio for fcos_tiny yet" in said
 

@@ -73,24 +73,27 @@ def own_file(results: Path) -> Path:
     return results / "portfolio.json"
 
 
-def members_for(detector: str, results: Path, *, shipped: Path = SHIPPED) -> tuple[tuple[dict[str, Param], ...], str]:
-    """Members for a detector, those of the user's own searches first, and a sentence on where they come from.
+def members_for(
+    detector: str, results: Path, *, fields: Iterable[str], shipped: Path = SHIPPED
+) -> tuple[tuple[dict[str, Param], ...], str]:
+    """Members for a detector that say something of all fields searched, those of the user's own searches first, and a
+    sentence on where they come from.
 
     Raises:
         ConfigError: a portfolio's file is broken.
     """
     sources = {"your searches": own_file(results), "the project's": shipped}
-    found = {
-        whose: chosen
-        for whose, path in sources.items()
-        if path.exists() and (chosen := load_record(Portfolio, path).detectors.get(detector)) is not None
-    }
+    found, counts = list[dict[str, Param]](), list[str]()
+    for whose, path in sources.items():
+        chosen = load_record(Portfolio, path).detectors.get(detector) if path.exists() else None
+        usable = [one for one in chosen.members if one.keys() >= set(fields)] if chosen is not None else []
+        if chosen is not None and usable:
+            found += usable
+            counts.append(f"{whose} ({len(chosen.tasks)})")
     if not found:
         said = f"No portfolio for {detector} yet: the search opens with the default and points spread over the space."
         return (), said
-    counts = [f"{whose} ({len(one.tasks)})" for whose, one in found.items()]
-    said = f"Opens with what did well for {detector} in earlier searches, {' and '.join(counts)}."
-    return tuple(member for one in found.values() for member in one.members), said
+    return tuple(found), f"Opens with what did well for {detector} in earlier searches, {' and '.join(counts)}."
 
 
 def renew(results: Path) -> Path | None:

@@ -209,9 +209,8 @@ def _opened(
     elif settings.opening or settings.policy != "race":
         return settings, ""
     else:
-        members, said = members_for(settings.train.model, results)
-        known = [member for member in members if settings.space.keys() <= member.keys()]
-        points = distinct(known, settings)
+        members, said = members_for(settings.train.model, results, fields=settings.space)
+        points = distinct(members, settings)
     return settings.model_copy(update={"opening": points}), said
 
 

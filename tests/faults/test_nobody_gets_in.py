@@ -197,7 +197,7 @@ def _portfolio(path: Path) -> None:
     from tune.portfolio import members_for
 
     path.rename(path.parent / "portfolio.json")
-    members_for("fcos_tiny", path.parent)
+    members_for("fcos_tiny", path.parent, fields=["learning_rate"])
 
 
 def _memory_book(path: Path) -> None:
