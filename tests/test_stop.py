@@ -16,7 +16,7 @@ from tune.stop import EXPLORED, FACTOR, KEPT, asha, hopeless, rung_epochs, to_re
 
 SETTINGS = search_settings(epochs=12)
 RUNG, HIGHER = rung_epochs(SETTINGS)
-VALUES = st.floats(0, 1, allow_nan=False)
+VALUES = st.floats(0.01, 1)  # what a detector that has found something may have
 
 
 def waiting(*values: float, epochs: int = RUNG) -> Table:
@@ -139,6 +139,25 @@ def test_at_the_end_the_best_goes_on_to_its_last_epoch_and_nobody_without_a_chan
     assert order == [6, 1, 1]  # flat curves: nobody can gain on the best; the default, which waits twice, runs in full
     assert table.trials[6].state == "completed"
     assert table.trials[1].state == "completed"
+
+
+@pytest.mark.parametrize(("others", "value", "action"), [
+    ([], 0.0, "pause"), ([0.0, 0.001, 0.004], 0.002, "go on"), ([0.001], 0.3, "go on"),
+    ([0.0, 0.3], 0.002, "pause"), ([0.3], 0.2, "pause"),
+])  # fmt: skip
+def test_nobody_waits_where_the_others_have_found_nothing(others: list[float], value: float, action: str) -> None:
+    assert judged(waiting(*others), value) == action
+
+
+def test_those_that_went_on_for_want_of_anything_found_take_nobody_s_place() -> None:
+    table = Table()
+    for _ in range(5):
+        add_trial(table, SETTINGS, values=[0.0] * RUNG + [0.0] * (12 - RUNG))
+    for value in (0.2, 0.3, 0.25, 0.1):
+        add_trial(table, SETTINGS, values=[value] * RUNG, state="paused")
+    chosen = to_resume(table, SETTINGS)
+    assert chosen is not None
+    assert chosen.values("ap50")[-1] == 0.3
 
 
 def late(*gains: float) -> Table:

@@ -3,9 +3,10 @@
 A trial waits at each rung (a share of the epochs). The first few dozen are compared with one another: whenever a rung
 has seen nine more, the best of those that wait there goes on (Li et al., "A System for Massively Parallel
 Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there goes on at once.
-Later ones, and all that wait once everything was tried, are compared with the best that was completed: the likeliest
-to become better goes on, as long as that is likely enough (``tune.outlook``). So epochs go into many configurations
-first and into proving the best ones last, and one that starts slowly is not lost. Only the best few that wait are kept.
+Where the others have found nothing, as detectors from random weights in their first epochs, nobody waits. Later ones,
+and all that wait once everything was tried, are compared with the best that was completed: the likeliest to become
+better goes on, as long as that is likely enough (``tune.outlook``). So epochs go into many configurations first and
+into proving the best ones last, and one that starts slowly is not lost. Only the best few that wait are kept.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tune.settings import SearchSettings
 __all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
 
 TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
+LEAST = 0.005  # half a point: a detector that has found less at a rung has shown nothing yet
 EARLY = 2  # times the start-up's trials are early ones
 FACTOR = 9  # of the trials that reach a rung, one in so many goes on,
 EXPLORED = 4  # until so many times the start-up's trials were proposed,
@@ -84,9 +86,21 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
     value = _value(trial, trial.epochs, settings)
     if value is None:
         return Verdict(action="stop", reason=f"no {settings.metric} at epoch {trial.epochs}")
-    if settings.policy == "race" and _earned(table, settings, arrived=trial) is trial:
+    if settings.policy == "race" and (
+        _nothing_to_compare_with(table, trial, settings) or _earned(table, settings, arrived=trial) is trial
+    ):
         return GO_ON
     return Verdict(action="pause", reason=f"{settings.metric} {value:.3f} at epoch {trial.epochs}")
+
+
+def _nothing_to_compare_with(table: Table, arrived: Trial, settings: SearchSettings) -> bool:
+    """Whether others came to this rung and had found nothing there: then it is chance who is ahead."""
+    others = [trial for trial in table.searched if trial.epochs >= arrived.epochs and trial is not arrived]
+    return bool(others) and not any(_shows(trial, arrived.epochs, settings) for trial in others)
+
+
+def _shows(trial: Trial, rung: int, settings: SearchSettings) -> bool:
+    return trial.epochs >= rung and trial.values(settings.metric)[rung - 1] >= LEAST
 
 
 def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
@@ -137,7 +151,11 @@ def _best_of_nine(table: Table, settings: SearchSettings, arrived: Trial | None)
             for trial in table.searched
             if trial.epochs >= rung and trial.state not in BROKEN and _waits(trial, rung, settings)
         ]
-        passed = sum(trial.epochs > rung or (trial.state == "running" and trial is not arrived) for trial in reached)
+        passed = sum(
+            trial.epochs > rung or (trial.state == "running" and trial is not arrived)
+            for trial in reached
+            if _shows(trial, rung, settings)
+        )
         record = champion and best.values(settings.metric)[-1] >= champion.values(settings.metric)[rung - 1]
         if record or passed < len(reached) // FACTOR:
             return best
