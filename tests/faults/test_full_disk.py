@@ -247,7 +247,7 @@ def test_a_search_on_a_full_disk_goes_on_when_there_is_room(
     """Full to the last byte, where no event can be written; and with some room, enough for events, not for weights."""
     full_s, again_s = 6.0, 0.0
     with small_disk(tmp_path / "results", size_mb=200) as disk:
-        search = night()
+        search = night(images=40)  # an epoch takes long enough to be met
         search.begin()
         for epochs, left_bytes in ((2, 0), (6, 500_000)):
             search.wait_for(lambda table, epochs=epochs: epochs_of(table) >= epochs)
