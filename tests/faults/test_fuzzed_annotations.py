@@ -198,12 +198,14 @@ def test_fuzzed_files_are_refused_in_a_sentence(
     files: int, root: Path, watch: Watch, record: Callable[[Row], None]
 ) -> None:
     worst = Worst()
+    read(_document(), root, watch, worst)
+    assert worst.used == 1  # sound as it is: what is refused below is refused for what was changed
     if files == MANY:  # each fragment and name in place of each value
         for path, text in itertools.product(PATHS, (*FRAGMENTS, *map(json.dumps, NAMES))):
             read(_with(path, text).encode("utf-8", "surrogatepass"), root, watch, worst)
     _fuzz(max(FEW, files - worst.files), root, watch, worst)
     assert worst.files >= files
-    assert 0 < worst.used < worst.files / 2  # the sound ones among them show that the others were looked at
+    assert worst.used < worst.files / 2
     _within(worst, record, fault="a fuzzed annotation file")
 
 
