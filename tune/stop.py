@@ -29,6 +29,7 @@ FACTOR = 9  # of the trials that reach a rung, one in so many goes on,
 EXPLORED = 4  # until so many times the start-up's trials were proposed,
 EXPLORED_OPENED = 2  # or so many where earlier searches said what to begin with;
 LIKELY = 0.1  # from there on each that has this chance of becoming the best
+PROVEN = 3  # trials that are completed in any case by the end
 KEPT = 6  # trials that wait at a rung; what is behind them gives its place on the disk back
 BROKEN = ("failed", "infeasible")
 
@@ -163,14 +164,16 @@ def _best_of_nine(table: Table, settings: SearchSettings, arrived: Trial | None)
 
 
 def _likeliest(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
-    """Whoever is the likeliest to become better than the best completed trial, if likely enough; while none is
-    completed, the best at the highest rung.
+    """Whoever is the likeliest to become better than the best completed trial, if likely enough.
+
+    While none is completed, or fewer than three when all were tried, the best at the highest rung: what the others may
+    gain is not known yet.
     """
     finished = _completed(table)
     waiting = [trial for rung in rung_epochs(settings) for trial in _waiting(table, rung, arrived)]
     if not waiting:
         return None
-    if not finished:
+    if len(finished) < (PROVEN if _all_tried(table, settings) else 1):
         highest = max(trial.epochs for trial in waiting)
         return _best_first((trial for trial in waiting if trial.epochs == highest), settings)[0]
     best = max(trial.values(settings.metric)[-1] for trial in finished)
