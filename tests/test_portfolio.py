@@ -11,7 +11,7 @@ from tests.builders import events, write_journal
 from tests.tables import SPACE, add_trial, search_settings
 from tune import portfolio
 from tune.journal import SearchStarted, Table
-from tune.opening import inside
+from tune.opening import distinct
 from tune.settings import load_settings
 from tune.space import Params, default_params
 from vqc.config import load_record
@@ -119,9 +119,9 @@ def test_a_broken_journal_does_not_keep_the_others_from_teaching(tmp_path: Path)
     assert portfolio.renew(tmp_path) == portfolio.own_file(tmp_path)
 
 
-def test_the_shipped_portfolio_fits_the_shipped_space() -> None:
+def test_the_shipped_portfolio_has_an_opening_for_the_shipped_space() -> None:
     settings = load_settings(portfolio.SHIPPED.parent / "search_cpu.json", {}, {})
     shipped = load_record(portfolio.Portfolio, portfolio.SHIPPED).detectors["fcos_tiny"]
     assert len(shipped.members) == portfolio.MEMBERS
     assert shipped.members[0] == default_params(settings.space, settings.train)
-    assert all(inside(settings.space, member) == member for member in shipped.members)
+    assert len(distinct(shipped.members, settings)) == portfolio.MEMBERS - 1  # larger images come to the largest here
