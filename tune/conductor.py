@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,12 +41,14 @@ from tune.results import trial_folders
 from tune.settings import SearchSettings, with_params
 from tune.stop import hopeless, to_resume, verdict
 from vqc.epoch import EpochReport
+from vqc.errors import DataError, SearchError, UserError
 
 __all__ = ["Conductor", "Task"]
 
 LEAP_S = 5.0  # between wall clock and the search's own, before the journal is told
 MOST_KEPT = 0.25  # of the hours, for running the best again
 RETRIES = 1  # a trial that failed by our fault is tried once more after the same epoch
+MOST_FAILED = 3  # trials one after the other, with no epoch measured between them: it is the machine, or ourselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +98,10 @@ class Conductor:
         self._unjudged = {trial.number for trial in self._waiting if trial.epochs}
         self._live: set[int] = set()
         self._failures: dict[int, list[_Failure]] = {}
+        self._failed_in_a_row: list[Trial] = []
         self._exhausted = False
         self.interrupted = False
-        self.data_fault: str | None = None  # what of the data is not as it was when the sitting began
+        self.fault: UserError | None = None  # what has to be put right before any trial can go on
         self._disk = DiskWait(lambda: self.interrupted)
 
     @property
@@ -127,8 +130,8 @@ class Conductor:
     @property
     def _over(self) -> str | None:
         """Why the sitting is over for all trials, or nothing."""
-        if self.data_fault is not None:
-            return self.data_fault
+        if self.fault is not None:
+            return self.fault.what
         if self.interrupted:
             return "by hand"
         return f"the {self._settings.hours:g} h are over" if self.out_of_time else None
@@ -208,6 +211,7 @@ class Conductor:
         trial = self.table.trials[number]
         if report.epoch == trial.epochs + 1:  # a worker that lost its checkpoint measures known epochs again
             self._write(EpochMeasured(at_ms=now_ms(), trial=number, report=report))
+            self._failed_in_a_row.clear()
         if report.epoch < trial.epochs:
             return True
         if not self._goes_on(trial):
@@ -238,7 +242,9 @@ class Conductor:
 
     def data_changed(self, number: int, reason: str) -> None:
         """The images are not what they were: nothing can be compared any more, and the trial is not to blame."""
-        self.data_fault = reason
+        self.fault = DataError(
+            f"{reason}; the results would not be comparable: put it back as it was and go on", command=self._resumption
+        )
         self._end(self.table.trials[number], "interrupted", reason)
 
     def failed(self, number: int, reason: str, *, out_of_memory: bool = False) -> None:
@@ -256,11 +262,30 @@ class Conductor:
         failures = self._failures.setdefault(number, [])
         failures.append(_Failure(after_epoch=trial.epochs, out_of_memory=out_of_memory))
         here = [failure for failure in failures if failure.after_epoch == trial.epochs]
-        if len(here) > RETRIES:
-            self._end(trial, "infeasible" if all(failure.out_of_memory for failure in here) else "failed", reason)
-            return
-        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
-        self._waiting.insert(0, trial)
+        if len(here) > RETRIES and all(failure.out_of_memory for failure in here):
+            self._end(trial, "infeasible", reason)
+        elif len(here) > RETRIES:
+            self._failed_in_a_row.append(trial)  # before it ends: its checkpoint is kept
+            self._end(trial, "failed", reason)
+            if len(self._failed_in_a_row) >= MOST_FAILED:
+                self._acquit(self._failed_in_a_row)
+        else:
+            self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
+            self._waiting.insert(0, trial)
+
+    def _acquit(self, failed: Sequence[Trial]) -> None:
+        """When one trial after the other fails, it is hardly theirs: none is lost, and the night is not used up."""
+        self.fault = SearchError(
+            f"{len(failed)} trials failed one after the other, at last with {failed[-1].reason}; it is hardly theirs: "
+            f"{self._folder / 'search.log'} has the tracebacks, and they are tried again when the search goes on",
+            command=self._resumption,
+        )
+        for trial in failed:
+            self._end(trial, "interrupted", trial.reason)
+
+    @property
+    def _resumption(self) -> str:
+        return f"python tune/search.py --name {self._folder.name} --resume"
 
     def unwritable(self, number: int, reason: str, *, needed_bytes: int) -> None:
         """A worker could not write its checkpoints. Waits until so much can be written; then the trial goes on from the
@@ -293,7 +318,7 @@ class Conductor:
         if self._exhausted and searched_all:
             for trial in self._paused():
                 self._end(trial, "stopped", f"{trial.reason}; others were better to the end")
-        stopped = self.interrupted or self.data_fault is not None
+        stopped = self.interrupted or self.fault is not None
         reason: SearchEndReason = "failed" if crashed else "interrupted" if stopped else "trials"
         if reason == "trials" and not searched_all:
             reason = "hours"
@@ -325,6 +350,8 @@ class Conductor:
         for number, folder in trial_folders(self._folder):  # those that are left, however many trials there were
             trial = self.table.trials.get(number)  # None: of a trial whose line was lost; it is not ours to judge
             if trial is None or trial.state not in ("completed", "stopped", "infeasible", "failed"):
+                continue
+            if trial in self._failed_in_a_row:
                 continue
             if number not in leaders:
                 shutil.rmtree(folder, ignore_errors=True)

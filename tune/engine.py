@@ -9,6 +9,7 @@ given to a worker.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -27,9 +28,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from tune.conductor import Conductor, Task
+from tune.line import Line, RayLostError
 from tune.losses import Watch
 from tune.packing import Packer
-from tune.processes import VitalProcesses, none_left_behind
+from tune.processes import none_left_behind
 from tune.propose import warm_up
 from tune.resources import Machines, Resources
 from tune.results import trial_folder
@@ -55,23 +57,25 @@ class WorkerSpentError(VqcError):
     """A reused worker refuses its next trial: memory stayed behind, or the last trial failed in it."""
 
 
-class _RayLostError(BaseException):
-    """Ends Ray Tune's loop at once: what it would tidy up for an ordinary error, it would ask of a Ray that is gone."""
-
-
 def connect(address: str | None) -> str | None:
     """Start Ray here, or join the cluster at ``address``; returns the dashboard's address if there is one.
 
     Raises:
-        SearchError: the cluster cannot be joined.
+        SearchError: the cluster cannot be joined, or this machine is too busy for a new one.
     """
     threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         # "local", not None: that joins whatever cluster was last started on this machine, or waits for a dead one.
         context = ray.init(address=address or "local", log_to_driver=False, **own)
-    except (ConnectionError, ValueError, RayError) as error:
-        if address is None:
+    except Exception as error:
+        if address is None and "timed out" in str(error):  # of no class of its own
+            raise SearchError(
+                "Ray's processes did not start within half a minute; expected a machine that has a core and 2 GB of "
+                f"memory to spare ({str(error).splitlines()[0]})",
+                command="python tune/search.py",
+            ) from None
+        if address is None or not isinstance(error, ConnectionError | ValueError | RayError):
             raise
         raise SearchError(
             f"--address {address}: no Ray cluster could be joined there; expected the address of a head node that "
@@ -108,7 +112,7 @@ def run(
     Raises:
         SearchError: Ray is gone; the search can be resumed.
     """
-    line = _Line(conductor, _packer(conductor, settings, resources, cache))
+    line = Line(conductor, _packer(conductor, settings, resources, cache))
     watch = Watch(lambda trial: line().patience_s(trial.config[TRIAL]), ray.kill, spent=SPENT)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
@@ -144,7 +148,7 @@ def run(
     try:
         with _every_loss_told():
             tuner.fit()
-    except _RayLostError as error:
+    except RayLostError as error:
         raise SearchError(
             f"{folder}: Ray's {error} ended, so the search cannot go on here; nothing that was measured is lost",
             command=f"python tune/search.py --name {folder.name} --resume",
@@ -212,8 +216,12 @@ class TrialActor(Trainable):  # type: ignore[misc]
             return {OUTCOME: "data changed", "reason": error.what}
         except Exception as error:  # noqa: BLE001  (the trial boundary: the journal keeps it, the search goes on)
             self._failed = True
-            traceback.print_exc()
-            return {OUTCOME: "failed", "reason": _said(error), "out_of_memory": _is_out_of_memory(error)}
+            return {
+                OUTCOME: "failed",
+                "reason": _said(error),
+                "out_of_memory": _is_out_of_memory(error),
+                "traceback": traceback.format_exc(),
+            }
 
     def cleanup(self) -> None:
         if self._worker is not None:
@@ -263,36 +271,10 @@ def _is_out_of_memory(error: Exception) -> bool:
     return is_out_of_memory(error)
 
 
-class _Line:
-    """The adapters' line to the conductor.
-
-    Ray pickles its searcher, scheduler and callbacks into snapshots of its own; nobody reads them, because a search is
-    resumed from the journal, so the line is left out.
-    """
-
-    def __init__(self, conductor: Conductor | None, packer: Packer | None) -> None:
-        self._conductor, self.packer = conductor, packer
-        self._vital = VitalProcesses()
-
-    def check(self) -> None:
-        """Ray takes a quarter of a minute to notice what it has lost, and then ends this process unheard."""
-        ended = self._vital.ended
-        if ended is not None:
-            raise _RayLostError(ended)
-
-    def __call__(self) -> Conductor:
-        if self._conductor is None:
-            raise RuntimeError("this adapter was restored from a snapshot of Ray's; use --resume")
-        return self._conductor
-
-    def __reduce__(self) -> tuple[type[_Line], tuple[None, None]]:
-        return _Line, (None, None)
-
-
 class _Searcher(Searcher):  # type: ignore[misc]
     """Asks the conductor for the next trial."""
 
-    def __init__(self, line: _Line, share: float) -> None:
+    def __init__(self, line: Line, share: float) -> None:
         super().__init__(metric="value", mode="max")
         self._line, self._share = line, share
 
@@ -320,7 +302,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
 class _Scheduler(FIFOScheduler):  # type: ignore[misc]
     """Asks the conductor whether a trial goes on, and tells it what was lost."""
 
-    def __init__(self, line: _Line, watch: Watch) -> None:
+    def __init__(self, line: Line, watch: Watch) -> None:
         super().__init__()
         self._line, self._watch = line, watch
 
@@ -331,6 +313,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         elif result[OUTCOME] == "data changed":
             self._line().data_changed(number, result["reason"])
         elif result[OUTCOME] == "failed":
+            sys.stderr.write(result["traceback"])  # the search's log, by now
             self._line().failed(number, result["reason"], out_of_memory=result["out_of_memory"])
         elif result[OUTCOME] == "unwritable":
             self._line().unwritable(number, result["reason"], needed_bytes=result["needed_bytes"])
@@ -349,7 +332,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
 class _Callback(Callback):  # type: ignore[misc]
     """Tells the conductor which worker took a trial, and looks after those that give no sign of life."""
 
-    def __init__(self, line: _Line, watch: Watch) -> None:
+    def __init__(self, line: Line, watch: Watch) -> None:
         self._line, self._watch = line, watch
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vqc.errors import DataError, SearchError, UserError
+from vqc.errors import SearchError, UserError
 from vqc.shell import as_typed
 
 if TYPE_CHECKING:
@@ -108,21 +108,23 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             conductor.close(crashed=crashed)
             progress.stop()
             mirror.finish(_reported(path, sitting.folder, terminal))
-            state = mirror.stop(DRAIN_TIMEOUT_S)
             briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
             if not crashed:
                 with suppress(OSError):
                     renew(results)  # what was learnt here opens the next search
-            if state.behind:
-                terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {sitting.folder.name}\n")
+            _drain(mirror, sitting.folder, terminal)
             engine.disconnect()  # last: whatever goes wrong in it, everything is written and said
             shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
-    if conductor.data_fault is not None:
-        raise DataError(
-            f"{conductor.data_fault}; the results would not be comparable: put it back as it was and go on",
-            command=f"python tune/search.py --name {sitting.folder.name} --resume",
-        )
+    if conductor.fault is not None:
+        raise conductor.fault
     return INTERRUPTED if conductor.interrupted else 0
+
+
+def _drain(mirror: Mirror, folder: Path, terminal: TextIO) -> None:
+    """Let the mirror catch up; where it cannot in time, say how it can later."""
+    state = mirror.stop(DRAIN_TIMEOUT_S)
+    if state.behind:
+        terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {folder.name}\n")
 
 
 def _reported(journal: Path, folder: Path, terminal: TextIO) -> list[Path]:

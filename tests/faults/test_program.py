@@ -120,6 +120,38 @@ def test_whatever_a_trial_does_the_others_go_on(
         record(Row(fault=f"program: {fault.name}", injected=len(strikes), lost=lost[fault.trial], again_s=seconds))
 
 
+@pytest.mark.slow
+def test_what_breaks_every_trial_ends_the_search_and_loses_none(
+    night: Callable[..., Night], record: Callable[[Row], None], tmp_path: Path
+) -> None:
+    every = [
+        Fault(name="", trial=number, kind="raise", place=place, times=ALWAYS)
+        for number in range(2, SETTINGS["trials"] + 1)
+        for place in ("start", "after epoch 1")
+    ]
+    injected = write_faults(tmp_path / "injected", every)
+    search = night(
+        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "policy": "random", "confirm": 0},
+        environment={"PYTHONPATH": str(injected)},
+    )
+    search.begin()
+    assert search.ended() == 2
+    assert "3 trials failed one after the other, at last with UnpicklableError: broken on purpose" in search.said
+    assert "Traceback" not in search.said
+    assert "UnpicklableError" in (search.results / search.name / "search.log").read_text(encoding="utf-8")
+    states = [trial.state for trial in search.table.trials.values()]
+    assert states == ["completed", *["interrupted"] * 3]
+    (injected / "sitecustomize.py").unlink()
+    search.resume()
+    again_s = search.wait_for(lambda table: table.trials[2].epochs > 0)
+    assert search.ended() == 0, search.said
+    data = load_data(tmp_path / "data")
+    lost = sum(differing(trial, alone(trial.config, data)) for trial in search.table.trials.values())
+    lost += SETTINGS["trials"] - sum(trial.state == "completed" for trial in search.table.trials.values())
+    assert lost == 0
+    record(Row(fault="program: every trial fails, as after a driver's reset", injected=3, lost=lost, again_s=again_s))
+
+
 def due(trial: Trial) -> int:
     """How many epochs there must be of a trial."""
     before = [fault for fault in FAULTS if fault.trial == trial.number and fault.place == "start"]

@@ -21,7 +21,7 @@ from tune.forecast import time_left
 from tune.journal import ClockLeapt, EpochMeasured, Event
 from tune.outcome import elapsed_s
 
-STOPPED_S = 20.0
+STOPPED_S = 60.0
 INTERRUPTED = 130
 
 

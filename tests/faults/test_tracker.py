@@ -18,7 +18,7 @@ import pytest
 from tests.builders import events, write_journal
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences, rows
-from tests.faults.night import PATIENCE_S, ROOT, Night
+from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night
 from tune.journal import EpochMeasured, Follower, Table
 from tune.mirror import Mirror
 from tune.search import DRAIN_TIMEOUT_S
@@ -113,12 +113,14 @@ needs_process_groups = pytest.mark.skipif(sys.platform == "win32", reason="signa
 def test_a_server_killed_and_started_again_holds_everything(
     night: Callable[..., Night], server: Server, record: Record
 ) -> None:
-    """Killed after a tenth of some twenty epochs; begins to start after a quarter, and that takes a while."""
-    search = night(images=600, settings={"confirm": 2})
+    """Killed in the first third of the search's epochs; begins to start in the last, which takes a while."""
+    search = night(images=900, settings={"policy": "random", "confirm": 0})
+    whole = SETTINGS["trials"] * SETTINGS["train"]["num_epochs"]
     search.begin("--mlflow", server.uri)
     search.wait_for(lambda table: epochs_of(table) >= 2)
     server.send(signal.SIGKILL)
-    search.wait_for(lambda table: epochs_of(table) >= 5)
+    assert epochs_of(search.table) < whole / 3
+    search.wait_for(lambda table: epochs_of(table) >= whole * 2 / 3)
     server.start()
     server.wait()
     back, back_s = epochs_of(search.table), time.monotonic()
