@@ -252,7 +252,7 @@ HEAVY: Mapping[str, tuple[Callable[[], bytes], str]] = {
         ),
         "expected one of",
     ),
-    "fifty thousand boxes on one picture": (lambda: _document(annotations=_many(BOX, 50_000)), ""),
+    "two hundred thousand boxes on one picture": (lambda: _document(annotations=_many(BOX, 200_000)), ""),
     "two million boxes on one picture": (
         lambda: _document(annotations=_many("[0,0,0,0]", 2_000_000)), "expected at most 6,000,000 values"
     ),
