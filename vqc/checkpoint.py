@@ -59,6 +59,11 @@ class LoopState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that training changes; the optimiser's list, because the model looks its own up each time."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:

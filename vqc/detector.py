@@ -31,6 +31,7 @@ from vqc.errors import ModelError
 from vqc.fcos_head import PairedHead
 from vqc.fcos_loss import fcos_loss
 from vqc.fcos_tiny import fcos_tiny
+from vqc.pointwise import train_pointwise_as_product
 from vqc.randomness import stream_seed
 
 __all__ = ["build_detector", "loss_count", "move_detector"]
@@ -65,6 +66,10 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     scorer = getattr(model, "roi_heads", model)
     scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
     _count_losses(model)
+    train_pointwise_as_product(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.Hardswish):
+            layer.inplace = False  # its backward pass needs what it would overwrite, so torch copies that first
     return move_detector(model, torch.device("cpu"))
 
 

@@ -79,21 +79,21 @@ def match_cells(boxes: Tensor, anchors: Tensor, *, cells_per_level: Sequence[int
         boxes: [N, M, 4] xyxy pixels, M at least 1; what is filled up with zeros matches nothing.
         anchors: [A, 4] xyxy pixels.
     """
-    centre = (anchors[:, :2] + anchors[:, 2:]).T[:, None, :, None] / 2  # [2, 1, A, 1]
+    centre = (anchors[:, :2] + anchors[:, 2:]).T[:, None, None] / 2  # [2, 1, 1, A]
     stride = anchors[:, 2] - anchors[:, 0]
-    sides = boxes.permute(2, 0, 1)[:, :, None]
-    low, high = sides[:2], sides[2:]  # [2, N, 1, M] each
-    near = ((centre - (low + high) / 2).abs().amax(0)) < radius * stride[:, None]  # [N, A, M]
+    sides = boxes.permute(2, 0, 1)[..., None]
+    low, high = sides[:2], sides[2:]  # [2, N, M, 1] each
+    near = (centre - (low + high) / 2).abs().amax(0) < radius * stride  # [N, M, A]
     after, before = centre - low, high - centre
     inside = torch.minimum(after, before).amin(0) > 0
     farthest = torch.maximum(after, before).amax(0)
     least, most = (factor * stride for factor in STRIDES_PER_LEVEL)
     least[: cells_per_level[0]] = 0
     most[-cells_per_level[-1] :] = torch.inf
-    fits = (farthest > least[:, None]) & (farthest < most[:, None])
-    area_px2 = (high - low).prod(0)  # [N, 1, M]
+    fits = (farthest > least) & (farthest < most)
+    area_px2 = (high - low).prod(0)  # [N, M, 1]
     below = torch.where(near & inside & fits, LARGEST_AREA_PX2 - area_px2, 0)
-    best, match = below.max(dim=2)
+    best, match = below.max(dim=1)
     return match.where(best > 0, -1)
 
 

@@ -32,7 +32,7 @@ from vqc.errors import NonFiniteLossError
 from vqc.memory import MicroBatch, Rollback
 from vqc.precision import Precision
 
-__all__ = ["add_gradient"]
+__all__ = ["add_gradient", "clip_gradient"]
 
 Gradients = list[tuple[nn.Parameter, Tensor]]
 
@@ -59,12 +59,12 @@ def add_gradient(
         InfeasibleError: one image alone does not fit.
         NonFiniteLossError: a loss is NaN or infinite.
     """
-    before = _taken(state.model)
+    before = _taken(state.trainable)
     rollback.save()
     tries = itertools.count()
 
     def attempt(size: int) -> dict[str, Tensor]:
-        for parameter in state.model.parameters():
+        for parameter in state.trainable:
             parameter.grad = None
         if next(tries):
             rollback.restore()
@@ -76,9 +76,17 @@ def add_gradient(
     return terms
 
 
-def _taken(model: nn.Module) -> Gradients:
+def clip_gradient(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Scale the gradient down to the norm ``most`` where it is longer; returns its norm before, on its device."""
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if norm.device.type != "cpu" or not norm <= most:  # a GPU would have to be waited for, and multiplies by 1 instead
+        nn.utils.clip_grads_with_norm_(parameters, most, norm)
+    return norm
+
+
+def _taken(parameters: Sequence[nn.Parameter]) -> Gradients:
     """The gradients of the batches before, of the same step; none unless gradients are accumulated."""
-    return [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    return [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
 
 
 def _in_parts(state: LoopState, parts: Sequence[Batch], *, share: float, precision: Precision) -> dict[str, Tensor]:
@@ -108,7 +116,7 @@ def _in_parts(state: LoopState, parts: Sequence[Batch], *, share: float, precisi
         for name, term in {**terms, "total": total}.items():
             sums.terms[name] = sums.terms.get(name, 0.0) + term.detach() * weight
     whole = max(1.0, float(sums.count))
-    for parameter in state.model.parameters():
+    for parameter in state.trainable:
         if parameter.grad is not None:
             parameter.grad.mul_(reference / whole)
     return {name: term / whole for name, term in sums.terms.items()}

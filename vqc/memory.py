@@ -98,14 +98,14 @@ class Rollback:
 
     def save(self) -> None:
         """Take the present state as the one to go back to."""
-        for saved, buffer in zip(self._saved, self._buffers, strict=True):
-            saved.copy_(buffer)
+        if self._buffers:
+            torch._foreach_copy_(self._saved, self._buffers)
         self._mark()
 
     def restore(self) -> None:
         """Go back to the state that was saved last."""
-        for saved, buffer in zip(self._saved, self._buffers, strict=True):
-            buffer.copy_(saved)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._saved)
         torch.set_rng_state(self._cpu_state)
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._cuda_state, self._device)

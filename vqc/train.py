@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
 from vqc.allocator import allocator_environment
 from vqc.checkpoint import LoopState, ModelInfo, load_state
@@ -30,7 +29,7 @@ from vqc.errors import InfeasibleError
 from vqc.evaluate import coco_scores, detect
 from vqc.first_batch import FirstBatch
 from vqc.gpu import gpu_uuid
-from vqc.gradient import add_gradient
+from vqc.gradient import add_gradient, clip_gradient
 from vqc.heap import freed_memory_kept
 from vqc.memory import (
     CudaMeter,
@@ -202,7 +201,7 @@ def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: P
         if state.info.config.gpu_optimization.empty_cache_after_batch and precision.device.type == "cuda":
             torch.cuda.empty_cache()
     state.scaler.unscale_(state.optimizer)
-    done.grad_norm = done.grad_norm + nn.utils.clip_grad_norm_(state.model.parameters(), state.info.config.clip_norm)
+    done.grad_norm = done.grad_norm + clip_gradient(state.trainable, state.info.config.clip_norm)
     # Waits too where it scales: it must know whether a gradient overflowed.
     parts.train.fitted(
         lambda _: state.scaler.step(state.optimizer), images=state.info.config.batch_size, what="the optimiser's step"
