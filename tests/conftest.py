@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tests.images import write_data
+from tests.watching import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Data:
     from vqc.coco import load_data
 
     return load_data(write_data(tmp_path_factory.mktemp("data") / "tiny", train=9, val=4, test=3))
+
+
+@pytest.fixture(scope="module")
+def watch() -> Iterator[Watch]:
+    """Notes every file that is opened while it is switched on."""
+    watch = Watch()
+    sys.addaudithook(watch)
+    yield watch
+    watch.on = False
 
 
 @pytest.fixture

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import images
+from tests.watching import Watch
 from vqc.coco import inspect_data
 
 OUTSIDE = (
@@ -58,26 +55,6 @@ DOCUMENT = st.fixed_dictionaries(
 THOROUGH = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@dataclass
-class Watch:
-    """Notes every file that the interpreter opens while it is on."""
-
-    on: bool = False
-    opened: list[Path] = field(default_factory=list)
-
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.on and event == "open" and isinstance(args[0], str):
-            self.opened.append(Path(args[0]))
-
-
-@pytest.fixture(scope="module")
-def watch() -> Iterator[Watch]:
-    watch = Watch()
-    sys.addaudithook(watch)  # cannot be taken off again, but switched off
-    yield watch
-    watch.on = False
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small folder beside a picture it must not touch."""
@@ -101,8 +78,9 @@ def test_no_content_raises_or_leads_out_of_the_folder(root: Path, watch: Watch, 
     watch.on = True
     _, findings = inspect_data(root)
     watch.on = False
-    assert root / "train/annotations.json" in watch.opened
-    assert [path for path in watch.opened if not path.resolve().is_relative_to(root.resolve())] == []
+    opened = [Path(path) for path in watch.opened]
+    assert root / "train/annotations.json" in opened
+    assert [path for path in opened if not path.resolve().is_relative_to(root.resolve())] == []
     assert all(str(finding).isprintable() for finding in findings)
 
 

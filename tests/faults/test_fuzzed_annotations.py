@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tests import images
 from tests.faults.conftest import Row
 from tests.test_annotations import DOCUMENT
+from tests.watching import Watch
 from vqc import annotations
 from vqc.coco import load_data
 from vqc.errors import DataError
@@ -49,18 +50,6 @@ NAMES = (
 
 
 @dataclass
-class Watch:
-    """Notes every file that the interpreter opens while it is on."""
-
-    on: bool = False
-    opened: list[str] = field(default_factory=list)
-
-    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.on and event == "open" and isinstance(args[0], str):
-            self.opened.append(args[0])
-
-
-@dataclass
 class Worst:
     """Files that were read and those of them that could be used; the longest time for one, and the most memory."""
 
@@ -68,14 +57,6 @@ class Worst:
     used: int = 0
     seconds: float = 0.0
     mb: float = 0.0
-
-
-@pytest.fixture(scope="module")
-def watch() -> Iterator[Watch]:
-    watch = Watch()
-    sys.addaudithook(watch)  # cannot be taken off again, but switched off
-    yield watch
-    watch.on = False
 
 
 @pytest.fixture(scope="module")
