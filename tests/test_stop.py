@@ -201,13 +201,13 @@ def test_an_epoch_without_a_score_stops() -> None:
     trial = add_trial(table, SETTINGS, values=[0.5] * RUNG, state="running")
     without_score(trial)
     said = verdict(table, trial, SETTINGS)
-    assert (said.action, said.reason) == ("stop", f"no ap50 at epoch {RUNG}")
+    assert (said.action, said.reason) == ("stop", f"no AP50 at epoch {RUNG}")
 
 
 def test_a_trial_that_waits_is_told_why() -> None:
     table = waiting(0.5)
     trial = add_trial(table, SETTINGS, values=[0.3] * RUNG, state="running")
-    assert verdict(table, trial, SETTINGS).reason == f"ap50 0.300 at epoch {RUNG}"
+    assert verdict(table, trial, SETTINGS).reason == f"AP50 0.300 at epoch {RUNG}"
 
 
 @pytest.mark.parametrize("state", ["failed", "infeasible"])

@@ -86,12 +86,12 @@ def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
         return GO_ON
     value = _value(trial, trial.epochs, settings)
     if value is None:
-        return Verdict(action="stop", reason=f"no {settings.metric} at epoch {trial.epochs}")
+        return Verdict(action="stop", reason=f"no {settings.metric.upper()} at epoch {trial.epochs}")
     if settings.policy == "race" and (
         _nothing_to_compare_with(table, trial, settings) or _earned(table, settings, arrived=trial) is trial
     ):
         return GO_ON
-    return Verdict(action="pause", reason=f"{settings.metric} {value:.3f} at epoch {trial.epochs}")
+    return Verdict(action="pause", reason=f"{settings.metric.upper()} {value:.3f} at epoch {trial.epochs}")
 
 
 def _nothing_to_compare_with(table: Table, arrived: Trial, settings: SearchSettings) -> bool:
@@ -235,7 +235,7 @@ def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, fa
     value = _value(trial, epoch, settings)
     if value is not None and value >= cutoff:
         return GO_ON
-    return Verdict(action="stop", reason=f"{settings.metric} {value or 0:.3f} at epoch {epoch}, below {cutoff:.3f}")
+    return Verdict(action="stop", reason=f"{settings.metric.upper()} {value or 0:.3f} at epoch {epoch}, below {cutoff:.3f}")
 
 
 def _value(trial: Trial, epoch: int, settings: SearchSettings) -> float | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psutil
 import pytest
@@ -23,6 +25,7 @@ from tune.outcome import elapsed_s
 
 STOPPED_S = 60.0
 INTERRUPTED = 130
+LEAPING = Path(__file__).parent / "leaping"
 
 
 def epochs(night: Night) -> int:
@@ -124,6 +127,36 @@ def test_signals_cost_a_search_nothing(night: Callable[..., Night], record: Call
     assert before is not None
     assert after is not None
     assert after.mean_s < before.mean_s + 5
+
+
+@pytest.mark.slow
+def test_a_clock_that_is_set_costs_a_search_nothing(
+    night: Callable[..., Night], record: Callable[[Row], None], tmp_path: Path
+) -> None:
+    """An hour ahead in mid-search, and back again, in all of its processes."""
+    leaping = Path(shutil.copytree(LEAPING, tmp_path / "leaping"))
+    one = night(images=30, environment={"PYTHONPATH": str(leaping)})
+    one.begin()
+    wait_for_epochs(one, 3)
+    before = time_left(one.table, one.table.last_ms)
+    again_s, took_s = [], []
+    for leap_s in (3600, 0):
+        (leaping / "leap_s").write_text(str(leap_s), encoding="ascii")
+        again_s.append(wait_for_epochs(one, 2))
+        leapt = one.table
+        after = time_left(leapt, leapt.last_ms)
+        assert before is not None
+        assert after is not None
+        assert after.mean_s < before.mean_s + 5
+        took_s.append(elapsed_s(leapt))
+    assert one.ended() == 0, one.said
+    told = [event.lost_ms / 1000 for event in events(one) if isinstance(event, ClockLeapt)]
+    found, whole = outcome(one.table), outcome(undisturbed(one))
+    lost = sum(found.get(number) != whole.get(number) for number in found.keys() | whole.keys())
+    record(Row(fault="clock set an hour ahead, and back", injected=2, lost=lost, again_s=max(again_s)))
+    assert found == whole
+    assert told == [pytest.approx(3600, abs=2), pytest.approx(-3600, abs=2)]
+    assert 0 < took_s[0] < took_s[1] < 600
 
 
 @pytest.fixture(scope="module")
