@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 LIVE_POLL_S = 0.25
+MOST_BUSY = 0.05  # of a core, which a redraw after thousands of trials would take more of
 PLAIN_POLL_S = 1.0
 PLAIN_LINE_EVERY_S = 10.0
 
@@ -148,14 +149,14 @@ class Progress:
         with Live(console=console_of(self._stream, terminal=True), auto_refresh=False, transient=True,
                   redirect_stdout=False, redirect_stderr=False) as display:  # fmt: skip
             while True:
-                last = self._done.is_set()
+                last, began_s = self._done.is_set(), time.monotonic()
                 for event in self._follower.poll():
                     self._table.apply(event)
                 if self._table.started is not None:
                     display.update(_Screen(self._snapshot()), refresh=True)
                 if last:
                     return
-                self._done.wait(LIVE_POLL_S)
+                self._done.wait(max(LIVE_POLL_S, (time.monotonic() - began_s) / MOST_BUSY))
 
     def _run_plain(self) -> None:
         for event in self._follower.poll():
