@@ -150,10 +150,14 @@ def test_grad_cam_explains_one_detection_of_every_family(name: str, size: tuple[
     image = picture(11, size)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     (found,) = torch_finder(model)(image[None])
-    near = found.boxes[:, 0].argmin(), found.boxes[:, 0].argmax()  # the leftmost and the rightmost
-    left, right = (grad_cam(model, image, Target(box=found.boxes[i], label=int(found.labels[i]))) for i in near)
-    assert left is not None
-    assert right is not None
+
+    def first_map(order: np.ndarray) -> np.ndarray:
+        """Random weights may leave a detection without one: nothing that speaks for it."""
+        targets = (Target(box=found.boxes[i], label=int(found.labels[i])) for i in order)
+        return next(heat for target in targets if (heat := grad_cam(model, image, target)) is not None)
+
+    from_left = found.boxes[:, 0].argsort()
+    left, right = first_map(from_left), first_map(from_left[::-1])
     assert (left.shape, left.dtype.name, float(left.min()), float(left.max())) == (size, "float32", 0.0, 1.0)
     assert np.abs(left - right).max() > 0.1
     after = model.state_dict()
