@@ -235,7 +235,8 @@ def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, fa
     value = _value(trial, epoch, settings)
     if value is not None and value >= cutoff:
         return GO_ON
-    return Verdict(action="stop", reason=f"{settings.metric.upper()} {value or 0:.3f} at epoch {epoch}, below {cutoff:.3f}")
+    name = settings.metric.upper()
+    return Verdict(action="stop", reason=f"{name} {value or 0:.3f} at epoch {epoch}, below {cutoff:.3f}")
 
 
 def _value(trial: Trial, epoch: int, settings: SearchSettings) -> float | None:
