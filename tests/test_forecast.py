@@ -14,7 +14,7 @@ from tests.tables import search_settings
 from tune import conductor as conductor_module
 from tune.conductor import Conductor
 from tune.forecast import EpochCost, Estimate, time_left, whole_search
-from tune.journal import Event, Journal, SearchStarted, Table, Trial
+from tune.journal import EpochMeasured, Event, Journal, SearchStarted, Table, Trial, TrialProposed
 from tune.settings import SearchSettings
 
 SEEDS = range(6)
@@ -89,6 +89,16 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> list[list[Event]]:
 def test_the_time_left_is_foretold_within_a_quarter_from_the_fifth_trial_on(searches: list[list[Event]]) -> None:
     errors = [abs(error) for some in searches for error in errors_of(some)]
     assert sum(error < 0.25 for error in errors) / len(errors) > 0.95
+
+
+def test_once_the_repeats_have_begun_nothing_else_is_expected(searches: list[list[Event]]) -> None:
+    for some in searches:
+        repeats = [event.trial for event in some if isinstance(event, TrialProposed) and event.repeats is not None]
+        began = next(at for at, event in enumerate(some) if isinstance(event, EpochMeasured) and event.trial in repeats)
+        table = table_of(some[: began + 1])
+        left, true_s = time_left(table, table.last_ms), (some[-1].at_ms - table.last_ms) / 1000
+        assert left is not None
+        assert left.mean_s < 1.2 * true_s  # less where the best are so close that more of them are run again
 
 
 def test_the_forecast_does_not_lean_to_one_side(searches: list[list[Event]]) -> None:
