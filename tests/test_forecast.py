@@ -99,6 +99,10 @@ def test_once_the_repeats_have_begun_nothing_else_is_expected(searches: list[lis
         left, true_s = time_left(table, table.last_ms), (some[-1].at_ms - table.last_ms) / 1000
         assert left is not None
         assert left.mean_s < 1.2 * true_s  # less where the best are so close that more of them are run again
+        table.trials_asked *= 2  # as a resumption may
+        more = time_left(table, table.last_ms)
+        assert more is not None
+        assert more.mean_s > left.mean_s + 30 * 2  # at least two seconds for each
 
 
 def test_the_forecast_does_not_lean_to_one_side(searches: list[list[Event]]) -> None:

@@ -129,7 +129,8 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
     searched = [trial for trial in trials if trial.repeats is None]
     repeats = len(trials) - len(searched)
     ends = _ends(settings)
-    if repeats:  # they come last: whoever still waits at a rung waits in vain
+    if trials and trials[-1].repeats and len(searched) >= settings.trials:
+        # They come last: whoever still waits at a rung waits in vain, unless a resumption asks for more trials.
         return pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats))
     parts, reach, uncertain = [], float(settings.trials), 0.0  # trials of the whole search that run the stretch
     for number, (begin, end) in enumerate(pairwise([0, *ends])):
@@ -146,7 +147,7 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
     default = next((trial for trial in searched if trial.origin == "default"), None)
     if settings.policy == "race" and (default is None or default.state == "paused"):  # it is run in full at the end
         parts.append(pace.later_s(ends[-1] - (ends[0] if default is None else default.epochs)))
-    parts.append(pace.later_s(ends[-1]).repeated(min(settings.confirm, settings.trials)))
+    parts.append(pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats)))
     return _sum(parts)
 
 
