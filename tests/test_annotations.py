@@ -91,6 +91,8 @@ def test_no_content_raises_or_leads_out_of_the_folder(root: Path, watch: Watch, 
     right=st.floats(62.5, 65.5) | st.floats(0, 70),  # often near the border, which is at 64
     bottom=st.floats(46.5, 49.5) | st.floats(0, 70),  # at 48
 )
+@example(x=0.0, y=0.0, right=1e-50, bottom=10.0)  # no width is left of it in float32
+@example(x=0.0, y=60.0, right=10.0, bottom=60.0 + 1e-6)
 def test_a_box_is_refused_or_inside_and_not_empty(root: Path, x: float, y: float, right: float, bottom: float) -> None:
     boxes = [images.annotation(1, 1, (x, y, right - x, bottom - y)), images.annotation(2, 2)]
     entries = [images.image(1, "rgb-1.png"), images.image(2, "rgb-2.png")]

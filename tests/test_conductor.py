@@ -305,6 +305,48 @@ def test_when_one_trial_after_the_other_fails_none_is_lost(sit: Callable[..., Co
     assert [trial.state for trial in resumed.table.trials.values()] == ["completed"] * 5
 
 
+def test_who_fails_again_although_others_do_not_has_failed(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    assert [fail(conductor), fail(conductor), fail(conductor)] == [1, 2, 3]
+    conductor.close()
+    resumed = sit()
+    task = resumed.next_task()
+    assert task is not None
+    assert task.trial.number == 4  # first something that nobody has seen fail
+    resumed.measured(4, epoch_report(1, ap50=0.1))
+    resumed.interrupted = True
+    resumed.measured(4, epoch_report(2, ap50=0.1))
+    resumed.interrupted = False
+    assert [fail(resumed), fail(resumed), fail(resumed)] == [1, 2, 3]
+    assert resumed.fault is None
+    work(resumed)
+    assert [trial.state for trial in resumed.table.trials.values()][:3] == ["failed"] * 3
+    assert resumed.table.trials[5].state == "completed"
+
+
+def test_a_machine_that_is_still_broken_loses_no_trial_either(sit: Callable[..., Conductor]) -> None:
+    settings = search_settings(epochs=4, trials=8, policy="random")
+    conductor = sit(settings)
+    assert [fail(conductor), fail(conductor), fail(conductor)] == [1, 2, 3]
+    conductor.close()
+    resumed = sit(settings)
+    assert [fail(resumed), fail(resumed), fail(resumed)] == [4, 5, 6]
+    assert resumed.fault is not None
+    resumed.close()
+    assert {trial.state for trial in resumed.table.trials.values()} == {"interrupted"}
+
+
+def test_what_failed_is_named_in_one_line(sit: Callable[..., Conductor]) -> None:
+    conductor = sit()
+    for _ in range(6):
+        task = conductor.next_task()
+        assert task is not None
+        conductor.failed(task.trial.number, "CUDA error: unknown error\nconsider CUDA_LAUNCH_BLOCKING=1")
+    assert conductor.fault is not None
+    assert "\n" not in conductor.fault.what
+    assert "CUDA error: unknown error;" in conductor.fault.what
+
+
 def test_an_epoch_between_tells_that_trials_failed_by_themselves(sit: Callable[..., Conductor]) -> None:
     conductor = sit()
     fail(conductor), fail(conductor)

@@ -92,13 +92,13 @@ class Conductor:
         self._clock_s = clock_s or AwakeClock()
         self._started_s = self._clock_s()
         self._offset_s = self._wall_ahead_s()
-        self._waiting = [
-            trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")
-        ]
+        begun = [trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")]
+        self._waiting = sorted(begun, key=lambda trial: trial.acquitted)
         self._unjudged = {trial.number for trial in self._waiting if trial.epochs}
         self._live: set[int] = set()
         self._failures: dict[int, list[_Failure]] = {}
         self._failed_in_a_row: list[Trial] = []
+        self._works = False  # some epoch was measured in this sitting
         self._exhausted = False
         self.interrupted = False
         self.fault: UserError | None = None  # what has to be put right before any trial can go on
@@ -163,11 +163,13 @@ class Conductor:
         return Task(trial=trial, after_epoch=trial.epochs)
 
     def _next_trial(self) -> Trial | None:
-        """First what was begun, then what has earned its next epochs, then what is new, at last the repeats."""
-        while self._waiting:
-            trial = self._waiting.pop(0)
-            if self._still_goes_on(trial):
-                return trial
+        """First what was begun, then what has earned its next epochs, then what is new, at last the repeats.
+
+        Acquitted trials wait for an epoch of another, which shows that it works again.
+        """
+        begun = self._begun(acquitted=self._works)
+        if begun is not None:
+            return begun
         if not self._closing:
             promoted = to_resume(self.table, self._settings)
             if promoted is not None:
@@ -177,8 +179,19 @@ class Conductor:
                 return self._proposed()
         if self._live:
             return None
+        begun = self._begun(acquitted=True)
+        if begun is not None:
+            return begun
         best = next_repeat(self.table, self._settings)
         return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
+
+    def _begun(self, *, acquitted: bool) -> Trial | None:
+        """The next of those that were begun and still go on; acquitted ones only if asked for."""
+        while self._waiting and (acquitted or not self._waiting[0].acquitted):
+            trial = self._waiting.pop(0)
+            if self._still_goes_on(trial):
+                return trial
+        return None
 
     def _still_goes_on(self, trial: Trial) -> bool:
         """The sitting before may have been killed between a trial's epoch and what follows from it."""
@@ -212,6 +225,7 @@ class Conductor:
         if report.epoch == trial.epochs + 1:  # a worker that lost its checkpoint measures known epochs again
             self._write(EpochMeasured(at_ms=now_ms(), trial=number, report=report))
             self._failed_in_a_row.clear()
+            self._works = True
         if report.epoch < trial.epochs:
             return True
         if not self._goes_on(trial):
@@ -268,16 +282,24 @@ class Conductor:
             self._failed_in_a_row.append(trial)  # before it ends: its checkpoint is kept
             self._end(trial, "failed", reason)
             if len(self._failed_in_a_row) >= MOST_FAILED:
-                self._acquit(self._failed_in_a_row)
+                self._acquit([trial for trial in self._failed_in_a_row if not trial.acquitted])
         else:
             self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
             self._waiting.insert(0, trial)
 
     def _acquit(self, failed: Sequence[Trial]) -> None:
-        """When one trial after the other fails, it is hardly theirs: none is lost, and the night is not used up."""
+        """When one trial after the other fails, it is hardly theirs: none is lost, and the night is not used up.
+
+        Args:
+            failed: those of them that were not acquitted before; the others had their second chance.
+        """
+        if not failed:
+            self._failed_in_a_row.clear()
+            return
+        said = failed[-1].reason.partition("\n")[0]
         self.fault = SearchError(
-            f"{len(failed)} trials failed one after the other, at last with {failed[-1].reason}; it is hardly theirs: "
-            f"{self._folder / 'search.log'} has the tracebacks, and they are tried again when the search goes on",
+            f"{MOST_FAILED} trials failed one after the other, at last with {said}; it is hardly theirs: "
+            f"{self._folder / 'search.log'} has what they said, and they are tried again when the search goes on",
             command=self._resumption,
         )
         for trial in failed:

@@ -9,11 +9,11 @@ given to a worker.
 from __future__ import annotations
 
 import gc
-import sys
+import os
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ __all__ = ["TrialActor", "WorkerSpentError", "connect", "disconnect", "machines"
 
 TRIAL, OUTCOME, GPUS = "trial", "outcome", "gpus"
 SPENT = "WorkerSpentError"
+STDERR = 2
 
 
 class WorkerSpentError(VqcError):
@@ -72,8 +73,7 @@ def connect(address: str | None) -> str | None:
         if address is None and "timed out" in str(error):  # of no class of its own
             raise SearchError(
                 "Ray's processes did not start within half a minute; expected a machine that has a core and 2 GB of "
-                f"memory to spare ({str(error).splitlines()[0]})",
-                command="python tune/search.py",
+                f"memory to spare ({str(error).splitlines()[0]}); the same command will do when it has"
             ) from None
         if address is None or not isinstance(error, ConnectionError | ValueError | RayError):
             raise
@@ -313,8 +313,9 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         elif result[OUTCOME] == "data changed":
             self._line().data_changed(number, result["reason"])
         elif result[OUTCOME] == "failed":
-            sys.stderr.write(result["traceback"])  # the search's log, by now
             self._line().failed(number, result["reason"], out_of_memory=result["out_of_memory"])
+            with suppress(OSError):  # the search's log; its disk may be full
+                os.write(STDERR, result["traceback"].encode("utf-8", "backslashreplace"))
         elif result[OUTCOME] == "unwritable":
             self._line().unwritable(number, result["reason"], needed_bytes=result["needed_bytes"])
         elif self._line().measured(number, EpochReport.model_validate_json(result["report"])):

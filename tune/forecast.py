@@ -129,7 +129,7 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
     searched = [trial for trial in trials if trial.repeats is None]
     repeats = len(trials) - len(searched)
     ends = _ends(settings)
-    if trials and trials[-1].repeats and len(searched) >= settings.trials:
+    if trials and trials[-1].repeats and (settings.hours is not None or len(searched) >= settings.trials):
         # They come last: whoever still waits at a rung waits in vain, unless a resumption asks for more trials.
         return pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats))
     parts, reach, uncertain = [], float(settings.trials), 0.0  # trials of the whole search that run the stretch

@@ -162,6 +162,7 @@ class Trial:
     ended_ms: int | None = None
     state: State = "proposed"
     reason: str = ""
+    acquitted: bool = False  # it failed, and so did the others: it was tried again because of that
     reports: list[EpochReport] = field(default_factory=list)
     spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each time that a worker had it, awake
 
@@ -203,6 +204,7 @@ class Trial:
             case TrialPaused():
                 self.state, self.reason = "paused", event.reason
             case TrialEnded():
+                self.acquitted |= (self.state, event.state) == ("failed", "interrupted")
                 self.state, self.reason, self.ended_ms = event.state, event.reason, event.at_ms
 
 

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 LIVE_POLL_S = 0.25
+LONGEST_POLL_S = 5.0
 MOST_BUSY = 0.05  # of a core, which a redraw after thousands of trials would take more of
 PLAIN_POLL_S = 1.0
 PLAIN_LINE_EVERY_S = 10.0
@@ -149,14 +150,15 @@ class Progress:
         with Live(console=console_of(self._stream, terminal=True), auto_refresh=False, transient=True,
                   redirect_stdout=False, redirect_stderr=False) as display:  # fmt: skip
             while True:
-                last, began_s = self._done.is_set(), time.monotonic()
+                last, began_s = self._done.is_set(), time.thread_time()  # not what a terminal keeps it waiting
                 for event in self._follower.poll():
                     self._table.apply(event)
                 if self._table.started is not None:
                     display.update(_Screen(self._snapshot()), refresh=True)
                 if last:
                     return
-                self._done.wait(max(LIVE_POLL_S, (time.monotonic() - began_s) / MOST_BUSY))
+                busy_s = time.thread_time() - began_s
+                self._done.wait(min(max(LIVE_POLL_S, busy_s / MOST_BUSY), LONGEST_POLL_S))
 
     def _run_plain(self) -> None:
         for event in self._follower.poll():

@@ -66,7 +66,7 @@ class Translator:
         self.table = j.Table()
         self.line = 0
         self._epochs_run = 0
-        self._trials_ended = 0
+        self._ended: set[int] = set()  # a trial that was interrupted ends again
         self._best = 0.0
         self._leader: j.Trial | None = None  # kept at hand: sorting all trials at each end of one would be quadratic
 
@@ -175,7 +175,7 @@ class Translator:
         trial = self.table.trials[event.trial]
         note = f"**{event.state}** after {trial.epochs} of {counted(trial.config.num_epochs, 'epoch')}: {event.reason}"
         tags = {"vqc.state": event.state, "vqc.reason": event.reason, "mlflow.note.content": note}
-        self._trials_ended += 1
+        self._ended.add(event.trial)
         child = self._update(event.trial, status=_STATUS[event.state], ended_ms=event.at_ms, tags=tags)
         return [child, self._progress(event.at_ms)]
 
@@ -183,7 +183,7 @@ class Translator:
         """The parent's curves: over epochs run, the currency that all trials spend."""
         figures = {
             f"best_{self.table.metric}": self._best,
-            "trials_ended": float(self._trials_ended),
+            "trials_ended": float(len(self._ended)),
             "epochs_run": float(self._epochs_run),
         }
         points = [Point(name, value, self._epochs_run, at_ms) for name, value in figures.items()]

@@ -317,7 +317,7 @@ class _Reader:
             return None
         right, bottom = x + width, y + height
         within = x >= 0 and y >= 0 and right <= image.width and bottom <= image.height
-        if within and width > FINE * right and height > FINE * bottom:
+        if within and width > FINE * max(right, 1.0) and height > FINE * max(bottom, 1.0):
             return x, y, right, bottom
         overhang_px = max(-x, -y, right - image.width, bottom - image.height)
         inside = (max(x, 0.0), max(y, 0.0), min(right, float(image.width)), min(bottom, float(image.height)))
