@@ -94,8 +94,9 @@ def _points_wanted(journal: Path, trial: Trial) -> Counter[tuple[str, float, int
 
 def _totals(journal: Path) -> dict[str, float]:
     """What the parent's curves should come to."""
-    some = [event.event for event in Follower(journal).poll()]
-    return {"epochs_run": float(some.count("epoch")), "trials_ended": float(some.count("trial_ended"))}
+    some = list(Follower(journal).poll())
+    ended = {event.trial for event in some if event.event == "trial_ended"}  # some were interrupted before
+    return {"epochs_run": float(sum(event.event == "epoch" for event in some)), "trials_ended": float(len(ended))}
 
 
 def _last_totals(points: Counter[tuple[str, float, int, int]]) -> dict[str, float]:

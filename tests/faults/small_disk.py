@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -25,9 +26,18 @@ class SmallDisk:
         self._ballast = folder / "ballast"
 
     def fill(self, *, leave_bytes: int = 0) -> None:
-        """Write until only so much is free."""
+        """Write until only so much is free, although others write too."""
         with self._ballast.open("ab", buffering=0) as file:
-            os.posix_fallocate(file.fileno(), 0, self._ballast.stat().st_size + self.free_bytes - leave_bytes)
+            for _ in range(100):
+                try:
+                    size_bytes = self._ballast.stat().st_size + self.free_bytes - leave_bytes
+                    os.posix_fallocate(file.fileno(), 0, size_bytes)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:  # else somebody took some in between
+                        raise
+                else:
+                    return
+        raise TimeoutError(f"{self.folder} could not be filled: others write too much")
 
     def empty(self) -> None:
         """Give back what ``fill`` took."""
