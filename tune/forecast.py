@@ -129,9 +129,10 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
     searched = [trial for trial in trials if trial.repeats is None]
     repeats = len(trials) - len(searched)
     ends = _ends(settings)
+    again = pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats))
     if trials and trials[-1].repeats and (settings.hours is not None or len(searched) >= settings.trials):
         # They come last: whoever still waits at a rung waits in vain, unless a resumption asks for more trials.
-        return pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats))
+        return again
     parts, reach, uncertain = [], float(settings.trials), 0.0  # trials of the whole search that run the stretch
     for number, (begin, end) in enumerate(pairwise([0, *ends])):
         begun = sum(trial.epochs > begin or (trial.epochs == begin and _is_live(trial)) for trial in searched)
@@ -147,7 +148,7 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
     default = next((trial for trial in searched if trial.origin == "default"), None)
     if settings.policy == "race" and (default is None or default.state == "paused"):  # it is run in full at the end
         parts.append(pace.later_s(ends[-1] - (ends[0] if default is None else default.epochs)))
-    parts.append(pace.later_s(ends[-1]).repeated(max(0, min(settings.confirm, settings.trials) - repeats)))
+    parts.append(again)
     return _sum(parts)
 
 
