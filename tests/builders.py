@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from tune import journal as j
+from tune.history import journal as j
 from vqc.config import TrainConfig
 from vqc.epoch import EpochReport, Scores
 

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from vqc.first_batch import FirstBatch
-from vqc.memory import MicroBatch
-from vqc.memory_book import MARGIN
+from vqc.hardware.memory import MicroBatch
+from vqc.hardware.memory_book import MARGIN
+from vqc.training.first_batch import FirstBatch
 
 FIXED_BYTES, IMAGE_BYTES = 1000, 100
 
@@ -26,7 +26,7 @@ def out_of_memory() -> torch.OutOfMemoryError:
 
 
 class Card:
-    """A meter (see ``vqc.memory``) that is also what it measures; use it as a context.
+    """A meter (see ``vqc.hardware.memory``) that is also what it measures; use it as a context.
 
     Args:
         images: that fit into a training step.

@@ -19,7 +19,7 @@ from tests.watching import Watch
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vqc.coco import Data
+    from vqc.data.dataset import Data
 
 os.environ.pop("UV_RUN_RECURSION_DEPTH", None)  # messages name commands as typed without uv, however tests are run
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: more threads than free cores are slower than one
@@ -46,7 +46,7 @@ def _surroundings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Data:
     """Nine pictures of 64 x 48 px to train on, three of them good, four in val and three in test."""
-    from vqc.coco import load_data
+    from vqc.data.dataset import load_data
 
     return load_data(write_data(tmp_path_factory.mktemp("data") / "tiny", train=9, val=4, test=3))
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vqc.checkpoint import ModelInfo, save_model
 from vqc.config import TrainConfig
-from vqc.detector import build_detector
-from vqc.export import export_onnx
+from vqc.inference.onnx_export import export_onnx
+from vqc.models.build import build_detector
+from vqc.models.checkpoint import ModelInfo, save_model
 
 CATEGORIES = ((3, "scratch"), (7, "dent"), (9, "Fleck, groß"))
 SIZE = (96, 128)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.builders import START_MS, write_journal
-from tune import journal as j
-from tune.results import journal_of, trial_folder
-from vqc.checkpoint import save_model
-from vqc.coco import Data
+from tune.history import journal as j
+from tune.paths import journal_of, trial_folder
 from vqc.config import TrainConfig
-from vqc.train import fit
+from vqc.data.dataset import Data
+from vqc.models.checkpoint import save_model
+from vqc.training.loop import fit
 
 RATES = (1e-4, 4e-3)  # the default learns next to nothing, the other one a little
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.builders import epoch_report
-from tune.journal import State, Table, Trial
-from tune.propose import Proposal
+from tune.history.journal import State, Table, Trial
+from tune.policy.propose import Proposal
 from tune.settings import SearchSettings, with_params
 from tune.space import Params
 from vqc.epoch import EpochReport, Scores

@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks import gpu
 from tests.builders import events
-from tune.journal import Table
+from tune.history.journal import Table
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("vqc.gpu.read_gpu", lambda: None)
+    monkeypatch.setattr("vqc.hardware.gpu.read_gpu", lambda: None)
     assert run(monkeypatch, "--vram-gb", "6") == gpu.NO_GPU
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vqc.cli import main
+from vqc.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 PARAMS = json.loads((ROOT / "configs/pipeline.json").read_text(encoding="utf-8"))

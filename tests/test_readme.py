@@ -13,7 +13,7 @@ import torch
 
 from tests.images import write_data
 from tests.models import write_models
-from vqc.cli import COMMANDS, main
+from vqc.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
-    from tune.briefing import show
+    from tune.reporting.console import show
 
     show(_summary(promotion), sys.stdout)
     return UNREGISTERED if promotion.verdict.decision == "unregistered" else 0
@@ -73,7 +73,7 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
         _tell(f"promoting the newest search with a finished trial: {folder.name}")
 
     from tune.promote import promote
-    from vqc.tracking import default_uri, redacted
+    from vqc.tracking.mlflow_client import default_uri, redacted
 
     return promote(
         folder,
@@ -89,9 +89,9 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
 
 def _search(results: Path, name: str | None) -> Path:
     """The named search's folder, or that of the newest with something to promote."""
-    from tune.journal import read_table
-    from tune.outcome import has_finished_trial
-    from tune.results import find_search, journal_of, search_names
+    from tune.history.journal import read_table
+    from tune.history.queries import has_finished_trial
+    from tune.paths import find_search, journal_of, search_names
 
     if name is not None:
         return find_search(results, name)
@@ -116,7 +116,7 @@ def _summary(promotion: Promotion) -> RenderableType:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    from tune.outcome import configuration
+    from tune.history.queries import configuration
 
     evidence, verdict = promotion.evidence, promotion.verdict
     parity = evidence.parity
@@ -150,7 +150,7 @@ def _figures(promotion: Promotion) -> RenderableType:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    from tune.outcome import metric_name
+    from tune.history.queries import metric_name
 
     evidence = promotion.evidence
     names = list(dict.fromkeys([evidence.metric, "ap50", "ap", "ap75", "ar"]))

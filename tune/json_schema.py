@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tune.portfolio import Portfolio
+from tune.policy.portfolio import Portfolio
 from tune.settings import SearchSettings
 from vqc.config import Record, TrainConfig
 from vqc.files import write_atomically

@@ -19,19 +19,18 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from tune import outcome
-from tune.bundle import SCHEMA, Evidence, write_texts
-from tune.journal import Table, Trial, read_table
-from tune.mirror import Mirror
-from tune.results import cache_folder, journal_of, trial_folder
-from vqc.checkpoint import ModelInfo, load_model, save_model
-from vqc.coco import Data, load_data, read_image
-from vqc.dataset import FittedImages, evaluation_batches
-from vqc.detector import move_detector
+from tune.history import queries as outcome
+from tune.history.journal import Table, Trial, read_table
+from tune.model_card import SCHEMA, Evidence, write_texts
+from tune.paths import cache_folder, journal_of, trial_folder
+from tune.reporting.mlflow_sync import Mirror
+from vqc.data.dataset import Data, load_data, read_image
+from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import ModelError, SearchError
-from vqc.evaluate import coco_scores, detect
-from vqc.export import (
+from vqc.evaluation.coco_metrics import coco_scores, detect
+from vqc.hardware.precision import Precision, choose_precision
+from vqc.inference.onnx_export import (
     Latency,
     ParityReport,
     check_parity,
@@ -40,9 +39,10 @@ from vqc.export import (
     onnx_detector,
     torch_detector,
 )
-from vqc.precision import Precision, choose_precision
-from vqc.tracking import ChampionInfo, Point, Tracker, TrackingError
-from vqc.train import backend_settings
+from vqc.models.build import move_detector
+from vqc.models.checkpoint import ModelInfo, load_model, save_model
+from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError
+from vqc.training.loop import backend_settings
 
 __all__ = ["MODEL_NAME", "Decision", "Promotion", "Verdict", "judge", "promote"]
 

@@ -21,9 +21,9 @@ from vqc.errors import SearchError, UserError
 from vqc.shell import as_typed
 
 if TYPE_CHECKING:
-    from tune.conductor import Conductor
-    from tune.mirror import Mirror
-    from tune.sitting import Sitting
+    from tune.execution.controller import Conductor
+    from tune.execution.session import Sitting
+    from tune.reporting.mlflow_sync import Mirror
 
 __all__ = ["main"]
 
@@ -58,16 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
     """Open the journal, show the plan, search, and leave everything written."""
-    from tune import briefing
-    from tune.conductor import Conductor
-    from tune.disk_wait import write_probe
-    from tune.mirror import Mirror
-    from tune.portfolio import renew
-    from tune.progress import Progress
-    from tune.quiet import quiet_environment
-    from tune.resources import resources_of, this_machine
-    from tune.results import cache_folder, journal_of
-    from vqc.tracking import default_uri
+    from tune.execution.controller import Conductor
+    from tune.execution.disk_retry import write_probe
+    from tune.execution.log_redirect import quiet_environment
+    from tune.execution.resources import resources_of, this_machine
+    from tune.paths import cache_folder, journal_of
+    from tune.policy.portfolio import renew
+    from tune.reporting import console as briefing
+    from tune.reporting.live_display import Progress
+    from tune.reporting.mlflow_sync import Mirror
+    from vqc.tracking.mlflow_client import default_uri
 
     results, settings = arguments.results.resolve(), sitting.settings
     uri = arguments.mlflow or default_uri(results)
@@ -80,7 +80,7 @@ def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
             terminal.write(f"{remark}\n")
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
         quiet_environment(cluster=arguments.address is not None)  # before Ray is imported
-        from tune import engine
+        from tune.execution import ray_backend as engine
 
         links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}
         journal = sitting.open_journal()  # not before: a cluster that cannot be joined leaves no search behind
@@ -124,17 +124,19 @@ def _drain(mirror: Mirror, folder: Path, terminal: TextIO) -> None:
     """Let the mirror catch up; where it cannot in time, say how it can later."""
     state = mirror.stop(DRAIN_TIMEOUT_S)
     if state.behind:
-        terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.mirror')} {folder.name}\n")
+        terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.reporting.mlflow_sync')} {folder.name}\n")
 
 
 def _reported(journal: Path, folder: Path, terminal: TextIO) -> list[Path]:
     """Write the report; its files, or none and a sentence where the disk is full: it can be written at any time."""
-    from tune.report import write_report
+    from tune.reporting.html_report import write_report
 
     try:
         return [write_report(journal, folder), folder / "trials.csv"]
     except (OSError, SearchError) as error:
-        terminal.write(f"No report: {error}\n  next: {as_typed('python -m tune.report')} {folder.name}\n")
+        terminal.write(
+            f"No report: {error}\n  next: {as_typed('python -m tune.reporting.html_report')} {folder.name}\n"
+        )
         return []
 
 
@@ -142,10 +144,10 @@ def _rehearse(sitting: Sitting) -> int:
     """Measure what an epoch takes, print the plan with its hours, and write nothing."""
     import torch
 
-    from tune import briefing
-    from tune.forecast import whole_search
-    from tune.rehearsal import epoch_costs
-    from tune.resources import resources_of, this_machine
+    from tune.dry_run import epoch_costs
+    from tune.execution.resources import resources_of, this_machine
+    from tune.reporting import console as briefing
+    from tune.reporting.eta import whole_search
 
     torch.set_num_threads(resources_of(sitting.settings, this_machine()).threads)
     for remark in sitting.remarks:
@@ -177,9 +179,9 @@ def _share(text: str) -> float | str:
 def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitting:
     from datetime import datetime
 
-    from tune.results import new_name
-    from tune.sitting import begin, resume
-    from vqc.tracking import redacted
+    from tune.execution.session import begin, resume
+    from tune.paths import new_name
+    from vqc.tracking.mlflow_client import redacted
 
     results = arguments.results.resolve()
     words = [redacted(word) for word in (sys.argv[1:] if argv is None else argv)]
@@ -218,7 +220,7 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
     """What the terminal shows beside the journal's figures."""
-    from vqc.gpu import read_gpu
+    from vqc.hardware.gpu import read_gpu
 
     def read() -> dict[str, str]:
         gpu = read_gpu()
@@ -233,14 +235,14 @@ def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
 
 
 def _mlflow_command(uri: str) -> str:
-    from vqc.tracking import redacted
+    from vqc.tracking.mlflow_client import redacted
 
     return as_typed(f"mlflow ui --backend-store-uri {redacted(uri)}")
 
 
 @contextmanager
 def _terminal(folder: Path) -> Iterator[TextIO]:
-    from tune.quiet import library_noise_to
+    from tune.execution.log_redirect import library_noise_to
 
     folder.mkdir(parents=True, exist_ok=True)
     with library_noise_to(folder / "search.log") as terminal:

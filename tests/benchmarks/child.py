@@ -17,18 +17,18 @@ import torch
 from pydantic import Field
 
 from tests.benchmarks.step import plain_batches, plain_model
-from vqc.checkpoint import LoopState, ModelInfo
-from vqc.coco import Data, load_data
 from vqc.config import Record, TrainConfig
-from vqc.dataset import Batch, FittedImages, training_batches
-from vqc.detector import build_detector, move_detector
+from vqc.data.dataset import Data, load_data
+from vqc.data.loader import Batch, FittedImages, training_batches
 from vqc.errors import InfeasibleError
-from vqc.first_batch import FirstBatch
-from vqc.gradient import add_gradient
-from vqc.memory import CudaMeter, MicroBatch, Rollback, cap_vram, peak_vram_gb, reserve_optimizer_state
-from vqc.memory_book import CONTEXT_GB
-from vqc.precision import Precision, choose_precision
-from vqc.train import backend_settings, fit
+from vqc.hardware.memory import CudaMeter, MicroBatch, Rollback, cap_vram, peak_vram_gb, reserve_optimizer_state
+from vqc.hardware.memory_book import CONTEXT_GB
+from vqc.hardware.precision import Precision, choose_precision
+from vqc.models.build import build_detector, move_detector
+from vqc.models.checkpoint import LoopState, ModelInfo
+from vqc.training.first_batch import FirstBatch
+from vqc.training.gradient_accumulation import add_gradient
+from vqc.training.loop import backend_settings, fit
 
 __all__ = ["Job", "Memory", "Speed"]
 

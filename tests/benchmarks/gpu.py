@@ -24,10 +24,10 @@ from typing import Any
 from pydantic import Field
 
 from tests.benchmarks.child import Job, Memory, Speed
-from tune.journal import Table, read_table
-from vqc.architectures import ARCHITECTURES
+from tune.history.journal import Table, read_table
 from vqc.config import Record
-from vqc.sample import write_sample
+from vqc.data.synthetic import write_sample
+from vqc.models.registry import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REPORT = Path(__file__).with_name("GPU.md")
@@ -222,7 +222,7 @@ def ours(table: Table) -> str:
 def peers(bench: Bench, script: Path) -> str:
     """The peer in a sitting of its own, its processes capped as ours are by torch's own setting."""
     scale = bench.scale
-    from vqc.gpu import read_gpu
+    from vqc.hardware.gpu import read_gpu
 
     gpu = read_gpu()
     fraction = 1.0 if gpu is None else min(1.0, bench.vram_gb / gpu.total_gb)
@@ -298,7 +298,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=REPORT, help="the report (tests/benchmarks/GPU.md)")
     parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU; the figures mean nothing")
     args = parser.parse_args()
-    from vqc.gpu import read_gpu
+    from vqc.hardware.gpu import read_gpu
 
     gpu = read_gpu()
     if gpu is None and not args.rehearse:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from vqc.config import GpuOptimization, TrainConfig, load_record, parse_record
+from vqc.data.synthetic import write_sample
 from vqc.epoch import EpochReport
-from vqc.sample import write_sample
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PLAIN = {
@@ -71,8 +71,8 @@ def measured(config: TrainConfig, data: Path, cache: Path) -> EpochReport:
 
 
 def one(config: TrainConfig, data: Path, cache: Path) -> None:
-    from vqc.coco import load_data
-    from vqc.train import fit
+    from vqc.data.dataset import load_data
+    from vqc.training.loop import fit
 
     *_, last = fit(config, load_data(data), cache=cache)
     sys.stdout.write(last.report.model_dump_json())
@@ -95,7 +95,7 @@ def main() -> None:
     if args.one is not None:
         one(parse_record(TrainConfig, args.one, source="--one"), args.data, args.cache)
         return
-    from vqc.gpu import gpu_count
+    from vqc.hardware.gpu import gpu_count
 
     gpu = bool(gpu_count())
     path = args.config or ROOT / "configs" / ("train_config.json" if gpu else "train_config_cpu.json")

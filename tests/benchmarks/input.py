@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from vqc.coco import Data, load_data
 from vqc.config import TrainConfig
-from vqc.dataset import FittedImages, training_batches
+from vqc.data.dataset import Data, load_data
+from vqc.data.loader import FittedImages, training_batches
 
 BATCH_SIZE = 8
 ROUND_S = 2.0

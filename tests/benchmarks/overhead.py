@@ -23,19 +23,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tune.conductor import Conductor
-from tune.journal import read_table
-from tune.mirror import Mirror
-from tune.progress import Progress
-from tune.quiet import library_noise_to, quiet_environment
-from tune.resources import resources_of, this_machine
-from tune.results import journal_of
-from tune.sitting import begin
-from tune.worker import Assignment
-from vqc.coco import Data
+from tune.execution.controller import Conductor
+from tune.execution.log_redirect import library_noise_to, quiet_environment
+from tune.execution.resources import resources_of, this_machine
+from tune.execution.session import begin
+from tune.execution.worker import Assignment
+from tune.history.journal import read_table
+from tune.paths import journal_of
+from tune.reporting.live_display import Progress
+from tune.reporting.mlflow_sync import Mirror
+from vqc.data.dataset import Data
+from vqc.data.synthetic import write_sample
 from vqc.epoch import EpochReport, Scores
-from vqc.sample import write_sample
-from vqc.tracking import default_uri
+from vqc.tracking.mlflow_client import default_uri
 
 TRIALS, EPOCHS = 30, 8
 REAL_TRIALS = 10
@@ -55,7 +55,7 @@ def no_training(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
 def ours(results: Path) -> float:
     """Seconds of one search."""
     quiet_environment()
-    from tune import engine
+    from tune.execution import ray_backend as engine
 
     data = write_sample(results / "data", images={"train": 4, "val": 4, "test": 4})
     flags = {"trials": TRIALS, "train.num_epochs": EPOCHS}

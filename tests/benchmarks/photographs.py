@@ -31,10 +31,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tune.journal import EpochMeasured, Follower, TrialEnded, TrialProposed
-from tune.results import journal_of
-from vqc.architectures import ARCHITECTURES
+from tune.history.journal import EpochMeasured, Follower, TrialEnded, TrialProposed
+from tune.paths import journal_of
 from vqc.config import TrainConfig
+from vqc.models.registry import ARCHITECTURES
 
 MODEL = "fcos_tiny"
 BASE = Path(__file__).resolve().parents[2] / "configs" / "search_cpu.json"

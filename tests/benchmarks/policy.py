@@ -2,10 +2,11 @@
 
     python tests/benchmarks/policy.py --data ../shared/lcbench --tasks 3945 126025 --seeds 5
 
-Drives ``tune.propose`` and ``tune.stop`` exactly as the engine does, over the LCBench surrogate: 52 epochs, 7 searched
-values, no GPU. Normalised regret: 0 is the best configuration there is, 1 the median of random ones; it is that of the
-configuration that would be exported now. Budgets are counted in full trainings of 52 epochs. Exit status 0 only if all
-checks hold. Without ``--tasks``: those for tuning; the others are for judging a finished version.
+Drives ``tune.policy.propose`` and ``tune.policy.early_stopping`` exactly as the engine does, over the LCBench
+surrogate: 52 epochs, 7 searched values, no GPU. Normalised regret: 0 is the best configuration there is, 1 the median
+of random ones; it is that of the configuration that would be exported now. Budgets are counted in full trainings of 52
+epochs. Exit status 0 only if all checks hold. Without ``--tasks``: those for tuning; the others are for judging a
+finished version.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from tests.tables import measure, propose_trial
-from tune.journal import State, Table, Trial
-from tune.propose import Proposal, propose, propose_by_tpe
+from tune.history.journal import State, Table, Trial
+from tune.policy.early_stopping import Verdict, asha, hopeless, to_resume, verdict
+from tune.policy.propose import Proposal, propose, propose_by_tpe
 from tune.settings import Dimension, SearchSettings
 from tune.space import Params
-from tune.stop import Verdict, asha, hopeless, to_resume, verdict
 from vqc.config import Record, TrainConfig
 
 TUNING = ("7593", "126026", "167104", "167161", "167184", "167200", "168330", "168868", "189354", "189866", "189906")

@@ -21,14 +21,14 @@ from pathlib import Path
 
 from tests.builders import epoch_report
 from tests.tables import search_settings
-from tune.conductor import Conductor
-from tune.journal import Journal, SearchStarted, Table, Trial, now_ms
-from tune.mirror import Mirror
-from tune.progress import snapshot
-from tune.report import write_report
-from tune.results import journal_of
-from vqc.memory import peak_ram_gb
-from vqc.tracking import default_uri
+from tune.execution.controller import Conductor
+from tune.history.journal import Journal, SearchStarted, Table, Trial, now_ms
+from tune.paths import journal_of
+from tune.reporting.html_report import write_report
+from tune.reporting.live_display import snapshot
+from tune.reporting.mlflow_sync import Mirror
+from vqc.hardware.memory import peak_ram_gb
+from vqc.tracking.mlflow_client import default_uri
 
 ROWS = {
     "proposal, mean": "proposal_ms",

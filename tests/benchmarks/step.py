@@ -29,13 +29,13 @@ from typing import Any
 import torch
 from torchvision.models import get_model
 
-from vqc.coco import load_data
 from vqc.config import TrainConfig
-from vqc.dataset import FittedImages, training_batches
-from vqc.detector import build_detector
-from vqc.fcos_tiny import fcos_tiny
-from vqc.sample import write_sample
-from vqc.train import fit
+from vqc.data.dataset import load_data
+from vqc.data.loader import FittedImages, training_batches
+from vqc.data.synthetic import write_sample
+from vqc.models.build import build_detector
+from vqc.models.lite import fcos_tiny
+from vqc.training.loop import fit
 
 Plain = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]
 

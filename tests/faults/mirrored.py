@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tune.journal import EpochMeasured, Follower, Trial, read_table
-from vqc.curves import epoch_figures, flat_settings
+from tune.history.journal import EpochMeasured, Follower, Trial, read_table
+from vqc.tracking.metric_names import epoch_figures, flat_settings
 
 __all__ = ["differences", "rows"]
 

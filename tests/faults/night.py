@@ -19,11 +19,11 @@ from typing import Any, Literal
 import psutil
 
 from tests.images import write_data
-from tune.conductor import Conductor
-from tune.journal import Follower, Table
-from tune.results import journal_of, trial_folder
-from tune.sitting import begin
-from tune.worker import Assignment, Worker, trained
+from tune.execution.controller import Conductor
+from tune.execution.session import begin
+from tune.execution.worker import Assignment, Worker, trained
+from tune.history.journal import Follower, Table
+from tune.paths import journal_of, trial_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180.0  # a shared machine needs a while for Ray's processes

@@ -22,8 +22,8 @@ import pytest
 from tests.faults.conftest import Row
 from tests.faults.night import PATIENCE_S, SETTINGS, Night, repeated_epochs
 from tests.faults.test_program import Fault, alone, differing, write_faults
-from tune.journal import Follower
-from vqc.coco import load_data
+from tune.history.journal import Follower
+from vqc.data.dataset import load_data
 
 EPOCHS = 4
 NODES = 3

@@ -18,10 +18,10 @@ import pytest
 from tests import images
 from tests.faults.conftest import Row
 from tests.faults.night import ROOT, Night, outcome, repeated_epochs
-from tune.journal import Table
-from tune.worker import Assignment, Worker, trained
-from vqc.coco import load_data
+from tune.execution.worker import Assignment, Worker, trained
+from tune.history.journal import Table
 from vqc.config import TrainConfig
+from vqc.data.dataset import load_data
 from vqc.errors import DataError
 from vqc.results import cache_folder
 
@@ -34,7 +34,7 @@ import json, sys, time
 from pathlib import Path
 from vqc.errors import DataError
 from vqc.results import cache_folder
-from vqc.picture import decode_picture, picture_bytes, probe_picture
+from vqc.data.image_io import decode_picture, picture_bytes, probe_picture
 
 def memory_mb(name):
     return int(Path("/proc/self/status").read_text().partition(name)[2].split()[0]) / 1024

@@ -17,13 +17,13 @@ from tests.faults.mirrored import differences
 from tests.faults.night import Night, outcome, repeated_epochs, undisturbed
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.tables import search_settings
-from tune.conductor import Conductor
-from tune.journal import Follower, Journal, SearchStarted, Table, read_table, table_of
+from tune.execution.controller import Conductor
+from tune.execution.worker import Assignment, UnwritableError, Worker
+from tune.history.journal import Follower, Journal, SearchStarted, Table, read_table, table_of
 from tune.search import main
-from tune.worker import Assignment, UnwritableError, Worker
-from vqc.checkpoint import read_report
-from vqc.coco import Data
 from vqc.config import TrainConfig
+from vqc.data.dataset import Data
+from vqc.models.checkpoint import read_report
 
 Record = Callable[[Row], None]
 SOME = events(trials=12)

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from tests import images
 from tests.faults.conftest import Row
-from tests.test_annotations import DOCUMENT
+from tests.vqc.data.test_annotations import DOCUMENT
 from tests.watching import Watch
-from vqc import annotations
-from vqc.coco import load_data
+from vqc.data import annotations
+from vqc.data.dataset import load_data
 from vqc.errors import DataError
 
 MOST_S, MOST_MB = 2.0, 500.0  # of one file

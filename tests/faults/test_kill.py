@@ -17,10 +17,10 @@ from filelock import FileLock
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs, undisturbed
-from tune.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
-from tune.results import journal_of, trial_folder
-from vqc.checkpoint import read_report
+from tune.history.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
+from tune.paths import journal_of, trial_folder
 from vqc.errors import ModelError
+from vqc.models.checkpoint import read_report
 
 SEED = 6
 KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}

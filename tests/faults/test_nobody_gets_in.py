@@ -150,7 +150,7 @@ def _as_numpy(trap: Trap) -> bytes:
 
 
 def _image(path: Path) -> None:
-    from vqc.picture import decode_picture, probe_picture
+    from vqc.data.image_io import decode_picture, probe_picture
 
     for read in (probe_picture, lambda content: decode_picture(content, rotate=True)):
         with pytest.raises(UserError):
@@ -169,13 +169,13 @@ def _annotations(path: Path) -> None:
 
 
 def _data(path: Path) -> None:
-    from vqc.coco import load_data
+    from vqc.data.dataset import load_data
 
     load_data(next(folder for folder in (path.parent / "data", *path.parents) if (folder / "train").exists()))
 
 
 def _cache(path: Path) -> None:
-    from vqc.cache import cached_pixels
+    from vqc.data.cache import cached_pixels
 
     path.rename(path.parent / "group-train.npy")
     pixels = cached_pixels(
@@ -187,21 +187,21 @@ def _cache(path: Path) -> None:
 
 
 def _journal(path: Path) -> None:
-    from tune.journal import read_table
+    from tune.history.journal import read_table
 
     path.write_bytes(path.read_bytes() + b"\n")
     read_table(path)
 
 
 def _portfolio(path: Path) -> None:
-    from tune.portfolio import members_for
+    from tune.policy.portfolio import members_for
 
     path.rename(path.parent / "portfolio.json")
     members_for("fcos_tiny", path.parent, fields=["learning_rate"])
 
 
 def _memory_book(path: Path) -> None:
-    from vqc.memory_book import FILE, MemoryBook
+    from vqc.hardware.memory_book import FILE, MemoryBook
 
     path.rename(path.parent / FILE)
     assert MemoryBook(path.parent).entries() == {}
@@ -221,25 +221,25 @@ def _train_config(path: Path) -> None:
 
 
 def _model(path: Path) -> None:
-    from vqc.checkpoint import load_model
+    from vqc.models.checkpoint import load_model
 
     load_model(path)
 
 
 def _last(path: Path) -> None:
-    from vqc.checkpoint import read_report
+    from vqc.models.checkpoint import read_report
 
     read_report(path)
 
 
 def _onnx(path: Path) -> None:
-    from vqc.export import onnx_detector
+    from vqc.inference.onnx_export import onnx_detector
 
     onnx_detector(path)
 
 
 def _calibration(path: Path) -> None:
-    from vqc.calibration import load_calibration
+    from vqc.inference.calibration import load_calibration
 
     path.rename(path.parent / "model.calibration.json")
     load_calibration(path.parent / "model.onnx")
@@ -248,8 +248,8 @@ def _calibration(path: Path) -> None:
 def _backbone(path: Path) -> None:
     """As the search reads it, and as the detector would if it came so far."""
     from vqc.config import TrainConfig
-    from vqc.detector import build_detector
-    from vqc.weights import resolve_weights
+    from vqc.models.build import build_detector
+    from vqc.models.pretrained import resolve_weights
 
     stored = path.parent / "hub" / "checkpoints" / "mobilenet_v3_large-8738ca79.pth"
     stored.parent.mkdir(parents=True)
@@ -344,7 +344,7 @@ class Page(HTMLParser):
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and data whose classes and first test picture have names that are markup; all pages of them."""
     from tests.models import SIZE, decided
-    from vqc.checkpoint import save_model
+    from vqc.models.checkpoint import save_model
 
     folder = tmp_path_factory.mktemp("hostile")
     classes = tuple((number, f"{number}{MARKUP}") for number in (3, 7, 9))
@@ -379,7 +379,7 @@ def _explained(folder: Path) -> str:
 
 
 def _run(command: str, folder: Path, *flags: str) -> None:
-    from vqc.cli import main
+    from vqc.cli.main import main
 
     assert main([command, "--model", str(folder / "model.safetensors"), *flags]) == 0
 
@@ -387,8 +387,8 @@ def _run(command: str, folder: Path, *flags: str) -> None:
 def _report(folder: Path) -> str:
     """Of a search whose name, settings and reasons are markup."""
     from tests.builders import events
-    from tune.journal import SearchStarted, TrialEnded, table_of
-    from tune.report import page, trials_csv
+    from tune.history.journal import SearchStarted, TrialEnded, table_of
+    from tune.reporting.html_report import page, trials_csv
 
     told = []
     for event in events(trials=9, epochs=3, name=MARKUP):

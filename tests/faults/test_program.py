@@ -14,13 +14,13 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.night import SETTINGS, Night, repeated_epochs
-from tune.journal import Follower, State, Table, Trial
-from tune.propose import propose
+from tune.history.journal import Follower, State, Table, Trial
+from tune.policy.propose import propose
 from tune.settings import SearchSettings
-from vqc.coco import Data, load_data
 from vqc.config import TrainConfig
+from vqc.data.dataset import Data, load_data
 from vqc.epoch import EpochReport
-from vqc.train import fit
+from vqc.training.loop import fit
 
 INJECTED = Path(__file__).parent / "injected" / "sitecustomize.py"
 EPOCHS = 2

@@ -18,10 +18,10 @@ from tests.faults.conftest import Row
 from tests.faults.night import ROOT, Night, outcome, repeated_epochs, undisturbed
 from tests.faults.test_kill import LONG, events
 from tests.tables import search_settings
-from tests.test_forecast import simulated, table_of
-from tune.forecast import time_left
-from tune.journal import ClockLeapt, EpochMeasured, Event
-from tune.outcome import elapsed_s
+from tests.tune.reporting.test_eta import simulated, table_of
+from tune.history.journal import ClockLeapt, EpochMeasured, Event
+from tune.history.queries import elapsed_s
+from tune.reporting.eta import time_left
 
 STOPPED_S = 60.0
 INTERRUPTED = 130

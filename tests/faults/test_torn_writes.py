@@ -18,14 +18,14 @@ from tests.builders import START_MS, epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import Night, outcome, undisturbed
-from tune import journal as j
+from tune.execution.worker import Assignment, Worker
+from tune.history import journal as j
 from tune.search import main
-from tune.worker import Assignment, Worker
-from vqc.checkpoint import LoopState, ModelInfo, load_model, read_info, read_report, save_model, save_state
-from vqc.coco import Data
 from vqc.config import TrainConfig
+from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError, SearchError
+from vqc.models.checkpoint import LoopState, ModelInfo, load_model, read_info, read_report, save_model, save_state
 
 Record = Callable[[Row], None]
 SOME = events(trials=2, epochs=2)

@@ -19,13 +19,13 @@ from tests.builders import events, write_journal
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences, rows
 from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night
-from tune.journal import EpochMeasured, Follower, Table
-from tune.mirror import Mirror
+from tune.history.journal import EpochMeasured, Follower, Table
+from tune.reporting.mlflow_sync import Mirror
 from tune.search import DRAIN_TIMEOUT_S
-from vqc.tracking import default_uri
+from vqc.tracking.mlflow_client import default_uri
 
 Record = Callable[[Row], None]
-REQUEST_S = 10.0  # what vqc.tracking gives a server to answer
+REQUEST_S = 10.0  # what vqc.tracking.mlflow_client gives a server to answer
 
 
 class Server:
@@ -154,7 +154,7 @@ def test_a_server_that_hangs_to_the_end_holds_up_nothing_and_catches_up_later(
     assert longest_idle_s(search.journal) < REQUEST_S
     assert held_up_s < DRAIN_TIMEOUT_S + 20  # and Ray's own end
     assert "events behind: " in search.said
-    assert "python -m tune.mirror night" in search.said
+    assert "python -m tune.reporting.mlflow_sync night" in search.said
     before = differences(server.database, search.journal)
     assert before != []
 
@@ -167,8 +167,8 @@ def test_a_server_that_hangs_to_the_end_holds_up_nothing_and_catches_up_later(
 
 
 def caught_up(search: Night, server: Server) -> str:
-    """What ``python -m tune.mirror`` says."""
-    words = ["-m", "tune.mirror", search.name, "--results", str(search.results), "--mlflow", server.uri]
+    """What ``python -m tune.reporting.mlflow_sync`` says."""
+    words = ["-m", "tune.reporting.mlflow_sync", search.name, "--results", str(search.results), "--mlflow", server.uri]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -196,7 +196,7 @@ def test_a_mirror_in_a_call_that_never_returns_is_left(tmp_path: Path, mute: str
 STUCK = """
 import sys
 from pathlib import Path
-from tune.mirror import Mirror
+from tune.reporting.mlflow_sync import Mirror
 mirror = Mirror(Path(sys.argv[1]), sys.argv[2])
 mirror.start()
 while mirror.state.behind == 0:

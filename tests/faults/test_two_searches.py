@@ -14,9 +14,9 @@ from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import ROOT, SETTINGS, Night, outcome, repeated_epochs
 from tests.images import write_data
-from tune.journal import read_table
-from tune.results import cache_folder, journal_of
-from tune.sitting import Sitting, begin, resume
+from tune.execution.session import Sitting, begin, resume
+from tune.history.journal import read_table
+from tune.paths import cache_folder, journal_of
 from vqc.errors import SearchError
 
 SHORT = {"trials": 3}

@@ -130,9 +130,9 @@ def lose_patience(hang: ModuleType) -> None:
 
 
 CHANGES: dict[str, Callable[[ModuleType], None]] = {
-    "tune.worker": break_worker,
-    "tune.engine": break_engine,
-    "tune.hang": lose_patience,
+    "tune.execution.worker": break_worker,
+    "tune.execution.ray_backend": break_engine,
+    "tune.execution.watchdog": lose_patience,
 }
 
 

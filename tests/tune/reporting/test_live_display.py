@@ -1,0 +1,212 @@
+"""The terminal: what is shown, in which characters, and how well the time left is foretold."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import events, write_journal
+from tune.history import journal as j
+from tune.reporting import live_display as progress
+from tune.reporting.live_display import Progress, plan, show, snapshot, summary
+from tune.settings import SearchSettings
+from vqc.reporting.terminal import SPARK_CELLS, sparkline
+
+LINKS = {
+    "mlflow": f"mlflow ui --backend-store-uri sqlite:///{'long/' * 30}mlflow.db",
+    "dashboard": "http://127.0.0.1:8265",
+}
+
+
+def table_of(some: list[j.Event]) -> j.Table:
+    return j.table_of(some, Path("journal.jsonl"))
+
+
+def terminal(encoding: str = "utf-8") -> io.TextIOWrapper:
+    """A text stream that cannot show what its code page lacks."""
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n", write_through=True)
+
+
+def text_of(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(stream.encoding)
+
+
+@given(cut=st.integers(1, 40), wait_ms=st.integers(0, 10**7))
+def test_any_beginning_of_a_journal_has_a_snapshot(cut: int, wait_ms: int) -> None:
+    some = events(trials=6, epochs=6)[:cut]
+    shot = snapshot(table_of(some), some[-1].at_ms + wait_ms)
+    assert 0 <= shot.share <= 1
+    assert sum(shot.counts.values()) == sum(isinstance(event, j.TrialProposed) for event in some)
+    assert shot.left_s is None or shot.left_s >= 0
+    assert progress.status_line(shot).startswith(("trial ", "waiting for the first of 6 trials"))
+
+
+def test_the_snapshot_knows_the_running_trial_the_best_and_the_gain() -> None:
+    some = list(takewhile(lambda e: not (isinstance(e, j.TrialEnded) and e.trial == 5), events(trials=6)))
+    shot = snapshot(table_of(some), some[-1].at_ms)
+    assert shot.current is not None
+    assert shot.current.number == 5
+    assert shot.best is not None
+    assert shot.gain == pytest.approx(shot.best.best("ap50")[0] - table_of(some).trials[1].best("ap50")[0])
+
+
+@pytest.mark.parametrize(("ascii_only", "drawn"), [(False, "▁▄█"), (True, ".=#")])
+def test_a_sparkline_spans_its_levels(ascii_only: bool, drawn: str) -> None:
+    assert sparkline([0.0, 0.4, 0.9], top=0.9, ascii_only=ascii_only) == drawn
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=500))
+def test_a_sparkline_always_fits(values: list[float]) -> None:
+    line = sparkline(values, top=max(values), ascii_only=False)
+    assert len(line) == min(len(values), SPARK_CELLS)
+
+
+def run_through(tmp_path: Path, stream: io.TextIOWrapper, *, live: bool, name: str = "demo") -> str:
+    """Follow a whole search that is written while it is shown."""
+    first, *rest = events(trials=6, name=name)
+    journal = write_journal(tmp_path / "journal.jsonl", [first])
+    shown = Progress(journal, stream=stream, live=live, extras=lambda: {"GPU": "4.1 of 6.0 GB, 71 °C"})
+    shown.start()
+    write_journal(journal, rest)
+    shown.stop()
+    return text_of(stream)
+
+
+def test_plain_lines_tell_each_end_once_and_hold_no_escape_codes(tmp_path: Path) -> None:
+    first, *rest = events(trials=6)
+    journal = write_journal(tmp_path / "journal.jsonl", [first])
+    stream = terminal()
+    shown = Progress(journal, stream=stream)
+    for event in shown._follower.poll():
+        shown._table.apply(event)
+    write_journal(journal, rest)
+    shown._done.set()
+    shown._tell_news()
+    lines = text_of(stream).splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"trial {number} of 6" for number in range(1, 7)]
+    assert "infeasible, one image of 160x160 does not fit" in lines[2]
+    assert "\x1b" not in text_of(stream)
+
+
+def test_why_a_search_waits_is_told_once_and_so_is_its_going_on(tmp_path: Path) -> None:
+    stream, troubles = terminal(), iter(["", "The disk is full.", "The disk is full.", ""])
+    shown = Progress(tmp_path / "none.jsonl", stream=stream, trouble=lambda: next(troubles))
+    for _ in range(4):
+        shown._tell_news()
+    assert text_of(stream).splitlines() == ["The disk is full.", "The search goes on."]
+
+
+def test_the_live_display_says_why_a_search_waits(tmp_path: Path) -> None:
+    stream = terminal()
+    journal = write_journal(tmp_path / "journal.jsonl", events())
+    shown = Progress(journal, stream=stream, live=True, trouble=lambda: "The disk is full.")
+    shown.start()
+    shown.stop()
+    assert "The disk is full." in text_of(stream)
+
+
+def test_what_was_there_before_is_not_told_again(tmp_path: Path) -> None:
+    stream = terminal()
+    shown = Progress(write_journal(tmp_path / "journal.jsonl", events(trials=4)), stream=stream)
+    shown.start()
+    shown.stop()
+    assert text_of(stream) == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "cp437", "ascii"])
+def test_the_live_display_lives_with_every_code_page(tmp_path: Path, encoding: str) -> None:
+    told = run_through(tmp_path, terminal(encoding), live=True, name="metal")
+    assert "metal" in told
+    assert "best so far" in told
+    assert "ended (" not in told
+
+
+def test_a_fault_of_the_display_stays_its_own(tmp_path: Path) -> None:
+    def broken() -> dict[str, str]:
+        raise RuntimeError("no driver")
+
+    stream = terminal()
+    shown = Progress(write_journal(tmp_path / "journal.jsonl", events()), stream=stream, live=True, extras=broken)
+    shown.start()
+    shown.stop()
+    assert "RuntimeError: no driver); the search goes on" in text_of(stream)
+
+
+def test_stopping_is_harmless_before_the_start_and_twice(tmp_path: Path) -> None:
+    shown = Progress(tmp_path / "none.jsonl", stream=terminal())
+    shown.stop()
+    shown.start()
+    shown.stop()
+    shown.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_a_closed_stream_is_no_matter(tmp_path: Path) -> None:
+    stream = terminal()
+    shown = Progress(write_journal(tmp_path / "journal.jsonl", events()), stream=stream, live=True)
+    stream.close()
+    shown.start()
+    shown.stop()
+
+
+def search_settings() -> SearchSettings:
+    first = events()[0]
+    assert isinstance(first, j.SearchStarted)
+    return SearchSettings.model_validate(first.settings)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: plan(search_settings(), {"images": {"train": 128, "val": 48}}, LINKS),
+    lambda: summary(table_of(events(trials=9)), Path("results") / "demo"),
+], ids=["plan", "summary"])  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_the_words_before_and_after_fit_eighty_plain_columns(make: Callable[[], object], encoding: str) -> None:
+    stream = terminal(encoding)
+    show(make(), stream)  # type: ignore[arg-type]
+    told = text_of(stream)
+    assert "\x1b" not in told
+    assert "?" not in told
+    assert [line for line in told.splitlines() if len(line) > 80 and "sqlite" not in line] == []
+
+
+def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
+    stream = terminal()
+    show(plan(search_settings(), {"images": {"train": 128}}, LINKS), stream)
+    told = text_of(stream)
+    assert LINKS["mlflow"] in told.splitlines()[-4]
+    assert "ray get-auth-token" in told
+    assert "trials wait at epoch" in told
+    assert "128 images" in told
+
+
+def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:
+    default_late = [
+        event.model_copy(update={"origin": "default" if event.trial == 4 else "sampler"})
+        if isinstance(event, j.TrialProposed)
+        else event
+        for event in events(trials=9)
+    ]
+    table, stream = table_of(default_late), terminal()
+    show(summary(table, Path("results") / "demo"), stream)
+    told = text_of(stream)
+    assert f"(trial {table.leaders()[0].number})" in told
+    assert "above the default's" in told
+    assert "python tune/export_best.py demo" in told
+    assert "--resume" not in told
+
+
+def test_the_summary_of_nothing_promotes_nothing() -> None:
+    stream = terminal()
+    show(summary(table_of(events()[:1]), Path("results")), stream)
+    assert "No trial has a score yet" in text_of(stream)
+    assert "export_best" not in text_of(stream)
+    assert "--resume" in text_of(stream)

@@ -1,0 +1,160 @@
+"""What the runs in MLflow should hold, from made-up journals; without MLflow."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import START_MS, epoch_report, events
+from tune.history import journal as j
+from tune.reporting.mlflow_runs import PARENT, Translator, Update, counted
+from vqc.tracking.mlflow_client import Point
+
+
+def merged(some: list[j.Event]) -> dict[int, Update]:
+    """Run -> all updates of it as one."""
+    translator, runs = Translator(), {}
+    for event in some:
+        for update in translator.updates(event):
+            if update.run in runs:
+                runs[update.run].merge(update)
+            else:
+                runs[update.run] = update
+    return runs
+
+
+def until(kind: type[j.Event], some: list[j.Event]) -> list[j.Event]:
+    """Events up to and with the first of a kind."""
+    return some[: next(at for at, event in enumerate(some) if isinstance(event, kind)) + 1]
+
+
+def points(update: Update, name: str) -> list[Point]:
+    return [point for point in update.points if point.name == name]
+
+
+def test_one_parent_and_a_run_for_each_trial() -> None:
+    runs = merged(events(trials=6))
+    assert sorted(runs) == [PARENT, 1, 2, 3, 4, 5, 6]
+    assert [runs[key].name for key in (PARENT, 1, 6)] == ["demo", "demo/001", "demo/006"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "state", "status"),
+    [(1, "completed", "FINISHED"), (2, "failed", "FAILED"), (3, "infeasible", "FAILED"), (4, "stopped", "FINISHED")],
+)
+def test_a_trial_ends_in_its_state(trial: int, state: str, status: str) -> None:
+    some = events(trials=6)
+    run = merged(some)[trial]
+    (ended,) = [event for event in some if isinstance(event, j.TrialEnded) and event.trial == trial]
+    assert (run.status, run.ended_ms) == (status, ended.at_ms)
+    assert (run.tags["vqc.state"], run.tags["vqc.reason"]) == (state, ended.reason)
+
+
+def test_an_epoch_is_a_point_at_its_step_and_time() -> None:
+    some = events()
+    epochs = [event for event in some if isinstance(event, j.EpochMeasured) and event.trial == 1]
+    expected = [Point("val/ap50", event.report.scores.ap50 or 0.0, event.report.epoch, event.at_ms) for event in epochs]
+    assert points(merged(some)[1], "val/ap50") == expected
+
+
+def test_what_was_not_measured_is_no_point() -> None:
+    names = {point.name for point in merged(events())[1].points}
+    assert "class_ap/scratch" in names
+    assert "class_ap/dent" not in names
+    assert "system/peak_ram_gb" in names
+    assert "system/peak_vram_gb" not in names
+
+
+def test_params_are_the_configuration() -> None:
+    run = merged(events())[2]
+    assert run.params["image_size"] == "160"
+    assert run.params["augmentation.horizontal_flip"] == "0.5"
+    assert run.params["gpu_optimization.cudnn_benchmark"] == "true"
+    (proposed,) = [event for event in events() if isinstance(event, j.TrialProposed) and event.trial == 2]
+    assert float(run.params["learning_rate"]) == proposed.params["learning_rate"]  # to the last digit
+
+
+def test_parent_shows_the_best_value_over_time() -> None:
+    curve = points(merged(events(trials=12))[PARENT], "best_ap50")
+    assert [p.value for p in curve] == sorted(p.value for p in curve)
+    assert [p.step for p in curve] == sorted(p.step for p in curve)
+    table = Translator().table
+    for event in events(trials=12):
+        table.apply(event)
+    leader = table.leaders()[0]
+    assert curve[-1].value == leader.best("ap50")[0]
+    assert merged(events(trials=12))[PARENT].tags["vqc.best_trial"] == str(leader.number)
+
+
+def test_parent_says_what_was_searched() -> None:
+    parent = merged(events())[PARENT]
+    assert parent.params["space.learning_rate"] == "0.0001 to 0.01 (log)"
+    assert parent.params["space.image_size"] == "96, 128, 160 px"
+    assert parent.params["train.num_epochs"] == "6"
+    assert parent.tags["vqc.data_fingerprint"] == "abc123"
+    assert "6 of 6" in parent.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [("trials", "FINISHED"), ("hours", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")],
+)
+def test_the_end_of_a_search_leaves_nothing_running(reason: str, status: str) -> None:
+    some = [*until(j.TrialStarted, events()), j.SearchEnded.model_validate({"at_ms": START_MS + 900, "reason": reason})]
+    runs = merged(some)
+    assert (runs[PARENT].status, runs[PARENT].ended_ms) == (status, START_MS + 900)
+    assert (runs[1].status, runs[1].ended_ms, runs[1].tags["vqc.state"]) == ("KILLED", START_MS + 900, "interrupted")
+
+
+def test_a_resumed_trial_runs_again_and_ends_properly() -> None:
+    some = until(j.EpochMeasured, events())
+    some += [
+        j.TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
+        j.SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
+    ]
+    assert merged(some)[1].status == "KILLED"
+    some += [
+        j.SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
+        j.TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
+    ]
+    assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("RUNNING", None)
+    assert merged(some)[PARENT].status == "RUNNING"
+    some += [
+        j.EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
+        j.TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
+    ]
+    assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("FINISHED", START_MS + 9_900)
+    assert [point.step for point in points(merged(some)[1], "val/ap50")] == [1, 2]
+
+
+def test_a_killed_search_ends_where_its_journal_ends() -> None:
+    some = until(j.EpochMeasured, events())
+    killed_ms = some[-1].at_ms
+    runs = merged([*some, j.SearchResumed(at_ms=killed_ms + 60_000, command="again", trials=6)])
+    assert (runs[1].status, runs[1].ended_ms) == ("KILLED", killed_ms)
+    assert runs[PARENT].status == "RUNNING"
+
+
+def test_cut_short_ends_what_is_open() -> None:
+    translator = Translator()
+    for event in until(j.EpochMeasured, events()):
+        translator.updates(event)
+    assert [(update.run, update.status) for update in translator.cut_short()] == [(PARENT, "KILLED"), (1, "KILLED")]
+    translator.updates(j.SearchEnded(at_ms=START_MS, reason="interrupted"))
+    assert translator.cut_short() == []
+
+
+@given(trials=st.integers(1, 9), share=st.floats(0, 1))
+def test_cutting_the_journal_anywhere_changes_no_update(trials: int, share: float) -> None:
+    some = events(trials=trials)
+    cut = round(share * len(some))
+    whole, part = Translator(), Translator()
+    all_of_them = [whole.updates(event) for event in some]
+    assert [part.updates(event) for event in some[:cut]] == all_of_them[:cut]
+    assert all(update.line == at for at, updates in enumerate(all_of_them, start=1) for update in updates)
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 events"), (1, "1 event"), (1234, "1,234 events")])
+def test_counted(number: int, words: str) -> None:
+    assert counted(number, "event") == words

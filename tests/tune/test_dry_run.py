@@ -1,0 +1,51 @@
+"""An epoch is measured at each size before a search begins, and the plan says how long it will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.images import write_data
+from tests.tables import search_settings
+from tune import dry_run as rehearsal
+from tune.reporting.eta import whole_search
+from vqc.data.dataset import load_data
+from vqc.errors import InfeasibleError
+
+SETTINGS = search_settings(
+    space={"image_size": {"choices": [96, 64]}, "batch_size": {"choices": [2, 4]}},
+    train={"model": "fcos_tiny", "weights": "none", "image_size": 64, "batch_size": 2, "num_epochs": 6},
+    trials=10,
+)
+
+
+def test_each_size_is_measured_and_the_whole_search_foretold(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    told: list[int] = []
+    costs = list(rehearsal.epoch_costs(SETTINGS, load_data(tmp_path / "data"), on_size=told.append))
+    assert [cost.image_size for cost in costs] == told == [64, 96]
+    for cost in costs:
+        assert 0 < (cost.low_s or 0) <= (cost.epoch_s or 0) <= (cost.high_s or 0)
+    expected = whole_search(SETTINGS, costs)
+    low, high = expected.interval_s
+    assert 0 < low < expected.mean_s < high
+    assert expected.mean_s < 10 * 6 * max(cost.high_s or 0 for cost in costs) + 10
+
+
+def test_a_size_that_does_not_fit_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_data(tmp_path / "data")
+
+    def too_large(*_: object, **__: object) -> None:
+        raise InfeasibleError("one image does not fit")
+
+    monkeypatch.setattr(rehearsal, "fit", too_large)
+    assert [cost.epoch_s for cost in rehearsal.epoch_costs(SETTINGS, load_data(tmp_path / "data"))] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("space", "sizes"),
+    [({"batch_size": {"choices": [2, 4]}}, [128]), ({"image_size": {"choices": [160, 96]}}, [96, 160])],
+)
+def test_sizes_are_those_of_the_space_or_the_one_size(space: dict[str, object], sizes: list[int]) -> None:
+    assert rehearsal.image_sizes(search_settings(space=space)) == sizes

@@ -1,0 +1,110 @@
+"""Pictures of every kind become upright RGB; broken ones become one sentence."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests import images
+from vqc.data.image_io import decode_picture, probe_picture
+from vqc.errors import DataError
+
+EXACT = ("rgb", "rgba", "bmp")
+GREYS = ("grey", "grey16", "grey16-tiff", "grey-alpha", "bilevel")
+
+
+@pytest.mark.parametrize("kind", images.KINDS)
+def test_every_kind_becomes_rgb_bytes(tmp_path: Path, kind: str) -> None:
+    data = images.save_picture(tmp_path, kind).read_bytes()
+    pixels = decode_picture(data, rotate=True)
+    assert (pixels.shape, pixels.dtype) == ((48, 64, 3), np.uint8)
+    assert pixels.flags.c_contiguous
+    assert pixels.std() > 20
+    picture = probe_picture(data)
+    assert (picture.width, picture.height, picture.orientation) == (64, 48, 1)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_lossless_colour_is_kept(tmp_path: Path, kind: str) -> None:
+    pixels = decode_picture(images.save_picture(tmp_path, kind).read_bytes(), rotate=True)
+    np.testing.assert_array_equal(pixels, images.rgb(0))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "cmyk", "palette", "webp"])
+def test_lossy_colour_is_close(tmp_path: Path, kind: str) -> None:
+    pixels = decode_picture(images.save_picture(tmp_path, kind).read_bytes(), rotate=True)
+    assert np.abs(pixels.astype(int) - images.rgb(0)).mean() < 20  # a palette of 216 colours is the coarsest
+
+
+@pytest.mark.parametrize("kind", GREYS)
+def test_grey_has_three_equal_channels(tmp_path: Path, kind: str) -> None:
+    pixels = decode_picture(images.save_picture(tmp_path, kind).read_bytes(), rotate=True)
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+@pytest.mark.parametrize("kind", ["grey16", "grey16-tiff"])
+def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path, kind: str) -> None:
+    pixels = decode_picture(images.save_picture(tmp_path, kind).read_bytes(), rotate=True)
+    np.testing.assert_array_equal(pixels[:, :, 0], images.rgb(0)[:, :, 0])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotation_agrees_with_pillow(tmp_path: Path, orientation: int) -> None:
+    path = images.save_rotated(tmp_path / "a.png", orientation)
+    with Image.open(path) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(decode_picture(path.read_bytes(), rotate=True), upright)
+    np.testing.assert_array_equal(decode_picture(path.read_bytes(), rotate=False), images.rgb(0))
+    assert probe_picture(path.read_bytes()).upright_size == (upright.shape[1], upright.shape[0])
+
+
+def test_unknown_orientation_is_upright(tmp_path: Path) -> None:
+    data = images.save_rotated(tmp_path / "a.png", 99).read_bytes()
+    assert probe_picture(data).orientation == 1
+
+
+@pytest.mark.parametrize("kind", ["rgb", "jpeg", "grey16", "grey16-tiff", "bmp", "webp", "cmyk"])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
+def test_a_cut_off_file_is_found(tmp_path: Path, kind: str, kept: float) -> None:
+    data = images.save_picture(tmp_path, kind, size=(320, 240)).read_bytes()
+    data = data[: int(len(data) * kept)]
+    with pytest.raises(DataError):
+        probe_picture(data)
+    with pytest.raises(DataError):
+        decode_picture(data, rotate=True)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_what_is_no_picture_is_told(data: bytes) -> None:
+    with pytest.raises(DataError):
+        probe_picture(data)
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    with pytest.raises(DataError, match="megapixels"):
+        probe_picture(data)
+
+
+def test_a_large_photograph_is_welcome(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (10_000, 9_100)).save(path)  # above the size at which Pillow warns
+    assert probe_picture(path.read_bytes()).width == 10_000
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(path)
+    with pytest.raises(DataError, match="8 or 16 bits"):
+        decode_picture(path.read_bytes(), rotate=True)

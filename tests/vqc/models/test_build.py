@@ -1,0 +1,232 @@
+"""Every detector of the table: built from its seed alone, trained a step, evaluated, written and read back."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.models import decided
+from vqc.config import TrainConfig
+from vqc.errors import ModelError
+from vqc.models.build import build_detector, move_detector
+from vqc.models.checkpoint import ModelInfo, load_model, save_model
+from vqc.models.registry import ARCHITECTURES, check_model
+
+LIGHT = {"fcos_tiny", "ssdlite320_mobilenet_v3_large"}
+EVERY = pytest.mark.parametrize(
+    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+)
+SIZE = (64, 96)
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def config(name: str = "fcos_tiny", **values: object) -> TrainConfig:
+    return TrainConfig.model_validate({"model": name, "weights": "none", "image_size": SIZE, "seed": 4, **values})
+
+
+def targets(*counts: int) -> list[dict[str, Tensor]]:
+    """So many boxes on each image, with the labels 1 and 2."""
+    row = torch.tensor([[4.0, 6.0, 40.0, 50.0], [50.0, 10.0, 90.0, 40.0]])
+    return [{"boxes": row[:count].clone(), "labels": torch.arange(1, 3)[:count]} for count in counts]
+
+
+def pictures(count: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def train_step(model: nn.Module, *counts: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    terms = model.train()(pictures(len(counts)), targets(*counts))
+    torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    return {name: float(term.detach()) for name, term in terms.items()}
+
+
+@EVERY
+def test_trains_with_a_good_part_in_the_batch_evaluates_and_is_read_back(name: str, tmp_path: Path) -> None:
+    model = build_detector(config(name), num_classes=2)
+    before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+    losses = train_step(model, 2, 0)
+    assert all(math.isfinite(value) for value in losses.values())
+    torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3).step()
+    assert any(not torch.equal(parameter, before[key]) for key, parameter in model.named_parameters())
+
+    info = ModelInfo(config=config(name), categories=((3, "a"), (7, "b")), fingerprint="", epoch=1)
+    save_model(tmp_path / "best", model, info)
+    back, told = load_model(tmp_path / "best")
+    assert told == info
+    with torch.inference_mode():
+        answers, again = model.eval()(pictures(2)), back(pictures(2))
+    for answer, same in zip(answers, again, strict=True):
+        assert set(answer) == {"boxes", "scores", "labels"}
+        assert all(torch.equal(answer[key], same[key]) for key in answer)
+        assert (answer["boxes"] >= 0).all()
+        assert (answer["boxes"] <= torch.tensor([96, 64, 96, 64])).all()
+        assert ((answer["scores"] >= 0) & (answer["scores"] <= 1)).all()
+        assert set(answer["labels"].tolist()) <= {1, 2}
+
+
+@EVERY
+def test_gradients_lie_in_memory_as_their_weights(name: str) -> None:
+    """A fused step of the optimiser goes through both by address."""
+    model = build_detector(config(name), num_classes=2)
+    train_step(model, 2, 1)
+    lying = [
+        (one.stride(), one.grad.stride()) for one in model.parameters() if one.grad is not None and min(one.shape) > 1
+    ]
+    assert lying
+    assert all(weight == gradient for weight, gradient in lying)
+
+
+@pytest.mark.parametrize(
+    "name", [*sorted(LIGHT), pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("counts", [(0, 0), (1,), (0,)], ids=str)
+def test_batches_of_good_parts_and_of_one_image_train(name: str, counts: tuple[int, ...]) -> None:
+    """An epoch's last batch may be one image, and SSDlite's last map is one cell."""
+    assert all(
+        math.isfinite(value) for value in train_step(build_detector(config(name), num_classes=2), *counts).values()
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssdlite320_mobilenet_v3_large",
+        pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", marks=pytest.mark.slow),
+        pytest.param("fcos_resnet50_fpn", marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_begun_from_a_backbone_is_read_back_without_the_network(
+    name: str, tmp_path: Path, offline: None
+) -> None:
+    """Its structure differs from one begun at random: frozen batch norm, no reduced tail."""
+    started = config(name, weights="backbone")
+    model = build_detector(started, num_classes=2, load_backbone=False)
+    plain = build_detector(config(name), num_classes=2)
+    assert {k: v.shape for k, v in model.state_dict().items()} != {k: v.shape for k, v in plain.state_dict().items()}
+    save_model(
+        tmp_path / "best", model, ModelInfo(config=started, categories=((1, "a"), (2, "b")), fingerprint="", epoch=1)
+    )
+    back, _ = load_model(tmp_path / "best")
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in back.state_dict().items())
+
+
+# Weights at the start
+
+
+def start(seed: int) -> dict[str, Tensor]:
+    return build_detector(config(seed=seed), num_classes=2).state_dict()
+
+
+def test_the_start_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = start(4)
+    torch.manual_seed(2)
+    torch.rand(5)
+    second = start(4)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert any(not torch.equal(tensor, second[name]) for name, tensor in start(5).items())
+
+
+def test_the_global_stream_is_not_moved() -> None:
+    before = torch.get_rng_state()
+    start(4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT))
+def test_what_an_untrained_detector_returns_is_above_its_threshold(name: str) -> None:
+    model = build_detector(config(name), num_classes=2).eval()
+    with torch.inference_mode():
+        (answer,) = model(pictures(1))
+    assert (answer["scores"] >= ARCHITECTURES[name].score_threshold).all()
+    assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_labels_have_room_for_every_category(classes: int) -> None:
+    model = build_detector(config(), num_classes=classes)
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 30.0]])
+    terms = model(pictures(1), [{"boxes": boxes, "labels": torch.tensor([classes])}])
+    assert all(math.isfinite(float(term.detach())) for term in terms.values())
+
+
+def test_pixels_are_normalised_as_the_backbone_expects() -> None:
+    model = build_detector(config(), num_classes=1)
+    images, _ = model.get_submodule("transform")(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(images.tensors[0, :, 0, 0], expected)
+    assert images.image_sizes == [(64, 64)]
+
+
+def test_pixels_are_normalised_alike_in_either_memory_format() -> None:
+    transform = build_detector(config(), num_classes=1).get_submodule("transform")
+    (planes, _), (last, _) = (transform(pictures(2).contiguous(memory_format=kind)) for kind in FORMATS)
+    assert torch.equal(planes.tensors, last.tensors)
+    assert last.tensors.is_contiguous(memory_format=torch.channels_last)
+
+
+# Memory formats
+
+
+BY_DEVICE = pytest.mark.parametrize(
+    ("name", "device", "expected"),
+    [
+        ("fcos_tiny", "cpu", torch.channels_last),
+        ("fcos_tiny", "meta", torch.channels_last),  # stands in for a GPU
+        ("retinanet_resnet50_fpn", "cpu", torch.contiguous_format),
+        ("retinanet_resnet50_fpn", "meta", torch.channels_last),
+    ],
+)
+
+
+@BY_DEVICE
+def test_weights_and_images_lie_as_the_device_is_fastest(name: str, device: str, expected: torch.memory_format) -> None:
+    model = move_detector(build_detector(config(name), num_classes=2), torch.device(device))
+    kernels = [one for one in model.get_submodule("backbone").parameters() if one.dim() == 4 and one.shape[-1] > 1]
+    assert all(one.is_contiguous(memory_format=expected) for one in kernels)
+    images, _ = model.get_submodule("transform")(pictures(2).contiguous(memory_format=torch.channels_last).to(device))
+    assert images.tensors.is_contiguous(memory_format=expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_small_head_is_computed_plane_by_plane_everywhere(device: str) -> None:
+    model = move_detector(build_detector(config(), num_classes=2), torch.device(device))
+    assert all(one.is_contiguous() for one in model.get_submodule("head").parameters())
+
+
+def test_what_is_found_does_not_depend_on_the_memory_format() -> None:
+    model, _ = decided("fcos_tiny", SIZE)
+    transform: Any = model.get_submodule("transform")
+    with torch.inference_mode():
+        last = model(pictures(2))
+        transform.cpu_channels_last = False
+        planes = move_detector(model, torch.device("cpu"))(pictures(2))
+    for one, other in zip(last, planes, strict=True):
+        assert len(one["scores"]) > 10
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+# Names and weights
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("fasterrcnn_resnet50", "; did you mean 'fasterrcnn_resnet50_fpn'?"), ("yolo", "expected one of"), ("", "got ''")],
+)
+def test_an_unknown_name(name: str, hint: str) -> None:
+    for ask in (check_model, lambda wrong: build_detector(config(wrong), num_classes=1)):
+        with pytest.raises(ModelError) as caught:
+            ask(name)
+        assert hint in caught.value.what
+        assert caught.value.command == "vqc models"
+
+
+def test_weights_must_be_decided_before_anything_is_built() -> None:
+    with pytest.raises(ModelError, match="'auto' must be resolved"):
+        build_detector(config(weights="auto"), num_classes=1)

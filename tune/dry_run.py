@@ -1,0 +1,65 @@
+"""Seconds of an epoch at each image size, measured on a few batches before a search begins (``--dry-run``).
+
+Trains the default configuration by the loop that trains everything (``vqc.training.loop.fit``), on so few images that
+it takes seconds, and takes nothing from it but the time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from tune.reporting.eta import EpochCost
+from tune.settings import SearchSettings, with_params
+from vqc.data.dataset import Data, Split
+from vqc.errors import InfeasibleError
+from vqc.hardware.memory import cap_vram
+from vqc.training.loop import fit
+
+__all__ = ["epoch_costs", "image_sizes"]
+
+BATCHES = 3
+EPOCHS = 4  # the first one warms up and is not counted
+
+
+def image_sizes(settings: SearchSettings) -> list[int]:
+    """The sizes that the search may choose, or the one that it always takes (the longer side), rising."""
+    dimension = settings.space.get("image_size")
+    if dimension is None:
+        return [max(settings.train.image_size)]
+    return sorted({int(size) for size in dimension.corners() if not isinstance(size, str)})
+
+
+def epoch_costs(
+    settings: SearchSettings, data: Data, *, on_size: Callable[[int], object] = lambda size: None
+) -> Iterator[EpochCost]:
+    """Measure each size of the search on this machine; ``on_size`` is called before each."""
+    if torch.cuda.is_available():
+        cap_vram(settings.vram_gb, share=1.0, device=torch.device("cuda", 0))
+    count = BATCHES * settings.train.batch_size
+    train, val = _few(data.train, count), _few(data.val, count)
+    few = dataclasses.replace(data, train=train, val=val)
+    factors = len(data.train.images) / len(train.images), len(data.val.images) / len(val.images)
+    for size in image_sizes(settings):
+        on_size(size)
+        sized = with_params(settings.train, {"image_size": size}) if "image_size" in settings.space else settings.train
+        config = sized.model_copy(update={"num_epochs": EPOCHS})
+        try:
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                reports = [epoch.report for epoch in fit(config, few, cache=Path(folder))][1:]
+        except InfeasibleError:
+            yield EpochCost(image_size=size)
+            continue
+        seconds = [report.train_s * factors[0] + report.eval_s * factors[1] for report in reports]
+        yield EpochCost(image_size=size, epoch_s=median(seconds), low_s=min(seconds), high_s=max(seconds))
+
+
+def _few(split: Split, count: int) -> Split:
+    """So many images of the split, evenly spread over it, because neighbours are alike."""
+    step = max(1, len(split.images) // count)
+    return dataclasses.replace(split, images=split.images[::step][:count])

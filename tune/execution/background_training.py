@@ -1,0 +1,122 @@
+"""A trial's epochs, trained in a thread that may be one epoch ahead of what is reported.
+
+Made by ``tune.execution.worker``. While an epoch's checkpoint is written and its report travels to the journal and the
+answer back, the next one trains already. A report is handed on only when its checkpoint is on the disk, so the journal
+never says more than the disk does. A checkpoint is written only when its report is asked for, so the disk is never more
+than one epoch before the journal, whoever is killed. Where the answer may be "no further", training waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import TypeAlias
+
+from vqc.epoch import EpochReport
+
+__all__ = ["Ahead", "Measured", "Training"]
+
+Measured: TypeAlias = tuple[EpochReport, Callable[[], None]]  # the second writes the checkpoints of the first
+Training: TypeAlias = Callable[[Callable[[int, int], None]], Generator[Measured, None, None]]  # takes fit()'s on_step
+
+
+class _LetGoError(BaseException):
+    """Ends the training between two steps; nothing in it may take this for an error of its own."""
+
+
+class Ahead(Iterator[EpochReport]):
+    """The reports in their order; errors of training and writing come where the report would have come.
+
+    Nothing is trained before the first report is asked for. ``close()`` ends the training after its present step.
+
+    Args:
+        training: makes the epochs; runs in a thread of its own.
+        waits_after: says of an epoch whether the next one begins only when its report is asked for.
+    """
+
+    def __init__(self, training: Training, *, waits_after: Callable[[int], bool]) -> None:
+        self._training, self._waits_after = training, waits_after
+        self._reports: SimpleQueue[Future[EpochReport] | None] = SimpleQueue()
+        self._changed = threading.Condition()
+        self._asked = self._begun = 0  # reports asked for, epochs whose training was begun
+        self._closed = False
+        self._trainer: threading.Thread | None = None
+
+    def __next__(self) -> EpochReport:
+        with self._changed:
+            self._asked += 1
+            self._changed.notify_all()
+        if self._trainer is None and not self._closed:
+            self._trainer = threading.Thread(target=self._train, name="training", daemon=True)
+            self._trainer.start()
+        coming = None if self._closed else self._reports.get()
+        if coming is None:
+            self._reports.put(None)  # for whoever asks again
+            raise StopIteration
+        return coming.result()
+
+    def close(self) -> None:
+        """End the training; a checkpoint that is being written is written to its end."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._trainer is not None:
+            self._trainer.join()
+            self._trainer = None
+        self._reports = SimpleQueue()  # what is in it may hold tensors
+
+    def _train(self) -> None:
+        """Runs in the thread; the queue ends with an error or with None."""
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint") as writer:
+            try:
+                self._train_with(writer)
+            except _LetGoError:
+                pass
+            except BaseException as error:  # noqa: BLE001  (handed on to whoever asks for the report)
+                failed: Future[EpochReport] = Future()
+                failed.set_exception(error)
+                self._reports.put(failed)
+            self._reports.put(None)
+
+    def _train_with(self, writer: ThreadPoolExecutor) -> None:
+        reached = 0
+        with contextlib.closing(self._training(self._on_step)) as epochs:
+            while self._may_begin(reached):
+                measured = next(epochs, None)
+                if measured is None:
+                    return
+                report, write = measured
+                reached = report.epoch
+                if not self._asked_for():
+                    return
+                self._reports.put(writer.submit(_written, report, write))
+
+    def _may_begin(self, reached: int) -> bool:
+        """Wait until the next epoch may be trained; False if it never may."""
+
+        def may() -> bool:
+            ahead = self._begun - self._asked  # 0: the report of the latest epoch has been asked for
+            return self._closed or ahead < 0 or (ahead == 0 and not self._waits_after(reached))
+
+        with self._changed:
+            self._changed.wait_for(may)
+            self._begun += 1
+            return not self._closed
+
+    def _asked_for(self) -> bool:
+        """Wait until the latest report is asked for, which says that the one before it is in the journal."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._begun <= self._asked)
+            return self._begun <= self._asked
+
+    def _on_step(self, step: int, steps: int) -> None:
+        if self._closed:
+            raise _LetGoError
+
+
+def _written(report: EpochReport, write: Callable[[], None]) -> EpochReport:
+    write()
+    return report

@@ -1,0 +1,137 @@
+"""How many trials share the GPU: what fits, and only as long as it is faster.
+
+Asked by ``tune.execution.ray_backend`` for each trial under ``--gpus-per-trial auto``; reads the journal's table and
+what ``vqc.hardware.memory_book`` knows. A size of image runs alone first; then, where two (three) whole batches fit
+side by side, two (three) are tried, and kept only if together they train more images a second.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+from tune.history.journal import Table
+from vqc.config import TrainConfig
+from vqc.hardware.memory_book import MemoryBook, Setup, StepMemory, limit_gb
+
+__all__ = ["GAIN", "MOST_TOGETHER", "Packer", "speedups", "trials_together"]
+
+GB = 2**30
+MOST_TOGETHER = 3
+GAIN = 0.1  # by which the sum must be faster; less does not pay for the later proposals knowing less
+ROUNDING = 1e-6
+STEADY = 0.2  # an epoch counts for k at a time if on average within this of k - 1 others ran beside it
+
+
+class Packer:
+    """Gives each trial its share of a GPU, and keeps account of what is left.
+
+    Args:
+        table: of the search, kept up to date by its owner.
+        budget_gb: memory of one GPU for all trials on it.
+        gpus: that trials may run on.
+    """
+
+    def __init__(self, table: Table, book: MemoryBook, *, budget_gb: float, gpus: float = 1.0) -> None:
+        self._table, self._book, self._budget_gb, self._gpus = table, book, budget_gb, gpus
+        self._shares: dict[str, float] = {}
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more trial could start now; one that is proposed and must wait knows less than it could."""
+        return sum(self._shares.values()) + 1 / MOST_TOGETHER <= self._gpus + ROUNDING
+
+    def take(self, key: str, config: TrainConfig) -> float:
+        """The share for a trial; held under the key until it is given back."""
+        together = trials_together(config, self._table, self._book.entries(), budget_gb=self._budget_gb)
+        self._shares[key] = 1 / together
+        return 1 / together
+
+    def give_back(self, key: str) -> None:
+        """The trial under this key has left the GPU."""
+        self._shares.pop(key, None)
+
+
+def trials_together(config: TrainConfig, table: Table, memory: Mapping[Setup, StepMemory], *, budget_gb: float) -> int:
+    """How many trials like this one should run at a time on a GPU.
+
+    Args:
+        memory: what steps were measured to take.
+        budget_gb: GPU memory for all trials together.
+    """
+    measured = speedups(table, config.image_size)
+    if 1 not in measured:
+        return 1
+    best = 1
+    for together in range(2, MOST_TOGETHER + 1):
+        if not _fits(config, memory, limit_gb(budget_gb, share=1 / together)):
+            break
+        if together not in measured:
+            return together
+        if measured[together] < measured[best] * (1 + GAIN):
+            break
+        best = together
+    return best
+
+
+def speedups(table: Table, image_size: tuple[int, int]) -> dict[int, float]:
+    """Trials at a time -> images per second of them all, as a multiple of one alone; 1 is there once one ran alone."""
+    rates: defaultdict[int, list[float]] = defaultdict(list)
+    for together, epoch in _concurrency(list(_epochs(table))):
+        if epoch.image_size == image_size:
+            rates[together].append(epoch.images_per_s)
+    if 1 not in rates:
+        return {}
+    alone = median(rates[1])
+    return {together: together * median(some) / alone for together, some in sorted(rates.items())}
+
+
+def _fits(config: TrainConfig, memory: Mapping[Setup, StepMemory], room_gb: float) -> bool:
+    """Whether a whole batch does: a trial that must cut its batches gains nothing from company."""
+    alike = (config.model, config.weights, config.image_size)
+    lines = [line for setup, line in memory.items() if (setup.model, setup.weights, setup.image_size) == alike]
+    return bool(lines) and all(line.images_within(int(room_gb * GB)) >= config.batch_size for line in lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Epoch:
+    from_s: float
+    to_s: float
+    image_size: tuple[int, int]
+    images_per_s: float  # evaluation's time included: it takes its part of the GPU too
+
+
+def _epochs(table: Table) -> Iterator[_Epoch]:
+    for trial in table.trials.values():
+        for report in trial.reports:
+            took_s = report.train_s + report.eval_s
+            if report.measured_ms is None or took_s <= 0:
+                continue
+            to_s = report.measured_ms / 1000
+            yield _Epoch(
+                from_s=to_s - took_s,
+                to_s=to_s,
+                image_size=trial.config.image_size,
+                images_per_s=report.images_per_s * report.train_s / took_s,
+            )
+
+
+def _concurrency(epochs: list[_Epoch]) -> Iterator[tuple[int, _Epoch]]:
+    """Each epoch with the number of trials that ran while it did, itself included; without those where it changed."""
+    epochs.sort(key=lambda epoch: epoch.from_s)
+    begins = [epoch.from_s for epoch in epochs]
+    longest_s = max((epoch.to_s - epoch.from_s for epoch in epochs), default=0.0)
+    for epoch in epochs:
+        first = bisect.bisect_left(begins, epoch.from_s - longest_s)
+        near = epochs[first : bisect.bisect_right(begins, epoch.to_s)]
+        shared_s = sum(
+            max(0.0, min(epoch.to_s, other.to_s) - max(epoch.from_s, other.from_s))
+            for other in near
+            if other is not epoch
+        )
+        others = shared_s / (epoch.to_s - epoch.from_s)
+        if abs(others - round(others)) <= STEADY:
+            yield 1 + round(others), epoch

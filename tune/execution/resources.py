@@ -1,0 +1,51 @@
+"""What one trial gets of the machines there are: cores, a share of a GPU, threads. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from tune.settings import SearchSettings
+from vqc.hardware.gpu import gpu_count
+
+__all__ = ["Machines", "Resources", "resources_of", "this_machine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """Those that trials may run on: how many, the cores of the smallest, and whether they have GPUs."""
+
+    count: int
+    cpus: int
+    gpus: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets: CPU cores, a share of a GPU, torch threads, and its share of so much GPU memory."""
+
+    cpus: float
+    gpus: float
+    threads: int
+    vram_gb: float | None = None
+
+
+def this_machine() -> Machines:
+    """The one that this runs on."""
+    return Machines(count=1, cpus=os.cpu_count() or 1, gpus=gpu_count() > 0)
+
+
+def resources_of(settings: SearchSettings, machines: Machines) -> Resources:
+    """What each trial gets where the trials that run at a time are spread over the machines.
+
+    On a CPU it leaves one core to Ray and the terminal: two threads that share a core wait for each other.
+    """
+    share = settings.gpus_per_trial
+    together = math.ceil(settings.concurrent / machines.count)
+    return Resources(
+        cpus=max(1, machines.cpus // together),
+        gpus=(1.0 if share == "auto" else share) if machines.gpus else 0.0,
+        threads=settings.threads_per_trial or max(1, (machines.cpus - 1) // together),
+        vram_gb=settings.vram_gb,
+    )

@@ -1,0 +1,180 @@
+"""What a worker process does for a trial, epoch by epoch. Knows nothing of Ray.
+
+A worker is reused from trial to trial: a new process and its imports cost seconds, a trial's first step does not.
+Between trials it gives memory back, and says so when some stayed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from tune.execution.background_training import Ahead, Measured
+from vqc.config import TrainConfig
+from vqc.data.dataset import Data
+from vqc.epoch import EpochReport
+from vqc.errors import ModelError, VqcError
+from vqc.hardware.memory import cap_vram, free_memory
+from vqc.models.checkpoint import Snapshot, read_info, read_report, snapshot_of
+from vqc.training.loop import OnStep, fit
+
+__all__ = ["Assignment", "Reports", "UnwritableError", "Worker", "trained", "trained_ahead"]
+
+KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay behind after a trial, with all workspaces given back
+
+
+class UnwritableError(VqcError):
+    """The checkpoints of an epoch cannot be written; ``needed_bytes`` is more than they take."""
+
+    def __init__(self, error: OSError, needed_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        super().__init__(f"checkpoints cannot be written: {error.strerror or error}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One trial for a worker.
+
+    ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints;
+    ``judged_after``: the epochs after which the trial may be stopped or paused, None: after each.
+    """
+
+    config: TrainConfig
+    metric: str
+    after_epoch: int
+    folder: Path
+    cache: Path
+    judged_after: frozenset[int] | None = None
+
+
+Reports: TypeAlias = Callable[[Assignment, Data], Iterator[EpochReport]]
+
+
+class Worker:
+    """Runs one trial at a time: ``begin``, then ``epoch`` until told to stop, then ``release``.
+
+    Args:
+        threads: of torch.
+        vram_gb: the budget of all workers on the GPU, of which this one may take its ``share``.
+        reports: where a trial's reports come from, by default from training; benchmarks give their own.
+
+    Training runs ahead where a core is left for writing: threads that share one wait for each other.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        threads: int,
+        vram_gb: float | None = None,
+        share: float = 1.0,
+        reports: Reports | None = None,
+    ) -> None:
+        torch.set_num_threads(threads)
+        if torch.cuda.is_available():
+            cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
+        spare_core = torch.cuda.is_available() or (os.cpu_count() or 1) > threads
+        self._data, self._reports = data, reports or (trained_ahead if spare_core else trained)
+        self._epochs: Iterator[EpochReport] = iter(())
+        gc.collect()
+        gc.freeze()  # what the imports made stays for good: each collection between trials would walk through it
+        self._base_mb = _allocated_mb()
+
+    def begin(self, assignment: Assignment) -> None:
+        """Take a trial; nothing is computed yet."""
+        self._epochs = self._reports(assignment, self._data)
+
+    def epoch(self) -> EpochReport:
+        """Train one epoch; when this returns, its checkpoints are on the disk.
+
+        Raises:
+            InfeasibleError: the configuration cannot work.
+            UnwritableError: there is no room for the checkpoints.
+        """
+        return next(self._epochs)
+
+    def release(self) -> float:
+        """Let the trial go; returns the MB of GPU memory that stayed behind (0 without a GPU)."""
+        close = getattr(self._epochs, "close", None)
+        if close is not None:
+            close()
+        self._epochs = iter(())
+        free_memory()
+        return _allocated_mb() - self._base_mb
+
+
+def trained(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+    """The reports of ``fit()``; before each is yielded, its checkpoints are on the disk."""
+    for report, write in _measured(assignment, data, None):
+        write()
+        yield report
+
+
+def trained_ahead(assignment: Assignment, data: Data) -> Ahead:
+    """The same reports, the next epoch in training while one is written and judged."""
+    judged = assignment.judged_after
+    return Ahead(
+        lambda on_step: _measured(assignment, data, on_step),
+        waits_after=lambda epoch: judged is None or epoch in judged,
+    )
+
+
+def _measured(assignment: Assignment, data: Data, on_step: OnStep | None) -> Generator[Measured, None, None]:
+    last, best = assignment.folder / "last.safetensors", assignment.folder / "best.safetensors"
+    resume_from, best_value = _resumable(assignment, last, best)
+    if resume_from is not None:
+        report = read_report(resume_from)
+        if report.epoch > assignment.after_epoch:  # saved, but the journal never heard of it
+            yield report, _nothing
+    for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache, on_step=on_step):
+        value = getattr(epoch.report.scores, assignment.metric) or 0.0
+        better, best_value = value > best_value, max(value, best_value)
+        snapshot = snapshot_of(epoch.state, epoch.report)
+        yield epoch.report, partial(_write, snapshot, last=last, best=best if better else None)
+
+
+def _nothing() -> None:
+    """What is to be written of an epoch that was saved before."""
+
+
+def _write(snapshot: Snapshot, *, last: Path, best: Path | None) -> None:
+    try:
+        if best is not None:
+            snapshot.write_model(best)
+        snapshot.write_state(last)
+    except OSError as error:
+        needed_bytes = 2 * sum(tensor.nbytes for tensor in snapshot.tensors.values())  # the state, and a model
+        raise UnwritableError(error, needed_bytes) from error
+
+
+def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | None, float]:
+    """The checkpoint to go on from, and the best value so far; a fresh start unless both files are whole.
+
+    So too where the journal has lost epochs that are before it. A fresh start measures the same epochs again, and with
+    them the weights of the best one.
+    """
+    for draft in assignment.folder.glob(".*.tmp"):  # of a worker that was killed while it wrote
+        draft.unlink(missing_ok=True)
+    with contextlib.suppress(ModelError):
+        if read_report(last).epoch <= assignment.after_epoch + 1:
+            return last, _best_value(best, assignment.metric)
+    shutil.rmtree(assignment.folder, ignore_errors=True)
+    return None, float("-inf")
+
+
+def _best_value(best: Path, metric: str) -> float:
+    scores = read_info(best, whole=True).scores
+    return getattr(scores, metric) or 0.0 if scores is not None else float("-inf")
+
+
+def _allocated_mb() -> float:
+    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0

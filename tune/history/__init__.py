@@ -1,0 +1,1 @@
+"""What happened in a search, and questions to it."""

@@ -1,0 +1,1 @@
+"""What a search shows: terminal, report, MLflow. Read-only."""

@@ -1,0 +1,84 @@
+"""``vqc check``: everything that is wrong with a folder of annotated images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vqc.data.dataset import Data
+    from vqc.data.findings import Finding, Severity
+
+__all__ = ["add_flags", "run"]
+
+SHOWN_PER_KIND = 20
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder with train/, val/ and, if there is one, test/"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from vqc.data.dataset import inspect_data, load_data
+
+    root: Path = args.data
+    if not root.is_dir():
+        load_data(root)  # raises, with the next command
+    data, findings = inspect_data(root)
+    console = Console(highlight=False, soft_wrap=True)
+    if data is not None:
+        _show_counts(console, data)
+    for severity in ("error", "warning"):
+        _show_findings(console, findings, severity)
+    if data is None:
+        console.print("[bold red]not usable[/] until the errors are mended")
+        return 2
+    console.print("[bold green]usable[/]" + (", with warnings" if findings else ""))
+    return 0
+
+
+def _show_counts(console: Console, data: Data) -> None:
+    """One column per split, one row per count; as many categories as there may be fit below each other."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column(f"{data.root.resolve().name}")
+    for split in data.splits:
+        table.add_column(split.name, justify="right")
+    rows: list[tuple[str, list[int]]] = [
+        ("images", [len(split.images) for split in data.splits]),
+        ("  good", [split.good for split in data.splits]),
+        ("  defective", [split.defective for split in data.splits]),
+        ("boxes", [split.boxes for split in data.splits]),
+    ]
+    for category in data.categories:
+        rows.append((f"  {category.name}", [split.boxes_per_category[category.name] for split in data.splits]))
+    for name, counts in rows:
+        table.add_row(escape(name), *(f"{count:,}" for count in counts))
+    console.print(table)
+    console.print(f"fingerprint {data.fingerprint}\n")
+
+
+def _show_findings(console: Console, findings: Sequence[Finding], severity: Severity) -> None:
+    from rich.markup import escape
+
+    from vqc.data.findings import grouped
+
+    colour = {"error": "red", "warning": "yellow"}[severity]
+    for kind, group in grouped(findings, severity).items():
+        console.print(f"[bold {colour}]{severity}[/]  [bold]{kind}[/] ({len(group)})")
+        for finding in group[:SHOWN_PER_KIND]:
+            console.print(f"  [dim]{escape(finding.where)}[/]: {escape(finding.message)}")
+        if len(group) > SHOWN_PER_KIND:
+            console.print(f"  and {len(group) - SHOWN_PER_KIND:,} more")
+        console.print()

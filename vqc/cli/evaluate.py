@@ -1,0 +1,138 @@
+"""``vqc evaluate``: all figures of a detector on one split, as JSON, as a page, and in MLflow."""
+# ruff: noqa: T201 - a command line prints
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vqc.evaluation.evaluate import Evaluation
+    from vqc.evaluation.intervals import Rate
+
+__all__ = ["add_flags", "results_path", "run"]
+
+SPLITS = ("train", "val", "test")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="weights: a .safetensors file")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train/, val/ and test/")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="images to evaluate on (default: test)")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="reject from this score (default: the calibration's)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: the model's folder)")
+    parser.add_argument("--mlflow", metavar="URI", help="tracking server (default: sqlite:///results/mlflow.db)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="of MLflow's own files")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write ``metrics/evaluation_results.json`` and ``evaluation.html``, tell MLflow."""
+    from vqc.data.dataset import load_data
+    from vqc.errors import ConfigError
+    from vqc.evaluation.evaluate import evaluate
+    from vqc.files import write_atomically
+    from vqc.reporting.evaluation_page import evaluation_page
+
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
+    evaluated = evaluate(
+        args.model,
+        load_data(args.data),
+        split=args.split,
+        threshold=args.threshold,
+        command=" ".join(["vqc", *sys.argv[1:]]) if sys.argv[1:2] == ["evaluate"] else "vqc evaluate",
+        on_step=lambda text: print(f"{text} ...", flush=True),
+    )
+    folder = args.out or args.model.parent
+    html = evaluation_page(evaluated)
+    figures, page = results_path(folder), folder / "evaluation.html"
+    write_atomically(figures, (evaluated.record.model_dump_json(indent=2) + "\n").encode())
+    write_atomically(page, html.encode())
+    _show(evaluated.record)
+    print(f"wrote {figures} and {page}")
+    _track(evaluated.record, (figures, page), name=f"evaluate {folder.name}", uri=args.mlflow, results=args.results)
+    return 0
+
+
+def results_path(folder: Path) -> Path:
+    """The evaluation's JSON in a run's folder."""
+    return folder / "metrics" / "evaluation_results.json"
+
+
+def _show(record: Evaluation) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column(f"on {record.split}, {record.images} images")
+    table.add_column("", justify="right")
+    table.add_column("95 % interval")
+    table.add_row("escape: defective parts that pass", *_cells(record.per_image.escape))
+    table.add_row("overkill: good parts rejected", *_cells(record.per_image.overkill))
+    for name in ("ap", "ap50", "ap75", "ar"):
+        value = getattr(record.coco, name)
+        table.add_row(name.upper(), "cannot be told" if value is None else f"{value:.3f}", "")
+    table.add_row("latency p50, p95", f"{record.latency.p50_ms:.1f}, {record.latency.p95_ms:.1f} ms", record.device)
+    console.print(table)
+    for sentence in (record.threshold_source, record.per_image.escape.sentence, *record.notes):
+        if sentence:
+            console.print(f"  {escape(sentence)}")
+
+
+def _cells(rate: Rate) -> tuple[str, str]:
+    from vqc.reporting.html import percent
+
+    told = "cannot be told" if rate.value is None else f"{percent(rate.value)} ({rate.count} of {rate.total})"
+    interval = f"{percent(rate.low)} to {percent(rate.high)}" if rate.low is not None and rate.high is not None else ""
+    return told, interval if rate.value is not None else f"{interval + ': ' if interval else ''}{rate.reason}"
+
+
+def _track(record: Evaluation, files: tuple[Path, ...], *, name: str, uri: str | None, results: Path) -> None:
+    """One run in MLflow; where it cannot be reached, one sentence and no more."""
+    import time
+
+    from vqc.tracking.mlflow_client import Point, Tracker, TrackingError, default_uri
+
+    now_ms = int(time.time() * 1000)
+    points = [Point(key, value, record.epoch, now_ms) for key, value in _flat(record).items()]
+    try:
+        if uri is None:
+            results.mkdir(parents=True, exist_ok=True)
+        tracker = Tracker(uri or default_uri(results), artifacts=results / "mlartifacts")
+        run_id = tracker.create(name, tags={"vqc.kind": "evaluation"}, start_ms=now_ms)
+        params = {"model": record.model_file, "model_sha256": record.model_sha256, "split": record.split,
+                  "data_fingerprint": str(record.data["fingerprint"])}  # fmt: skip
+        tracker.log(run_id, points=points, params=params, tags={})
+        for file in files:
+            tracker.log_artifact(run_id, file)
+        tracker.set_status(run_id, "FINISHED", end_ms=now_ms)
+    except TrackingError as error:
+        print(f"not in MLflow: {error.what}", file=sys.stderr)
+
+
+def _flat(record: Evaluation) -> dict[str, float]:
+    """Figures as MLflow keeps them; what cannot be told is left out."""
+    from vqc.tracking.mlflow_client import metric_name
+
+    split = record.split
+    values: dict[str, float | None] = {
+        **{metric_name(split, name): getattr(record.coco, name) for name in ("ap", "ap50", "ap75", "ar")},
+        **{metric_name(split, "class_ap", name): value for name, value in record.coco.class_ap.items()},
+        **{metric_name(split, "area_ap", name): scores.ap for name, scores in record.coco_by_area.items()},
+        metric_name(split, "escape"): record.per_image.escape.value,
+        metric_name(split, "escape_high"): record.per_image.escape.high,
+        metric_name(split, "overkill"): record.per_image.overkill.value,
+        metric_name(split, "overkill_high"): record.per_image.overkill.high,
+        metric_name(split, "laece0"): record.score_errors.laece0,
+        metric_name(split, "dece"): record.score_errors.dece,
+        "latency_p50_ms": record.latency.p50_ms,
+        "latency_p95_ms": record.latency.p95_ms,
+    }
+    return {name: value for name, value in values.items() if value is not None}

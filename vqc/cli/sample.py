@@ -1,0 +1,25 @@
+"""``vqc sample``: write the generated data set."""
+# ruff: noqa: T201 - a command line prints
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vqc.shell import as_typed
+
+__all__ = ["add_flags", "run"]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder to write")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other parts (default: 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from vqc.data.synthetic import write_sample
+
+    folder = write_sample(args.out, seed=args.seed)
+    print(f"{folder}: generated brushed metal with scratches, dents and stains, seed {args.seed}")
+    print(f"  next: {as_typed(f'vqc check --data {folder}')}")
+    return 0

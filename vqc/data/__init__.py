@@ -1,0 +1,1 @@
+"""Photographs and annotations: read, checked, drawn, and turned into batches."""

@@ -1,0 +1,171 @@
+"""Image bytes -> what the annotations need to know, and pixels. The only module that imports Pillow.
+
+Called by ``vqc.data.dataset``. Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become
+upright 8-bit RGB; everything is decoded in full, so a truncated file is found before training starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.errors import DataError
+from vqc.files import read_at_most
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Picture", "decode_picture", "picture_bytes", "probe_picture"]
+
+# Only formats that photographs come in: Pillow also knows some that start other programs (EPS).
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+EXIF_ORIENTATION = 0x0112
+MOST_BYTES = 2**30  # of a file: the largest picture, of 16 bits and not compressed
+
+# Decoders of hostile bytes raise all of these; each means that the file is broken, not the program.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError)
+
+# EXIF orientation -> the upright picture, for pixels of shape [height, width, 3].
+_UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels, 1),
+}
+
+# Silencing a warning changes the interpreter's filters for a moment; threads must not do it at once.
+_opening = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a file says about itself.
+
+    Attributes:
+        sha256: of the file's bytes, in hex.
+        width, height: in pixels as stored, before any rotation.
+        orientation: EXIF's code, 1 (upright) to 8.
+    """
+
+    sha256: str
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height in pixels after the EXIF rotation."""
+        swapped = self.orientation >= 5
+        return (self.height, self.width) if swapped else (self.width, self.height)
+
+
+def picture_bytes(path: Path) -> bytes:
+    """What a picture's file holds.
+
+    Raises:
+        DataError: it cannot be read, or is larger than any photograph; names no file.
+    """
+    try:
+        content = read_at_most(path, MOST_BYTES)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}") from None
+    if content is None:
+        raise DataError(f"larger than {MOST_BYTES / 2**20:.0f} MB; cut it into tiles")
+    return content
+
+
+def probe_picture(data: bytes) -> Picture:
+    """Decode a whole file and tell what it is.
+
+    Raises:
+        DataError: not a picture, truncated, too large or of a kind without colours; names no file.
+    """
+    with _open(data) as image:
+        width, height = image.size
+        _check_mode(image)
+        # A JPEG at an eighth of its size: all bytes are still read, so a cut-off file is found, and sooner.
+        image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
+        _load(image)
+        orientation = _orientation(image)
+    return Picture(sha256=hashlib.sha256(data).hexdigest(), width=width, height=height, orientation=orientation)
+
+
+def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
+    """Pixels ``[height, width, 3]``, RGB, uint8, contiguous.
+
+    16-bit values keep their upper eight bits (65535 becomes 255, whatever the picture's own maximum);
+    transparency is dropped.
+
+    Args:
+        data: the file's bytes.
+        rotate: whether the EXIF orientation is applied.
+
+    Raises:
+        DataError: as ``probe_picture``.
+    """
+    with _open(data) as image:
+        _check_mode(image)
+        _load(image)
+        orientation = _orientation(image) if rotate else 1
+        pixels = _rgb(image)
+    return np.ascontiguousarray(_UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels)
+
+
+def _open(data: bytes) -> Image:
+    from PIL import Image, UnidentifiedImageError
+
+    with _opening, warnings.catch_warnings():
+        # Large photographs are welcome: Pillow's error, at twice the size of its warning, is the limit. What else it
+        # warns of (tags that say more than the file holds) is no matter, or an error when the pixels are read.
+        warnings.simplefilter("ignore")
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+        except Image.DecompressionBombError:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+            raise DataError(f"more than {limit} megapixels; cut it into tiles") from None
+        except UnidentifiedImageError:
+            raise DataError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
+        except _BROKEN as error:
+            raise DataError(f"a broken file: {error}") from None
+
+
+def _load(image: Image) -> None:
+    try:
+        image.load()
+    except _BROKEN as error:
+        raise DataError(f"broken or cut off: {error}") from None
+
+
+def _check_mode(image: Image) -> None:
+    if image.mode in ("F", "LAB", "HSV"):
+        raise DataError(f"pixels of kind '{image.mode}'; expected greyscale or colour of 8 or 16 bits")
+
+
+def _orientation(image: Image) -> int:
+    try:
+        code = image.getexif().get(EXIF_ORIENTATION, 1)
+    except _BROKEN:  # broken metadata around a good picture: viewers show it as stored
+        return 1
+    return code if isinstance(code, int) and code in _UPRIGHT else 1
+
+
+def _rgb(image: Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 16-bit grey; plain "I" holds the same range in 32 bits
+        grey = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("P", "PA", "LA"):  # by way of RGBA: a palette's transparency has no direct way to RGB
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))

@@ -1,0 +1,198 @@
+"""Records -> batches: images fitted into one fixed size, cached, augmented and collated ahead of the trainer.
+
+Called by ``vqc.training.loop`` and by all that evaluates. Every batch is a function of (seed, epoch, its images) alone:
+neither the cache nor the number of threads nor a resumption changes what the training sees.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vqc.config import TrainConfig, Workers
+from vqc.data.cache import cached_pixels
+from vqc.data.dataset import Data, ImageRecord, read_image
+from vqc.data.prefetch import prefetched
+from vqc.data.transforms import Augmenter
+from vqc.seeding import stream_seed
+
+__all__ = [
+    "Batch",
+    "FittedImages",
+    "Target",
+    "evaluation_batches",
+    "fit_image",
+    "fit_scale",
+    "plain_batch",
+    "training_batches",
+]
+
+PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
+Target = dict[str, torch.Tensor]
+WriteImage = Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Images of one size and what is on them.
+
+    ``images``: uint8 [N, 3, H, W] RGB. ``targets``: per image ``boxes`` float32 [n, 4] xyxy in pixels of the
+    fitted image and ``labels`` int64 [n] in 1..C. ``indices``: positions in the split.
+    """
+
+    images: torch.Tensor
+    targets: list[Target]
+    indices: tuple[int, ...]
+
+    def parts(self, size: int) -> list[Batch]:
+        """The batch in its order, in parts of ``size`` images, the last one maybe smaller; views, not copies."""
+        ends = range(0, len(self.indices), size)
+        return [
+            Batch(
+                images=self.images[at : at + size],
+                targets=self.targets[at : at + size],
+                indices=self.indices[at : at + size],
+            )
+            for at in ends
+        ]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device: three transfers, however many images; a GPU fetches them while the CPU goes on."""
+        counts = [len(one["labels"]) for one in self.targets]
+        boxes, labels = (_sent(torch.cat([one[name] for one in self.targets]), device) for name in ("boxes", "labels"))
+        pairs = zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
+        targets = [{"boxes": box, "labels": label} for box, label in pairs]
+        return Batch(images=_sent(self.images, device), targets=targets, indices=self.indices)
+
+
+def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
+    """Factor by which an image is scaled to fit into ``size`` (height, width), its shape kept."""
+    return min(size[0] / height, size[1] / width)
+
+
+def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image scaled into the top left corner of ``size`` (height, width); the rest is padding.
+
+    Args:
+        image: [h, w, 3].
+
+    Returns:
+        [H, W, 3]; a point (x, y) of the image lies at (x, y) * ``fit_scale``.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = fit_scale(width, height, size)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    fitted = np.full((*size, 3), PAD_VALUE, np.uint8)
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    fitted[: inner[1], : inner[0]] = cv2.resize(image, inner, interpolation=way)
+    return fitted
+
+
+class FittedImages:
+    """The images of a split at one size, and what is to be found on them.
+
+    ``self[i]`` is uint8 [H, W, 3], not to be altered; ``boxes[i]`` float32 [n, 4] xyxy in pixels of the fitted image
+    and ``labels[i]`` int64 [n] in 1..C, without the crowd regions. With a cache folder the images are decoded once,
+    ever; without one, or where it has no room for them, at each access. Both give the same bytes.
+    """
+
+    def __init__(self, data: Data, split: str, *, size: tuple[int, int], cache: Path | None) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)  # whole images are spread over threads already
+        self.split = data.split(split)
+        self.size = size
+        # A crowd region is ignored in scoring and says nothing of one object.
+        self.boxes = [r.boxes[~r.crowd] * np.float32(fit_scale(r.width, r.height, size)) for r in self.split.images]
+        self.labels = [r.labels[~r.crowd] for r in self.split.images]
+        self._pixels: NDArray[np.uint8] | None = None
+        if cache is not None:
+            # Another release of a decoder may give other pixels.
+            group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
+            shape = (len(self), *size, 3)
+            self._pixels = cached_pixels(cache, split, group=group, shape=shape, produce=self._all_fitted)
+
+    def __len__(self) -> int:
+        return len(self.split.images)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        if self._pixels is not None:
+            return np.asarray(self._pixels[index])
+        return self._fitted(self.split.images[index])
+
+    def _fitted(self, record: ImageRecord) -> NDArray[np.uint8]:
+        return fit_image(read_image(record), self.size)
+
+    def _all_fitted(self) -> Iterator[NDArray[np.uint8]]:
+        return prefetched(self._fitted, self.split.images, workers=os.cpu_count() or 1)  # who consumes them only writes
+
+
+def evaluation_batches(
+    images: FittedImages, *, batch_size: int, threads: Workers, first: int | None = None
+) -> Iterator[Batch]:
+    """The split in its order, not augmented; only the ``first`` images if given.
+
+    Args:
+        threads: that prepare batches ahead, at most; see ``prefetched``.
+    """
+    parts = _parts(range(len(images))[:first], batch_size)
+    return prefetched(partial(plain_batch, images), parts, workers=threads)
+
+
+def plain_batch(images: FittedImages, indices: tuple[int, ...]) -> Batch:
+    """The batch of these images, not augmented."""
+
+    def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
+        np.copyto(out, images[index])
+        return images.boxes[index].copy()
+
+    return _collate(images, write, indices)
+
+
+def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:
+    """One epoch in its random order, augmented; the last batch may be smaller, none is dropped.
+
+    Args:
+        epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.
+    """
+    augment = Augmenter(config.augmentation)
+
+    def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seed = stream_seed(config.seed, "augment", epoch, index)
+        return augment(images[index], images.boxes[index], seed=seed, out=out)
+
+    order = np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)).permutation(len(images))
+    parts = _parts(order.tolist(), config.batch_size)
+    return prefetched(partial(_collate, images, write), parts, workers=config.num_workers)
+
+
+def _parts(order: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(order[at : at + size]) for at in range(0, len(order), size)]
+
+
+def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) -> Batch:
+    """The batch of these images; ``write`` puts each one straight into its place and gives its boxes."""
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU leaves the GPU alone
+    pixels = torch.empty((len(indices), *images.size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+    targets = [
+        {"boxes": torch.from_numpy(write(index, out)), "labels": torch.from_numpy(images.labels[index].copy())}
+        for index, out in zip(indices, pixels.numpy(), strict=True)
+    ]
+    channels_last = pixels.permute(0, 3, 1, 2)  # NCHW in name, NHWC in memory
+    return Batch(images=channels_last, targets=targets, indices=indices)
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # as it is where it was made in pinned memory

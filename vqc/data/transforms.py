@@ -1,0 +1,88 @@
+"""What is done to a training image: flips, brightness and contrast, written straight into the batch.
+
+The only module that imports albumentations, which changes the light; called by ``vqc.data.loader`` from several threads
+at once. Flips are done here: albumentations takes boxes by way of shares of the image's size, ten times slower and not
+to the last digit (the tests compare). The result depends on the arguments alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.config import Augmentation
+
+__all__ = ["Augmenter"]
+
+# OpenCV's codes, by whether an image is flipped left to right and top to bottom.
+_FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
+
+
+class Augmenter:
+    """Augments one image at a time, in any number of threads."""
+
+    def __init__(self, settings: Augmentation) -> None:
+        self._settings = settings
+        self._own = threading.local()  # albumentations' streams of chance are not shared between threads
+
+    def __call__(
+        self, image: NDArray[np.uint8], boxes: NDArray[np.float32], *, seed: int, out: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Write the augmented image into ``out`` and return its boxes; equal seeds give equal results.
+
+        Args:
+            image: [H, W, 3] RGB, not altered.
+            boxes: [n, 4] xyxy pixels inside the image, not altered.
+            seed: of this image in this epoch.
+            out: [H, W, 3], contiguous, not overlapping ``image``.
+
+        Returns:
+            [n, 4] xyxy pixels, in the order of ``boxes``.
+        """
+        import cv2
+
+        random = Random(seed)  # quicker to make than numpy's, and promised to stay the same between releases
+        horizontal = random.random() < self._settings.horizontal_flip
+        vertical = random.random() < self._settings.vertical_flip
+        flip = _FLIPS.get((horizontal, vertical))
+        if flip is not None:
+            cv2.flip(image, flip, dst=out)
+            image = out
+        if self._settings.brightness or self._settings.contrast:
+            image = self._lit(image, random.getrandbits(32))
+        if image is not out:
+            np.copyto(out, image)
+        return _flipped(boxes, image.shape, horizontal=horizontal, vertical=vertical)
+
+    def _lit(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+        """Another contrast and brightness, drawn by albumentations within the settings."""
+        if not hasattr(self._own, "light"):
+            self._own.light = _light(self._settings)
+        self._own.light.set_random_seed(seed)
+        lit: NDArray[np.uint8] = self._own.light(image=image)["image"]
+        return lit
+
+
+def _light(settings: Augmentation) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a release
+    import albumentations as A
+
+    change = A.RandomBrightnessContrast(brightness_limit=settings.brightness, contrast_limit=settings.contrast, p=1.0)
+    return A.Compose([change])
+
+
+def _flipped(
+    boxes: NDArray[np.float32], shape: tuple[int, ...], *, horizontal: bool, vertical: bool
+) -> NDArray[np.float32]:
+    height, width = shape[:2]
+    flipped = boxes.copy()
+    if horizontal:
+        flipped[:, [0, 2]] = np.float32(width) - boxes[:, [2, 0]]
+    if vertical:
+        flipped[:, [1, 3]] = np.float32(height) - boxes[:, [3, 1]]
+    return flipped

@@ -1,0 +1,278 @@
+"""Fitting score calibration on one split, and measuring it on another.
+
+Called by ``vqc calibrate`` (fits on val, never on test) and by evaluation (measures). The measure is LaECE0 of Kuzucu,
+Oksuz, Sadeghi and Dokania, "On Calibration of Object Detectors: Pitfalls, Evaluation and Baselines" (ECCV 2024,
+section 4): a detection's score should equal its overlap with the object it found, 0 where it found none. As there,
+detections and objects of a class are matched with any overlap (tau = 0), scores fall into 25 bins, the error of a
+class is the mean gap of its bins weighted by their detections, and the mean over classes counts. D-ECE (Kueppers et
+al., CVPR Workshops 2020, here of the score alone) is the same gap against the share of detections that are right at
+IoU 0.5, all classes together.
+
+Where we depart: detections are kept from a fixed raw score instead of from thresholds tuned for the LRP error; a class
+with too few detections shares the curve of all; isotonic steps become slopes between the steps' centres (centred
+isotonic regression, Oron and Flournoy 2017), so that two different scores never become equal and the order stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vqc.config import Record
+from vqc.data.dataset import Split
+from vqc.evaluation.coco_metrics import Detections
+from vqc.evaluation.matching import IGNORED, match, paired
+from vqc.inference.calibration import EDGE, Curve, Method
+
+__all__ = [
+    "CalibrationErrors",
+    "Choice",
+    "ReliabilityBin",
+    "Samples",
+    "calibrated_scores",
+    "choose_curves",
+    "errors",
+    "fit_curve",
+    "folds",
+    "reliability",
+    "samples_of",
+]
+
+Floats = NDArray[np.float64]
+
+SCORE_FLOOR = 0.05  # detections that score less are noise to every user; their mass would hide all other errors
+BINS = 25
+DIAGRAM_BINS = 10
+FOLDS = 5
+FEWEST = 20  # detections for any curve at all
+FEWEST_OWN, FEWEST_OWN_FOUND = 60, 15  # detections, and among them found objects, for a class to have its own curve
+PRIOR = 0.01  # pull of Platt's two numbers towards "as it is": only what is separable needs it
+LEVEL_EDGE = 1e-3  # lowest and highest step: room beyond them for scores to differ, in float32 too
+METHODS: tuple[Method, ...] = ("none", "platt", "isotonic")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    """The ``k`` detections of a split that calibration looks at.
+
+    Attributes:
+        image: int64 [k], position in the split.
+        label: int64 [k], 1..C.
+        score: float64 [k], 0..1.
+        overlap: float64 [k], IoU with the object of its class that it was given at any overlap; 0: none.
+        correct: bool [k], whether it was given one at IoU 0.5.
+        objects: int64 [C], objects of each class in the split.
+        images: in the split.
+    """
+
+    image: NDArray[np.int64]
+    label: NDArray[np.int64]
+    score: Floats
+    overlap: Floats
+    correct: NDArray[np.bool_]
+    objects: NDArray[np.int64]
+    images: int
+
+    def __getitem__(self, kept: NDArray[np.bool_]) -> Samples:
+        names = ("image", "label", "score", "overlap", "correct")
+        return replace(self, **{name: getattr(self, name)[kept] for name in names})
+
+
+class CalibrationErrors(Record):
+    """How far scores are from what they say, 0..1; None where there is nothing to tell it from."""
+
+    laece0: float | None = Field(None, description="against the overlap, mean over classes")
+    dece: float | None = Field(None, description="against being right at IoU 0.5, all classes together")
+    detections: int = Field(ge=0)
+
+
+class ReliabilityBin(Record):
+    """Detections whose scores lie in one tenth."""
+
+    low: float
+    high: float
+    detections: int
+    mean_score: float | None
+    mean_overlap: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The method that predicted held-out images best, its curves, and how each did.
+
+    Attributes:
+        curves: one per class, in label order.
+        squared_error: method -> mean squared gap between score and overlap on held-out images; empty: too few.
+    """
+
+    method: Method
+    curves: tuple[Curve, ...]
+    squared_error: dict[str, float]
+
+
+def samples_of(split: Split, detections: Sequence[Detections]) -> Samples:
+    """What calibration looks at: the detections from raw score ``SCORE_FLOOR`` that lie in no crowd region."""
+    images, labels, scores, overlaps, correct = [], [], [], [], []
+    for position, (record, found) in enumerate(paired(split, detections)):
+        loose, strict = match(record, found, iou=0.0), match(record, found, iou=0.5)
+        kept = (found.scores >= SCORE_FLOOR) & (loose.truth != IGNORED) & (strict.truth != IGNORED)
+        images.append(np.full(int(kept.sum()), position, np.int64))
+        labels.append(found.labels[kept])
+        scores.append(found.scores[kept].astype(np.float64))
+        overlaps.append(loose.iou[kept])
+        correct.append(strict.truth[kept] >= 0)
+    present = np.concatenate([np.zeros(0, np.int64), *(r.labels[~r.crowd] for r in split.images)])
+    return Samples(
+        image=np.concatenate([np.zeros(0, np.int64), *images]),
+        label=np.concatenate([np.zeros(0, np.int64), *labels]),
+        score=np.concatenate([np.zeros(0), *scores]),
+        overlap=np.concatenate([np.zeros(0), *overlaps]),
+        correct=np.concatenate([np.zeros(0, bool), *correct]),
+        objects=np.bincount(present, minlength=len(split.categories) + 1)[1:].astype(np.int64),
+        images=len(split.images),
+    )
+
+
+def errors(samples: Samples, scores: Floats | None = None) -> CalibrationErrors:
+    """LaECE0 and D-ECE.
+
+    Args:
+        scores: [k] to be judged instead of the samples' own.
+    """
+    judged = samples.score if scores is None else scores
+    by_class = [
+        _gap(judged[mine], samples.overlap[mine])
+        for label, objects in enumerate(samples.objects, start=1)
+        if objects and (mine := samples.label == label).any()
+    ]
+    return CalibrationErrors(
+        laece0=float(np.mean(by_class)) if by_class else None,
+        dece=_gap(judged, samples.correct.astype(np.float64)) if len(judged) else None,
+        detections=len(judged),
+    )
+
+
+def reliability(samples: Samples, scores: Floats | None = None) -> tuple[ReliabilityBin, ...]:
+    """Mean score and mean overlap by tenths of the score, all classes together."""
+    judged = samples.score if scores is None else scores
+    place = _bin(judged, DIAGRAM_BINS)
+    rows = []
+    for k in range(DIAGRAM_BINS):
+        mine = place == k
+        rows.append(
+            ReliabilityBin(
+                low=k / DIAGRAM_BINS,
+                high=(k + 1) / DIAGRAM_BINS,
+                detections=int(mine.sum()),
+                mean_score=float(judged[mine].mean()) if mine.any() else None,
+                mean_overlap=float(samples.overlap[mine].mean()) if mine.any() else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _gap(scores: Floats, targets: Floats) -> float:
+    """Mean distance of a bin's mean score from its mean target, weighted by the bin's detections."""
+    place = _bin(scores, BINS)
+    sums = np.bincount(place, scores - targets, minlength=BINS)
+    return float(np.abs(sums).sum() / len(scores))
+
+
+def _bin(scores: Floats, bins: int) -> NDArray[np.int64]:
+    """Bins are open below and closed above; the first holds 0, too."""
+    return np.asarray(np.clip(np.ceil(scores * bins) - 1, 0, bins - 1), np.int64)
+
+
+def folds(count: int) -> NDArray[np.int64]:
+    """A fold 0..4 for each of ``count`` images, the same at every call."""
+    return np.random.default_rng(0).permutation(count) % FOLDS
+
+
+def choose_curves(samples: Samples) -> Choice:
+    """Fit all methods and keep the one that comes nearest on held-out images; in doubt the simpler one."""
+    classes = len(samples.objects)
+    fold = folds(samples.images)[samples.image]
+    told = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
+    squared_error: dict[str, float] = {}
+    for method in METHODS if told else ():
+        predicted = np.empty_like(samples.score)
+        for k in range(FOLDS):
+            held_out = fold == k
+            curves = _curves(method, samples[~held_out], classes)
+            predicted[held_out] = calibrated_scores(curves, samples[held_out])
+        squared_error[method] = float(np.mean((predicted - samples.overlap) ** 2))
+    best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if told else "none"
+    return Choice(method=best, curves=_curves(best, samples, classes), squared_error=squared_error)
+
+
+def calibrated_scores(curves: Sequence[Curve], samples: Samples) -> Floats:
+    """The samples' scores [k] through their classes' curves."""
+    scores = np.empty_like(samples.score)
+    for label, curve in enumerate(curves, start=1):
+        mine = samples.label == label
+        scores[mine] = curve(samples.score[mine].astype(np.float32))
+    return scores
+
+
+def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]:
+    """One curve per class; those with too few detections or found objects share the curve of all."""
+    shared = fit_curve(method, samples.score, samples.overlap)
+    curves = []
+    for label in range(1, classes + 1):
+        mine = samples.label == label
+        found = int((samples.overlap[mine] > 0).sum())
+        own = mine.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
+        curves.append(fit_curve(method, samples.score[mine], samples.overlap[mine]) if own else shared)
+    return tuple(curves)
+
+
+def fit_curve(method: Method, scores: Floats, targets: Floats) -> Curve:
+    """The curve of a method through detections; of too few, scores stay as they are.
+
+    Args:
+        scores: [k] raw, 0..1.
+        targets: [k] what they should have been, 0..1.
+    """
+    if method == "none" or len(scores) < FEWEST:
+        return Curve(method="none")
+    return _platt(scores, targets) if method == "platt" else _isotonic(scores, targets)
+
+
+def _platt(scores: Floats, targets: Floats) -> Curve:
+    """Platt (1999) with the overlap as a soft label: least cross entropy, with a weak pull towards the raw score."""
+    from scipy.optimize import minimize
+
+    inside = np.clip(scores, EDGE, 1 - EDGE)
+    odds = np.log(inside / (1 - inside))
+
+    def loss(numbers: Floats) -> tuple[float, Floats]:
+        slope, intercept = numbers
+        z = slope * odds + intercept
+        gap = 1 / (1 + np.exp(-z)) - targets
+        pull = np.array([slope - 1, intercept])
+        value = float(np.sum(np.logaddexp(0, z) - targets * z) + PRIOR * (pull**2).sum() / 2)
+        return value, np.array([(gap * odds).sum(), gap.sum()]) + PRIOR * pull
+
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.01, 20), (-20, 20)])
+    slope, intercept = (float(number) for number in found.x)
+    return Curve(method="platt", slope=slope, intercept=intercept)
+
+
+def _isotonic(scores: Floats, targets: Floats) -> Curve:
+    """Centred isotonic regression: pool until it rises, one knot in the middle of each pool, lines between them."""
+    from scipy.optimize import isotonic_regression
+
+    place, inverse, count = np.unique(scores, return_inverse=True, return_counts=True)
+    mean = np.bincount(inverse, targets) / count
+    level = np.clip(isotonic_regression(mean, weights=count).x, LEVEL_EDGE, 1 - LEVEL_EDGE)
+    knots = [(0.0, 0.0)]
+    for value in np.unique(level):
+        pool = level == value
+        centre = float(np.average(np.clip(place[pool], EDGE, 1 - EDGE), weights=count[pool]))
+        if centre > knots[-1][0]:
+            knots.append((centre, float(value)))
+    return Curve(method="isotonic", knots=(*knots, (1.0, 1.0)))

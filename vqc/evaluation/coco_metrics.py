@@ -1,0 +1,242 @@
+"""Detections of a split and their COCO scores.
+
+Used by training after each epoch, by the promotion and by ``vqc evaluate``. Boxes are xyxy pixels of the image
+as annotated, float32; scoring is pycocotools' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import nn
+
+from vqc.config import Record
+from vqc.data.dataset import ImageRecord, Split
+from vqc.data.loader import Batch, fit_scale
+from vqc.epoch import Scores
+from vqc.hardware.memory import MicroBatch
+from vqc.hardware.precision import Precision
+
+__all__ = ["AreaScores", "Detections", "coco_scores", "coco_scores_by_area", "detect", "in_annotated_pixels"]
+
+IOU_50, IOU_75 = 0.5, 0.75
+
+
+class AreaScores(Record):
+    """COCO box scores in 0..1 of the objects whose area lies in one range; None where there is none of them."""
+
+    low_px2: float = Field(description="areas from this")
+    high_px2: float | None = Field(description="areas below this; None: no upper end")
+    ap: float | None = Field(description="mean over IoU 0.50:0.05:0.95, 100 detections per image")
+    ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95, 100 detections per image")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detections:
+    """What was found on one image, best first.
+
+    ``boxes`` float32 [m, 4] xyxy pixels of the annotated image, ``scores`` float32 [m] in 0..1,
+    ``labels`` int64 [m] in 1..C.
+    """
+
+    image_id: int
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def detect(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    split: Split,
+    *,
+    size: tuple[int, int],
+    precision: Precision,
+    micro: MicroBatch | None = None,
+) -> list[Detections]:
+    """Detections on the images of the batches, in their order; the model is left in the mode it was in.
+
+    Args:
+        size: height and width that the batches were fitted to.
+        micro: how many images at once, shrunk where memory runs out; None begins with whole batches.
+
+    Raises:
+        InfeasibleError: one image alone does not fit into memory.
+    """
+    was_training = model.training
+    model.eval()
+    micro = micro or MicroBatch(size=sys.maxsize)
+    found: list[Detections] = []
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                attempt = partial(_detected, model, batch, split, size, precision)
+                found += micro.fitted(attempt, images=len(batch.indices), what="detection")
+    finally:
+        model.train(was_training)
+    return found
+
+
+def _detected(
+    model: nn.Module, batch: Batch, split: Split, size: tuple[int, int], precision: Precision, part_size: int
+) -> list[Detections]:
+    found = []
+    for part in batch.parts(part_size):
+        with precision.autocast():
+            outputs = model(part.images.to(precision.device, non_blocking=True))
+        for index, (boxes, scores, labels) in zip(part.indices, _fetched(outputs), strict=True):
+            record = split.images[index]
+            found.append(
+                in_annotated_pixels(
+                    boxes,
+                    scores,
+                    labels,
+                    image_id=record.image_id,
+                    width=record.width,
+                    height=record.height,
+                    size=size,
+                )
+            )
+    return found
+
+
+def _fetched(
+    outputs: Sequence[Mapping[str, torch.Tensor]],
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
+    """Boxes, scores and labels of each image. The CPU waits for the GPU here, three times a batch, not an image."""
+    ends = np.cumsum([len(output["scores"]) for output in outputs])[:-1]
+    boxes, scores, labels = (
+        np.split(torch.cat([output[name] for output in outputs]).to(kind).cpu().numpy(), ends)
+        for name, kind in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64))
+    )
+    yield from zip(boxes, scores, labels, strict=True)
+
+
+def in_annotated_pixels(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    *,
+    image_id: int,
+    width: int,
+    height: int,
+    size: tuple[int, int],
+) -> Detections:
+    """What a detector found on a fitted image, put back into the image as annotated and sorted best first.
+
+    Args:
+        boxes: [m, 4] xyxy pixels of the fitted image.
+        scores: [m] in 0..1.
+        labels: [m] in 0..C; what is labelled 0 is left out.
+        width, height: of the annotated image, in pixels; boxes are clipped to it.
+        size: height and width that the image was fitted to.
+    """
+    scale = np.float32(fit_scale(width, height, size))
+    limits = np.array([width, height] * 2, np.float32)
+    best_first = np.argsort(-scores, kind="stable")
+    best_first = best_first[labels[best_first] > 0]  # torchvision's FCOS and RetinaNet score a class "background" too
+    return Detections(
+        image_id=image_id,
+        boxes=np.clip(boxes / scale, np.float32(0), limits)[best_first],
+        scores=scores[best_first],
+        labels=labels[best_first],
+    )
+
+
+def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
+    """pycocotools' figures for the detections against the split; images without a detection count as empty.
+
+    IoU thresholds are looked up by value. A category without ground truth has no AP and is left out of the means.
+    """
+    evaluation = _evaluated(split, detections, areas=1)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; all areas, 100 per image
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # [IoU, class]
+    thresholds = evaluation.params.iouThrs
+    return Scores(
+        ap=_mean(precision),
+        ap50=_mean(precision[np.isclose(thresholds, IOU_50)]),
+        ap75=_mean(precision[np.isclose(thresholds, IOU_75)]),
+        ar=_mean(recall),
+        class_ap={c.name: _mean(precision[:, :, k]) for k, c in enumerate(split.categories)},
+    )
+
+
+def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[str, AreaScores]:
+    """pycocotools' figures for small, medium and large objects (COCO's ranges: 32 and 96 px squared)."""
+    evaluation = _evaluated(split, detections, areas=4)
+    names, ranges = evaluation.params.areaRngLbl, evaluation.params.areaRng
+    return {
+        name: AreaScores(
+            low_px2=low,
+            high_px2=None if name == "large" else high,
+            ap=_mean(evaluation.eval["precision"][:, :, :, k, -1]),
+            ar=_mean(evaluation.eval["recall"][:, :, k, -1]),
+        )
+        for k, (name, (low, high)) in enumerate(zip(names, ranges, strict=True))
+        if name != "all"
+    }
+
+
+def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) -> Any:
+    """pycocotools' evaluation at 100 detections per image; of its ranges of areas, all and three parts, the first."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports each of its phases
+        truth, found = COCO(), COCO()
+        images = [{"id": r.image_id, "width": r.width, "height": r.height} for r in split.images]
+        categories = [{"id": k, "name": c.name} for k, c in enumerate(split.categories, start=1)]
+        truth.dataset = {"images": images, "categories": categories, "annotations": _annotations(split.images)}
+        found.dataset = {"images": images, "categories": categories, "annotations": _results(detections)}
+        truth.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        # Its 12 figures take each range and each of three limits by itself; most of its time goes into the ranges.
+        evaluation.params.maxDets = evaluation.params.maxDets[-1:]
+        evaluation.params.areaRng = evaluation.params.areaRng[:areas]
+        evaluation.params.areaRngLbl = evaluation.params.areaRngLbl[:areas]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for record in images:
+        for box, label, area, crowd in zip(
+            record.boxes.tolist(), record.labels, record.areas, record.crowd, strict=True
+        ):
+            rows.append(
+                _row(len(rows) + 1, record.image_id, box, int(label)) | {"area": float(area), "iscrowd": int(crowd)}
+            )
+    return rows
+
+
+def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in detections:
+        for box, score, label in zip(one.boxes.tolist(), one.scores.tolist(), one.labels, strict=True):
+            row = _row(len(rows) + 1, one.image_id, box, int(label))
+            rows.append(row | {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score})
+    return rows
+
+
+def _row(number: int, image_id: int, box: list[float], label: int) -> dict[str, Any]:
+    x0, y0, x1, y1 = box
+    return {"id": number, "image_id": image_id, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Mean over what could be scored; pycocotools marks the rest with -1."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None

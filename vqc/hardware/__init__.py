@@ -1,0 +1,1 @@
+"""The machine: GPU, memory, precision, temperature."""

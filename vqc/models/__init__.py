@@ -1,0 +1,1 @@
+"""Detectors: the registry, how they are built, their weights and files."""

@@ -1,0 +1,91 @@
+"""What was found, drawn over the photograph: boxes with captions, and heat.
+
+Called by ``vqc.inference.predictor`` and ``vqc.inference.saliency``. Small pictures are enlarged first, so that
+captions can be read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.files import write_atomically
+
+__all__ = ["draw_boxes", "draw_heat", "save_jpeg"]
+
+READABLE_PX = 640  # a longer side below this is enlarged by a whole factor
+BOX_RGB = (255, 64, 64)
+TEXT_RGB = (255, 255, 255)
+STRONGEST = 0.75  # of the heat's colour over the photograph where the heat is 1
+JPEG_QUALITY = 90
+
+
+def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], captions: Sequence[str]) -> NDArray[np.uint8]:
+    """A copy with framed and captioned boxes.
+
+    Args:
+        image: [h, w, 3] RGB.
+        boxes: [m, 4] xyxy pixels of the image.
+        captions: one a box; letters that the built-in font lacks are shown as frames.
+
+    Returns:
+        [k * h, k * w, 3] RGB, k a whole number: 1 for large pictures.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    factor = _enlargement(image)
+    drawn = Image.fromarray(_enlarged(image))
+    pen = ImageDraw.Draw(drawn)
+    unit = max(drawn.size) / 320  # line widths and letters grow with the picture
+    font = ImageFont.load_default(size=max(11.0, 11 * unit))
+    for box, caption in zip(boxes * np.float32(factor), captions, strict=True):
+        x0, y0, x1, y1 = (float(value) for value in box)
+        pen.rectangle((x0, y0, x1, y1), outline=BOX_RGB, width=max(2, round(1.5 * unit)))
+        if not caption:
+            continue
+        left, top, right, bottom = pen.textbbox((0, 0), caption, font=font)
+        width, height = right - left + 6, bottom - top + 5
+        x = min(max(0.0, x0), max(0.0, drawn.width - width))
+        y = y0 - height if y0 >= height else min(y1, drawn.height - height)  # inside the picture, off the defect
+        pen.rectangle((x, y, x + width, y + height), fill=BOX_RGB)
+        pen.text((x + 3 - left, y + 2 - top), caption, fill=TEXT_RGB, font=font)
+    return np.asarray(drawn)
+
+
+def draw_heat(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A copy under colours from blue (a little) to red (most); where the heat is 0 the photograph is left as it is.
+
+    Args:
+        image: [h, w, 3] RGB.
+        heat: [h, w] in 0..1.
+    """
+    import cv2
+
+    colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
+    opacity = STRONGEST * np.sqrt(heat)[:, :, None]  # the square root shows faint traces too
+    return np.asarray((1 - opacity) * image + opacity * colours).round().astype(np.uint8)
+
+
+def save_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a picture [h, w, 3] RGB as JPEG."""
+    import cv2
+
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    write_atomically(path, data.tobytes())
+
+
+def _enlargement(image: NDArray[np.uint8]) -> int:
+    return max(1, math.ceil(READABLE_PX / int(max(image.shape[:2]))))
+
+
+def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import cv2
+
+    factor = _enlargement(image)
+    if factor == 1:
+        return np.array(image)
+    return np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))

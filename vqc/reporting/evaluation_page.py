@@ -1,0 +1,124 @@
+"""The page of an evaluation: verdict, curves, tables, and pictures of the parts that were judged wrongly.
+
+Called by ``vqc.cli.evaluate``; calls ``vqc.reporting.html`` and ``vqc.reporting.plots``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.data.dataset import ImageRecord, read_image
+from vqc.evaluation.coco_metrics import Detections
+from vqc.evaluation.error_cases import Case
+from vqc.evaluation.evaluate import Evaluated, Evaluation
+from vqc.evaluation.image_metrics import Froc, TradeOff
+from vqc.evaluation.intervals import clopper_pearson
+from vqc.evaluation.matching import paired, reaching
+from vqc.reporting.html import both_widths, picture_uri, render
+from vqc.reporting.plots import COLOUR, canvas, svg
+
+__all__ = ["evaluation_page"]
+
+TEMPLATE = Path(__file__).parent / "templates" / "evaluation.html.j2"
+PICTURE_PX = 360
+CONTEXT = 5.0  # side of the cut-out as a multiple of the box's longer side
+FEWEST_PX = 96  # side of the smallest cut-out
+TRUTH_RGB, FOUND_RGB = (46, 204, 190), (255, 140, 60)
+BAND_POINTS = 200  # of the interval's outline: each costs an inverse beta function
+WIDEST_FALSE = 8.0  # false alarms per image at which the FROC ends: nobody accepts more
+
+
+def evaluation_page(evaluated: Evaluated) -> str:
+    """The evaluation as an HTML document without any outside reference."""
+    record = evaluated.record
+    return render(
+        TEMPLATE,
+        record=record,
+        escape=record.per_image.escape,
+        overkill=record.per_image.overkill,
+        trade_off=_trade_off(record),
+        froc=both_widths(lambda px: _froc(record.froc, px // 2 if px > 600 else px)) if record.froc.points else [],
+        one_threshold=len(set(record.thresholds.values())) == 1,
+        misses=_pictures(evaluated, record.worst_misses),
+        false_alarms=_pictures(evaluated, record.worst_false_alarms),
+        confusion_high=max((max(row) for row in record.confusion), default=0),
+    )
+
+
+def _trade_off(record: Evaluation) -> list[Any]:
+    if not record.trade_off.thresholds:
+        return []
+    chosen = sorted(set(record.thresholds.values()))
+    return both_widths(lambda width_px: _trade_off_drawing(record.trade_off, chosen, width_px))
+
+
+def _trade_off_drawing(curve: TradeOff, chosen: Sequence[float], width_px: int) -> str:
+    """Both rates over the threshold, with their intervals; a line at each threshold in use."""
+    figure, axes = canvas(width_px, 340 if width_px > 600 else 280)
+    places = np.array([0.0, *curve.thresholds, 1.0])
+    rows = (("bad", (*curve.escaped, curve.defective), curve.defective), ("good", (*curve.overkilled, 0), curve.good))
+    for role, counts, total in rows:
+        if not total:
+            continue
+        # Between two scores nothing changes: the count at a threshold is that of the next score at or above it.
+        axes.plot(places, [counts[0] / total, *(count / total for count in counts)], color=COLOUR[role], linewidth=2.2,
+                  drawstyle="steps-pre")  # fmt: skip
+        some = np.unique(np.linspace(0, len(counts) - 1, min(BAND_POINTS, len(counts))).astype(int))
+        low, high = zip(*(clopper_pearson(int(counts[k]), total) for k in some), strict=True)
+        axes.fill_between(places[some + 1], low, high, step="pre", color=COLOUR[role], alpha=0.14, linewidth=0)
+    for threshold in chosen:
+        axes.axvline(threshold, color=COLOUR["ink"], linewidth=1.1, linestyle=(0, (4, 3)))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.set_xlabel("threshold: a part is rejected from this score")
+    return svg(figure, name=f"trade-off{width_px}", label="Escape rate and overkill against the threshold")
+
+
+def _froc(curve: Froc, width_px: int) -> str:
+    figure, axes = canvas(width_px, 280)
+    false = [0.0, *(point.false_per_image for point in curve.points)]
+    found = [0.0, *(point.sensitivity for point in curve.points)]
+    axes.plot([*false, max(false[-1], WIDEST_FALSE)], [*found, found[-1]], color=COLOUR["best"], linewidth=2.2,
+              drawstyle="steps-post")  # fmt: skip
+    axes.set_xlim(0, min(WIDEST_FALSE, max(0.25, 1.15 * false[-1])))
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.set_xlabel("false alarms per image")
+    axes.set_ylabel("defects found")
+    return svg(figure, name=f"froc{width_px}", label="Share of defects found against false alarms per image")
+
+
+def _pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Case, str]]:
+    by_id = {record.image_id: (record, found) for record, found in paired(evaluated.split, evaluated.detections)}
+    drawn = []
+    for case in cases:
+        record, found = by_id[case.image_id]
+        drawn.append((case, picture_uri(_cut_out(record, reaching(found, evaluated.thresholds), case))))
+    return drawn
+
+
+def _cut_out(record: ImageRecord, said: Detections, case: Case) -> NDArray[np.uint8]:
+    """The part of a photograph around a case, [h, w, 3] RGB, annotated defects and detections framed."""
+    import cv2
+
+    pixels = read_image(record)
+    x0, y0, x1, y1 = case.box
+    side = max(FEWEST_PX, CONTEXT * max(x1 - x0, y1 - y0))
+    width, height = min(record.width, round(side)), min(record.height, round(side))
+    left = round(min(max(0.0, (x0 + x1 - width) / 2), record.width - width))
+    top = round(min(max(0.0, (y0 + y1 - height) / 2), record.height - height))
+    scale = PICTURE_PX / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    cut = np.ascontiguousarray(cv2.resize(pixels[top : top + height, left : left + width], size, interpolation=way))
+    for boxes, colour in ((record.boxes, TRUTH_RGB), (said.boxes, FOUND_RGB)):
+        for box in boxes:
+            corners = ((box - np.array([left, top] * 2)) * scale).round().astype(int).tolist()
+            cv2.rectangle(cut, corners[:2], corners[2:], colour, 2)
+    return np.asarray(cut, np.uint8)

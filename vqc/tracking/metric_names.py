@@ -1,0 +1,56 @@
+"""Under which names an epoch's figures and a configuration's settings are logged, wherever that is.
+
+Called by ``tune.reporting.mlflow_runs`` and ``vqc.tracking.mlflow_run`` for MLflow, and by ``vqc.tracking.profiling``
+for TensorBoard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vqc.epoch import EpochReport
+from vqc.tracking.mlflow_client import metric_name
+
+__all__ = ["epoch_figures", "flat_settings"]
+
+
+def epoch_figures(report: EpochReport) -> dict[str, float]:
+    """Name -> value of every figure of an epoch; what could not be measured is left out.
+
+    The part before the slash makes a section of charts in MLflow; ``system`` has a tab of its own.
+    """
+    scores = report.scores
+    machine = {} if report.machine is None else report.machine.model_dump()
+    measured: dict[str, float | None] = {
+        **{f"val/{name}": getattr(scores, name) for name in ("ap", "ap50", "ap75", "ar")},
+        **{metric_name("class_ap", name): value for name, value in scores.class_ap.items()},
+        **{metric_name("loss", name): value for name, value in report.losses.items()},
+        "train/learning_rate": report.learning_rate,
+        "train/grad_norm": report.grad_norm,
+        "time/data_s": report.data_s,
+        "time/train_s": report.train_s,
+        "time/eval_s": report.eval_s,
+        "time/images_per_s": report.images_per_s,
+        "system/peak_vram_gb": report.peak_vram_gb,
+        "system/peak_ram_gb": report.peak_ram_gb,
+        **{f"system/{name}": value for name, value in machine.items()},
+    }
+    return {name: value for name, value in measured.items() if value is not None}
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as ``outer.inner`` -> text; numbers in full, so that they can be typed again."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        elif isinstance(value, list | tuple):
+            flat[prefix + name] = ("x" if name == "image_size" else ", ").join(_text(item) for item in value)
+        else:
+            flat[prefix + name] = _text(value)
+    return flat
+
+
+def _text(value: object) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,276 @@
+"""THE training loop: ``fit()`` yields one report per epoch; nothing else in this project trains.
+
+Called by ``vqc train``, by every trial of a search and by the final runs. A run is a function of its
+configuration and data: each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate
+from the step, so a run resumed after epoch k computes what it would have computed without stopping.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from vqc.config import TrainConfig
+from vqc.data.dataset import Data
+from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
+from vqc.epoch import EpochReport, MachineUse, Scores
+from vqc.errors import InfeasibleError
+from vqc.evaluation.coco_metrics import coco_scores, detect
+from vqc.hardware.allocator import allocator_environment
+from vqc.hardware.gpu import gpu_uuid
+from vqc.hardware.heap import freed_memory_kept
+from vqc.hardware.memory import (
+    CudaMeter,
+    Meter,
+    MicroBatch,
+    Rollback,
+    peak_ram_gb,
+    peak_vram_gb,
+    reserve_optimizer_state,
+    restart_peak_vram,
+)
+from vqc.hardware.memory_book import MemoryBook
+from vqc.hardware.monitor import Monitor
+from vqc.hardware.precision import Precision, choose_precision
+from vqc.models.build import build_detector, move_detector
+from vqc.models.checkpoint import LoopState, ModelInfo, load_state
+from vqc.seeding import stream_seed
+from vqc.training.first_batch import FirstBatch
+from vqc.training.gradient_accumulation import add_gradient, clip_gradient
+
+__all__ = ["Epoch", "OnStep", "backend_settings", "fit", "learning_rate_at"]
+
+SANITY_BATCHES = 2
+FINAL_RATE = 0.01  # of the peak, at the last step
+
+OnStep: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One finished epoch: its figures, and all that is needed to go on from here.
+
+    ``state`` is live: it is this epoch's until the generator is asked for the next one.
+    """
+
+    report: EpochReport
+    state: LoopState
+
+
+def fit(
+    config: TrainConfig,
+    data: Data,
+    *,
+    resume_from: Path | None = None,
+    cache: Path | None = None,
+    gpu: int | None = None,
+    on_step: OnStep | None = None,
+    meter: Meter | None = None,
+) -> Iterator[Epoch]:
+    """Train the configured detector; yields after every epoch, evaluated on val.
+
+    Args:
+        config: with ``weights`` decided ('none' or 'backbone').
+        resume_from: a file written by ``save_state``; its epochs are not run again.
+        cache: folder for fitted images, shared between runs; None decodes at each access.
+        gpu: index of the CUDA device; None takes the first, or the CPU.
+        on_step: called after each optimiser step with the steps done and the steps of the whole run.
+        meter: of the device's memory, by which the first micro-batch is chosen; None takes the GPU's own.
+
+    Raises:
+        InfeasibleError: the configuration cannot work, such as a loss that is not finite.
+        UserError: the data, the weights or the checkpoint cannot be used.
+    """
+    with backend_settings(config), freed_memory_kept():
+        precision = choose_precision(config, gpu=gpu)
+        images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
+        state = _first_state(config, data, precision)
+        if resume_from is not None:
+            load_state(resume_from, state)
+        reserve_optimizer_state(state.optimizer)
+        evaluate = MicroBatch(size=config.batch_size)
+        _score(state, images["val"], precision, evaluate, batches=SANITY_BATCHES)
+        first = FirstBatch(
+            state,
+            images["train"],
+            precision=precision,
+            meter=CudaMeter(precision.device) if meter is None and precision.device.type == "cuda" else meter,
+            book=None if cache is None else MemoryBook(cache),
+        )
+        parts = _Parts(train=first.size(), evaluate=evaluate, rollback=Rollback(state.model, precision.device))
+        with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
+            for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
+                restart_peak_vram(precision.device)
+                monitor.restart()
+                trained = _train_epoch(state, images["train"], epoch, precision=precision, parts=parts, on_step=on_step)
+                started_s = time.monotonic()
+                scores = _score(state, images["val"], precision, parts.evaluate)
+                trained.eval_s = time.monotonic() - started_s
+                trained.micro_batch = parts.train.size
+                first.learn(parts.train)
+                state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
+                yield Epoch(report=_report(state, trained, scores, precision, monitor.use()), state=state)
+
+
+def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
+    """The rate of step ``step`` (counted from 0) of ``steps``: linear warm-up, then half a cosine down to 1 %."""
+    peak = math.floor(config.warmup_fraction * steps)  # the step that trains at the full rate
+    if step <= peak:
+        return config.learning_rate * ((step + 1) / (peak + 1))
+    share = (step - peak) / (steps - 1 - peak)
+    return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """In what parts a batch is computed, in training and in evaluation, and the way back from an attempt."""
+
+    train: MicroBatch
+    evaluate: MicroBatch
+    rollback: Rollback
+
+
+@dataclass(kw_only=True)
+class _Trained:
+    """Sums over one epoch's steps; losses and norms stay on the device until the epoch's end."""
+
+    images: int = 0
+    steps: int = 0
+    learning_rate: float = 0.0
+    data_s: float = 0.0
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    micro_batch: int = 0
+    losses: dict[str, torch.Tensor] = field(default_factory=dict)
+    grad_norm: torch.Tensor | float = 0.0
+
+
+def _train_epoch(
+    state: LoopState,
+    images: FittedImages,
+    epoch: int,
+    *,
+    precision: Precision,
+    parts: _Parts,
+    on_step: OnStep | None,
+) -> _Trained:
+    config = state.info.config
+    accumulate = config.gpu_optimization.gradient_accumulation_steps
+    steps = math.ceil(math.ceil(len(images) / config.batch_size) / accumulate) * config.num_epochs
+    groups = _grouped(training_batches(images, config, epoch=epoch), accumulate)
+    done = _Trained()
+    started_s = time.monotonic()
+    with torch.random.fork_rng(devices=[precision.device] if precision.device.type == "cuda" else []):
+        # Torchvision's losses draw from the global stream.
+        torch.manual_seed(stream_seed(config.seed, "sampler", epoch))
+        while True:
+            asked_s = time.monotonic()
+            group = next(groups, None)
+            done.data_s += time.monotonic() - asked_s
+            if group is None:
+                break
+            done.learning_rate = learning_rate_at(state.step, steps=steps, config=config)
+            _step(state, group, done, precision, parts)
+            if on_step is not None:
+                on_step(state.step, steps)
+    done.train_s = time.monotonic() - started_s
+    if not state.scaler.is_enabled() and not math.isfinite(float(done.grad_norm)):
+        raise InfeasibleError(f"a gradient of epoch {epoch} is not finite; learning rate {done.learning_rate:.3g}")
+    return done
+
+
+def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: Precision, parts: _Parts) -> None:
+    """One optimiser step on the mean loss of a group of batches: rate, gradient, unscale, clip, step, zero."""
+    for setting in state.optimizer.param_groups:
+        setting["lr"] = done.learning_rate
+    for batch in group:
+        terms = add_gradient(
+            state, batch, share=1 / len(group), precision=precision, micro=parts.train, rollback=parts.rollback
+        )
+        for name, term in terms.items():
+            done.losses[name] = done.losses.get(name, 0.0) + term * len(batch.indices)
+        done.images += len(batch.indices)
+        if state.info.config.gpu_optimization.empty_cache_after_batch and precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+    state.scaler.unscale_(state.optimizer)
+    done.grad_norm = done.grad_norm + clip_gradient(state.trainable, state.info.config.clip_norm)
+    # Waits too where it scales: it must know whether a gradient overflowed.
+    parts.train.fitted(
+        lambda _: state.scaler.step(state.optimizer), images=state.info.config.batch_size, what="the optimiser's step"
+    )
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    done.steps += 1
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while group := list(itertools.islice(batches, size)):
+        yield group
+
+
+def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
+    model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    categories = tuple((category.id, category.name) for category in data.categories)
+    info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
+    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler())
+
+
+def _score(
+    state: LoopState, images: FittedImages, precision: Precision, micro: MicroBatch, *, batches: int | None = None
+) -> Scores:
+    """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before an epoch is spent."""
+    config = state.info.config
+    first = None if batches is None else batches * config.batch_size
+    prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
+    found = detect(state.model, prepared, images.split, size=config.image_size, precision=precision, micro=micro)
+    return coco_scores(images.split, found)
+
+
+def _report(state: LoopState, done: _Trained, scores: Scores, precision: Precision, machine: MachineUse) -> EpochReport:
+    """The epoch's figures. The CPU waits for the GPU here, once an epoch."""
+    norm = float(done.grad_norm) / done.steps
+    return EpochReport(
+        epoch=state.info.epoch,
+        step=state.step,
+        learning_rate=done.learning_rate,
+        losses={name: float(total) / done.images for name, total in done.losses.items()},
+        grad_norm=norm if math.isfinite(norm) else None,
+        scores=scores,
+        data_s=done.data_s,
+        train_s=done.train_s,
+        eval_s=done.eval_s,
+        images_per_s=done.images / done.train_s,
+        peak_vram_gb=peak_vram_gb(precision.device),
+        peak_ram_gb=peak_ram_gb(),
+        micro_batch=done.micro_batch,
+        machine=machine,
+        measured_ms=time.time_ns() // 1_000_000,
+    )
+
+
+@contextmanager
+def backend_settings(config: TrainConfig) -> Iterator[None]:
+    """The run's choices among torch's global settings, taken back when the run ends.
+
+    But for the allocator's: torch reads them once, when a process first uses a GPU.
+    """
+    before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
+    torch.set_float32_matmul_precision(config.gpu_optimization.matmul_precision)
+    try:
+        with allocator_environment(config.gpu_optimization):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before[0]
+        torch.set_float32_matmul_precision(before[1])
