@@ -19,8 +19,9 @@ from typing import Any, Literal
 import psutil
 
 from tests.images import write_data
-from tune.execution.controller import Conductor
-from tune.execution.session import begin
+from tune.execution.controller import Controller
+from tune.execution.outcomes import Measured
+from tune.execution.session import new_session
 from tune.execution.worker import Assignment, Worker, trained
 from tune.history.journal import Follower
 from tune.history.table import Table
@@ -34,7 +35,7 @@ SETTINGS: Mapping[str, Any] = {
         "learning_rate": 1e-3, "gpu_optimization": {"mixed_precision": "float32"},
     },
     "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [2, 4]}},
-    "trials": 6,
+    "budget": {"trials": 6},
     "startup_trials": 2,
     "confirm": 1,
     "threads_per_trial": 1,
@@ -46,7 +47,7 @@ COMMANDS: Mapping[Part, str] = {"worker": "ray::ResourceTrainable", "raylet": "r
 
 @dataclass(kw_only=True)
 class Night:
-    """One search, in as many sittings as it takes.
+    """One search, in as many sessions as it takes.
 
     Args:
         folder: everything lies here: the data, the settings, the results.
@@ -61,7 +62,7 @@ class Night:
     name: str = "night"
     images: int = 9
     process: subprocess.Popen[bytes] | None = None
-    seen: set[psutil.Process] = field(default_factory=set)  # every process of every sitting
+    seen: set[psutil.Process] = field(default_factory=set)  # every process of every session
 
     def __post_init__(self) -> None:
         if not (self.folder / "data").exists():
@@ -82,7 +83,7 @@ class Night:
 
     @property
     def output(self) -> Path:
-        """What the terminal showed, over all sittings."""
+        """What the terminal showed, over all sessions."""
         return self.folder / f"{self.name}.txt"
 
     @property
@@ -98,7 +99,7 @@ class Night:
         self._start("--data", str(self.folder / "data"), "--config", str(self.config), *flags)
 
     def resume(self, *flags: str) -> None:
-        """Start its next sitting; returns at once."""
+        """Start its next session; returns at once."""
         self._start("--resume", *flags)
 
     def run(self, *flags: str) -> Table:
@@ -126,7 +127,7 @@ class Night:
         return self.process is not None and self.process.poll() is None
 
     def ended(self, *, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for the sitting's end; returns its exit status, negative for a signal."""
+        """Wait for the session's end; returns its exit status, negative for a signal."""
         assert self.process is not None
         started_s = time.monotonic()
         while self.running:
@@ -136,7 +137,7 @@ class Night:
         return self.process.wait()
 
     def processes(self, part: Part | None = None) -> list[psutil.Process]:
-        """The living processes of the sitting, or those of one kind."""
+        """The living processes of the session, or those of one kind."""
         assert self.process is not None
         try:
             driver = psutil.Process(self.process.pid)
@@ -151,7 +152,7 @@ class Night:
         return [one for one in found if COMMANDS[part] in _command(one)]
 
     def kill(self, part: Part) -> None:
-        """``kill -9`` of the sitting's driver, training worker, raylet or GCS; waits until there is one."""
+        """``kill -9`` of the session's driver, training worker, raylet or GCS; waits until there is one."""
         deadline_s = time.monotonic() + PATIENCE_S
         while not (victims := self.processes(part)):
             assert self.running, f"the search ended before there was a {part} to kill: {self.said[-2000:]}"
@@ -202,33 +203,33 @@ def outcome(table: Table) -> dict[int, dict[str, Any]]:
 def undisturbed(night: Night) -> Table:
     """What the search must come to: the same one in this process, without Ray, one call after the other."""
     results = night.folder / "undisturbed"
-    sitting = begin(
+    session = new_session(
         name="plain", results=results, data_folder=night.folder / "data", config=night.config, flags={}, command="",
     )  # fmt: skip
-    journal = sitting.open_journal()
-    conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
-    worker = Worker(sitting.data, threads=1, reports=trained)
-    while (task := conductor.next_task()) is not None:
+    journal = session.open_journal()
+    controller = Controller(journal, session.table, folder=session.folder)
+    worker = Worker(session.data, threads=1, reports=trained)
+    while (task := controller.next_task()) is not None:
         number = task.trial.number
-        conductor.started(number, worker="this process")
+        controller.started(number, worker="this process")
         worker.begin(
             Assignment(
-                config=task.trial.config, metric=sitting.settings.metric, after_epoch=task.after_epoch,
-                folder=trial_folder(sitting.folder, number), cache=results / "cache",
+                config=task.trial.config, metric=session.settings.metric, after_epoch=task.after_epoch,
+                folder=trial_folder(session.folder, number), cache=results / "cache",
             )
         )  # fmt: skip
-        while conductor.measured(number, worker.epoch()):
+        while controller.record(number, Measured(report=worker.epoch())) == "continue":
             pass
         worker.release()
-    conductor.close()
+    controller.close()
     journal.close()
-    return conductor.table
+    return controller.table
 
 
 def repeated_epochs(journal: Path) -> int:
     """How many epochs stand in the journal more than once."""
-    told = [(event.trial, event.report.epoch) for event in Follower(journal).poll() if event.event == "epoch"]
-    return len(told) - len(set(told))
+    epochs = [(event.trial, event.report.epoch) for event in Follower(journal).poll() if event.event == "epoch"]
+    return len(epochs) - len(set(epochs))
 
 
 def _command(process: psutil.Process) -> str:

@@ -1,4 +1,4 @@
-"""Pictures and annotations that vanish, change or break before, during and between the sittings of a search."""
+"""Pictures and annotations that vanish, change or break before, during and between the sessions of a search."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_worker_names_the_picture(fault: str, cached: bool, tmp_path: Path, re
 def test_a_search_ends_in_a_sentence_and_goes_on_when_the_pictures_are_back(
     tmp_path: Path, record: Callable[[Row], None]
 ) -> None:
-    """Each fault in a sitting of its own, all in one search; then all is as in a search that nobody disturbed."""
+    """Each fault in a session of its own, all in one search; then all is as in a search that nobody disturbed."""
     with _night(tmp_path / "harmed") as night:
         picture = night.folder / "data/train/images/rgb-3.png"
         annotations = night.folder / "data/train/annotations.json"

@@ -43,7 +43,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    night = Night(folder=tmp_path_factory.mktemp("watched"), settings={"trials": 3})
+    night = Night(folder=tmp_path_factory.mktemp("watched"), settings={"budget": {"trials": 3}})
     seen = Seen(night=night)
     for name in RAYS:
         (night.results / night.name / "ray").mkdir(parents=True, exist_ok=True)

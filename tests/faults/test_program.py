@@ -92,8 +92,8 @@ def test_whatever_a_trial_does_the_others_go_on(
     search = night(
         settings={
             "train": {**SETTINGS["train"], "num_epochs": EPOCHS},
-            "trials": FAULTS[-1].trial + 1,
-            "policy": "random",
+            "budget": {"trials": FAULTS[-1].trial + 1},
+            "rungs": [],
             "confirm": 0,
         },
         environment={
@@ -128,17 +128,17 @@ def test_what_breaks_every_trial_ends_the_search_and_loses_none(
 ) -> None:
     every = [
         Fault(name="", trial=number, kind="raise", place=place, times=ALWAYS)
-        for number in range(2, SETTINGS["trials"] + 1)
+        for number in range(2, SETTINGS["budget"]["trials"] + 1)
         for place in ("start", "after epoch 1")
     ]
     injected = write_faults(tmp_path / "injected", every)
     search = night(
-        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "policy": "random", "confirm": 0},
+        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "rungs": [], "confirm": 0},
         environment={"PYTHONPATH": str(injected)},
     )
     search.begin()
     assert search.ended() == 2
-    assert "3 trials failed one after the other, at last with UnpicklableError: broken on purpose" in search.said
+    assert "3 trials failed one after the other, the last with: UnpicklableError: broken on purpose" in search.said
     assert "Traceback" not in search.said
     assert "UnpicklableError" in (search.results / search.name / "search.log").read_text(encoding="utf-8")
     states = [trial.state for trial in search.table.trials.values()]
@@ -149,7 +149,7 @@ def test_what_breaks_every_trial_ends_the_search_and_loses_none(
     assert search.ended() == 0, search.said
     data = load_data(tmp_path / "data")
     lost = sum(differing(trial, alone(trial.config, data)) for trial in search.table.trials.values())
-    lost += SETTINGS["trials"] - sum(trial.state == "completed" for trial in search.table.trials.values())
+    lost += SETTINGS["budget"]["trials"] - sum(trial.state == "completed" for trial in search.table.trials.values())
     assert lost == 0
     record(Row(fault="program: every trial fails, as after a driver's reset", injected=3, lost=lost, again_s=again_s))
 
