@@ -158,12 +158,17 @@ def without_checkpoint(night: Night) -> int:
     missing = 0
     for trial in night.table.trials.values():
         if trial.state in ("running", "paused") and trial.epochs:
-            saved = 0
-            with suppress(ModelError):
-                saved = read_report(trial_folder(night.results / night.name, trial.number) / "last.safetensors").epoch
+            saved = saved_epochs(night, trial.number)
             assert saved <= trial.epochs + 1
             missing += max(0, trial.epochs - saved)
     return missing
+
+
+def saved_epochs(night: Night, number: int) -> int:
+    """Epochs in the checkpoint that a trial would go on from."""
+    with suppress(ModelError):
+        return read_report(trial_folder(night.results / night.name, number) / "last.safetensors").epoch
+    return 0
 
 
 def shared_memory(night: Night) -> set[Path]:
@@ -189,7 +194,7 @@ def started_again(night: Night) -> list[int]:
     return again
 
 
-def lost(night: Night, whole: Table) -> int:
+def trials_lost(night: Night, whole: Table) -> int:
     """Trials that differ from the undisturbed ones in any value, missing ones included, and epochs recorded twice."""
     found, expected = outcome(night.table), outcome(whole)
     differing = [number for number in found.keys() | expected.keys() if found.get(number) != expected.get(number)]
@@ -211,7 +216,7 @@ def test_twenty_kills_cost_a_search_nothing_but_time(
     wrong = differences(disturbed.results / "mlflow.db", disturbed.journal)
     left = disturbed.left_behind(timeout_s=GONE_S)
     for part, count in KILLS.items():
-        gone = lost(disturbed, whole) + cost.retrained + len(wrong) + len(left)
+        gone = trials_lost(disturbed, whole) + cost.retrained + len(wrong) + len(left)
         record(Row(fault=f"kill -9 of the {part}", injected=count, lost=gone, again_s=cost.again_s[part]))
     assert outcome(disturbed.table) == outcome(whole)
     assert progress(disturbed.journal) == order  # nothing twice, and nothing out of its turn
