@@ -102,11 +102,11 @@ def run(
         SearchError: Ray is gone; the search can be resumed.
     """
     link = _Link(controller, _packer(controller, resources, cache))
-    watchdog = Watchdog(
-        lambda trial: controller.epoch_limit_s(trial.config[TRIAL]),
+    watchdog = Watchdog(  # pickled by Ray too, so it asks through the link
+        lambda trial: link.controller.epoch_limit_s(trial.config[TRIAL]),
         ray.kill,
         refused=WorkerRefusedError.__name__,
-        clock_s=controller.clock_s,
+        clock_s=lambda: link.controller.clock_s(),
     )
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
