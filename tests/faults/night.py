@@ -22,7 +22,7 @@ from tests.images import write_data
 from tune.execution.controller import Controller
 from tune.execution.outcomes import Measured
 from tune.execution.session import new_session
-from tune.execution.worker import Assignment, Worker, trained
+from tune.execution.worker import Assignment, Worker, train
 from tune.history.journal import Follower
 from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
@@ -208,7 +208,7 @@ def undisturbed(night: Night) -> Table:
     )  # fmt: skip
     journal = session.open_journal()
     controller = Controller(journal, session.table, folder=session.folder)
-    worker = Worker(session.data, threads=1, reports=trained)
+    worker = Worker(session.data, threads=1, reports=train)
     while (task := controller.next_task()) is not None:
         number = task.trial.number
         controller.started(number, worker="this process")

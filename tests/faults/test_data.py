@@ -18,7 +18,7 @@ import pytest
 from tests import images
 from tests.faults.conftest import Row
 from tests.faults.night import ROOT, Night, outcome, repeated_epochs
-from tune.execution.worker import Assignment, Worker, trained
+from tune.execution.worker import Assignment, Worker, train
 from tune.history.table import Table
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
@@ -181,7 +181,7 @@ def test_a_worker_names_the_picture(fault: str, cached: bool, tmp_path: Path, re
             )
         )  # fmt: skip
 
-    worker = Worker(data, threads=1, reports=trained)
+    worker = Worker(data, threads=1, reports=train)
     begin(1, 64)
     worker.epoch()
     harm(data.train.images[2].path)
