@@ -28,7 +28,8 @@ from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 180.0  # a shared machine needs a while for Ray's processes
+PATIENCE_S = 600.0  # a shared machine needs a while for Ray's processes,
+START_S = "240"  # and much longer than the half minute that Ray gives them
 SETTINGS: Mapping[str, Any] = {
     "train": {
         "model": "fcos_tiny", "weights": "none", "image_size": [64, 64], "batch_size": 4, "num_epochs": 4,
@@ -178,7 +179,7 @@ class Night:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, **self.environment}, start_new_session=True,
+                env={**os.environ, "RAY_raylet_start_wait_time_s": START_S, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.builders import epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import Night, outcome, repeated_epochs, undisturbed
+from tests.faults.night import PATIENCE_S, Night, outcome, repeated_epochs, undisturbed
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.tables import search_settings, search_started
 from tune.execution.controller import Controller
@@ -112,10 +112,10 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
         time.sleep(0.02)
 
 
@@ -131,7 +131,7 @@ def test_an_epoch_is_kept_until_it_can_be_written(
     assert WAITS in search.trouble
     disk.empty()
     freed_s = time.monotonic()
-    records.join(20)
+    records.join(PATIENCE_S)
     kept = read_table(search._journal.path).trials[1].epochs
     assert (kept, search.trouble) == (1, "")
     record(Row(fault="disk full when an epoch is recorded", injected=1, lost=1 - kept,
@@ -157,7 +157,7 @@ def test_checkpoints_wait_and_are_no_failure(
     assert search.next_task() is None
     mend(disk)
     mended_s = time.monotonic()
-    waits.join(20)
+    waits.join(PATIENCE_S)
     task = search.next_task()
     assert task is not None
     assert (task.trial.number, task.after_epoch, task.trial.failures) == (1, 0, [])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import ROOT, SETTINGS, Night, outcome, repeated_epochs
+from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night, outcome, repeated_epochs
 from tests.images import write_data
 from tune.execution.session import Session, new_session, resumed_session
 from tune.history.journal import read_table
@@ -30,7 +30,12 @@ def refused(night: Night, *flags: str) -> str:
     """What a second search of the same name says, once it has been refused."""
     words = ["--name", night.name, "--results", str(night.results), *flags]
     second = subprocess.run(
-        [sys.executable, "tune/search.py", *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "tune/search.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert second.returncode == 2
     assert second.stdout == ""
