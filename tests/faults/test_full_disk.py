@@ -31,7 +31,7 @@ Record = Callable[[Row], None]
 SOME = events(trials=12)
 LARGE = epoch_report(1, ap50=0.5).model_copy(update={"losses": {f"term {number}": 0.5 for number in range(400)}})
 REFUSED = Unwritable(reason="checkpoints cannot be written", needed_bytes=10**6)
-WAITS = "The search waits, and goes on as soon as it can write there"
+WAITS = "The search waits until it can write there"
 
 
 @pytest.fixture
