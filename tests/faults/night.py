@@ -1,4 +1,4 @@
-"""A real search in processes of its own, there to be disturbed: begun, watched through its journal, killed, resumed.
+"""A real search in processes of its own, there to be disturbed: started, watched through its journal, killed, resumed.
 
 Small enough for a test: fcos_tiny on pictures of 64 px, six trials of four epochs, every value of which is a function
 of the seed. ``Night`` starts ``tune/search.py`` as a user does; nothing of the search runs in the test's process.

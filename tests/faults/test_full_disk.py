@@ -87,11 +87,11 @@ def test_a_journal_that_is_deleted_is_written_again(tmp_path: Path, record: Reco
 
 
 @pytest.fixture
-def begun(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Controller]]:
+def new_controller(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Controller]]:
     """A search with its first trial started; its journal lies on the small disk, or only its checkpoints do."""
     journals: list[Journal] = []
 
-    def begin(*, journal_on_disk: bool = True) -> Controller:
+    def make(*, journal_on_disk: bool = True) -> Controller:
         journals.append(Journal((disk.folder if journal_on_disk else tmp_path) / "journal.jsonl"))
         first = search_started(search_settings(epochs=4, trials=3, rungs=()))
         journals[-1].append(first)
@@ -101,7 +101,7 @@ def begun(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Controller]
         search.started(1, worker="test")
         return search
 
-    yield begin
+    yield make
     for journal in journals:
         journal.close()
 
@@ -120,9 +120,9 @@ def wait_for(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) ->
 
 
 def test_an_epoch_is_kept_until_it_can_be_written(
-    begun: Callable[..., Controller], disk: SmallDisk, record: Record
+    new_controller: Callable[..., Controller], disk: SmallDisk, record: Record
 ) -> None:
-    search = begun()
+    search = new_controller()
     disk.fill()
     records = in_thread(
         lambda: search.record(1, Measured(report=LARGE))
@@ -143,14 +143,14 @@ def test_an_epoch_is_kept_until_it_can_be_written(
     (lambda disk: disk.set_read_only(True), lambda disk: disk.set_read_only(False), "Read-only file system"),
 ], ids=["full", "read-only"])  # fmt: skip
 def test_checkpoints_wait_and_are_no_failure(
-    begun: Callable[..., Controller],
+    new_controller: Callable[..., Controller],
     disk: SmallDisk,
     record: Record,
     break_: Callable[[SmallDisk], None],
     mend: Callable[[SmallDisk], None],
     reason: str,
 ) -> None:
-    search = begun(journal_on_disk=False)
+    search = new_controller(journal_on_disk=False)
     break_(disk)
     waits = in_thread(lambda: search.record(1, REFUSED))
     wait_for(lambda: reason in search.trouble)
@@ -165,8 +165,10 @@ def test_checkpoints_wait_and_are_no_failure(
                again_s=time.monotonic() - mended_s))  # fmt: skip
 
 
-def test_checkpoints_that_are_refused_where_there_is_room_are_a_failure(begun: Callable[..., Controller]) -> None:
-    search = begun()
+def test_checkpoints_that_are_refused_where_there_is_room_are_a_failure(
+    new_controller: Callable[..., Controller],
+) -> None:
+    search = new_controller()
     for _ in range(2):
         search.record(1, REFUSED)
         search.next_task()
@@ -174,9 +176,9 @@ def test_checkpoints_that_are_refused_where_there_is_room_are_a_failure(begun: C
 
 
 def test_ctrl_c_ends_the_waiting_and_leaves_what_a_resumption_needs(
-    begun: Callable[..., Controller], disk: SmallDisk
+    new_controller: Callable[..., Controller], disk: SmallDisk
 ) -> None:
-    search = begun()
+    search = new_controller()
     disk.fill()
     search.interrupted = True
     with pytest.raises(KeyboardInterrupt):

@@ -167,16 +167,16 @@ def alone(config: TrainConfig, data: Data) -> list[EpochReport]:
 
 def differing(trial: Trial, undisturbed: Sequence[EpochReport]) -> int:
     """How many of the undisturbed epochs the trial lacks, or has with other figures."""
-    told = [(report.scores, report.losses) for report in trial.reports]
-    return sum(told[k : k + 1] != [(report.scores, report.losses)] for k, report in enumerate(undisturbed))
+    found = [(report.scores, report.losses) for report in trial.reports]
+    return sum(found[k : k + 1] != [(report.scores, report.losses)] for k, report in enumerate(undisturbed))
 
 
 def again_s(journal: Path, fault: Fault, strike: Path) -> float:
-    """Seconds from a fault to the next epoch of any trial; the one that it struck after may be told late."""
+    """Seconds from a fault to the next epoch of any trial; the one that it struck after may be recorded late."""
     struck_ms = strike.stat().st_mtime * 1000
-    told = [event for event in Follower(journal).poll() if event.event == "epoch" and event.at_ms > struck_ms]
-    late = (fault.trial, f"after epoch {told[0].report.epoch}") == (told[0].trial, fault.place)
-    return (told[1 if late else 0].at_ms - struck_ms) / 1000
+    epochs = [event for event in Follower(journal).poll() if event.event == "epoch" and event.at_ms > struck_ms]
+    late = (fault.trial, f"after epoch {epochs[0].report.epoch}") == (epochs[0].trial, fault.place)
+    return (epochs[1 if late else 0].at_ms - struck_ms) / 1000
 
 
 def without(table: Table, state: State) -> Table:

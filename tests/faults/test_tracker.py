@@ -98,10 +98,10 @@ def epochs_of(table: Table) -> int:
 
 def longest_idle_s(journal: Path) -> float:
     """The longest time between two events from the first epoch on, less what the epoch itself took."""
-    told = list(Follower(journal).poll())
-    first = next(at for at, event in enumerate(told) if isinstance(event, EpochMeasured))
+    found = list(Follower(journal).poll())
+    first = next(at for at, event in enumerate(found) if isinstance(event, EpochMeasured))
     idle_s = [0.0]
-    for before, event in zip(told[first:], told[first + 1 :], strict=False):
+    for before, event in zip(found[first:], found[first + 1 :], strict=False):
         worked_s = event.report.train_s + event.report.eval_s if isinstance(event, EpochMeasured) else 0.0
         idle_s.append((event.at_ms - before.at_ms) / 1000 - worked_s)
     return max(idle_s)

@@ -22,7 +22,7 @@ from vqc.errors import SearchError
 SHORT = {"budget": {"trials": 3}}
 
 
-def begun(night: Night) -> bool:
+def has_epoch(night: Night) -> bool:
     return any(trial.epochs for trial in night.table.trials.values())
 
 
@@ -51,8 +51,8 @@ def prepared(folder: Path, *, again: bool) -> Session:
     return new_session(name="night", results=folder, data_folder=folder / "data", config=config, flags={}, command="")
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["both begin", "both resume"])
-def test_what_was_read_before_another_process_wrote_is_not_gone_on_from(tmp_path: Path, again: bool) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["both start", "both resume"])
+def test_what_was_read_before_another_process_wrote_is_not_continued(tmp_path: Path, again: bool) -> None:
     write_data(tmp_path / "data")
     if again:
         prepared(tmp_path, again=False).open_journal().close()
@@ -66,7 +66,7 @@ def test_what_was_read_before_another_process_wrote_is_not_gone_on_from(tmp_path
 
 
 @pytest.mark.parametrize("written", [b"", b'{"at_ms":1'])
-def test_a_search_that_was_killed_over_its_first_line_can_be_begun_again(tmp_path: Path, written: bytes) -> None:
+def test_a_search_that_was_killed_over_its_first_line_can_be_started_again(tmp_path: Path, written: bytes) -> None:
     write_data(tmp_path / "data")
     journal = journal_of(tmp_path / "night")
     journal.parent.mkdir()
@@ -81,7 +81,7 @@ def test_the_second_of_a_name_is_refused_until_the_first_is_gone(
 ) -> None:
     first = night(settings=SHORT, images=40)
     first.begin()
-    first.wait_for(lambda _: begun(first))
+    first.wait_for(lambda _: has_epoch(first))
     new = refused(first, "--data", str(first.folder / "data"), "--config", str(first.config))
     resumed = refused(first, "--resume")
     assert new.splitlines() == [
