@@ -206,7 +206,6 @@ def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {
         "trials": MOST_TRIALS if arguments.hours and arguments.trials is None else arguments.trials,
         "hours": arguments.hours,
-        "policy": arguments.policy,
         "confirm": arguments.confirm,
         "seed": arguments.seed,
         "gpus_per_trial": arguments.gpus_per_trial,
@@ -314,7 +313,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="N", help="of all random choices (0)")
     parser.add_argument("--model", metavar="NAME", help="detector; 'vqc models' lists them")
     parser.add_argument("--epochs", type=int, metavar="N", help="of a full training")
-    parser.add_argument("--policy", metavar="NAME", help="race, or to compare with: random, i-epoch, stock (race)")
     parser.add_argument("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
     parser.add_argument("--confirm", type=int, metavar="N", help="best configurations to run again at the end (2)")
     parser.add_argument("--gpus-per-trial", type=_share, metavar="SHARE", help="0.5 runs two on one GPU, or auto (1)")

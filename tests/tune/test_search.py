@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     write_data(folder / "data")
     (folder / "small.json").write_text(json.dumps(SMALL), encoding="utf-8")
+    (folder / "in_full.json").write_text(json.dumps({**SMALL, "rungs": []}), encoding="utf-8")
     return folder
 
 
@@ -104,8 +105,7 @@ def test_the_folder_holds_report_table_and_best_weights_and_nothing_of_rays(plac
 
 @pytest.mark.slow
 def test_ctrl_c_ends_after_the_epoch_and_resume_goes_on(place: Path) -> None:
-    words = ("--trials", "2", "--epochs", "30", "--name", "cut", "--config", "small.json", "--data", "data")
-    words += ("--policy", "random")  # nothing pauses at a rung
+    words = ("--trials", "2", "--epochs", "30", "--name", "cut", "--config", "in_full.json", "--data", "data")
     process = start(place, *words)
     journal = place / "results" / "cut" / "journal.jsonl"
     deadline_s = time.monotonic() + 180

@@ -36,9 +36,9 @@ from tune.history.journal import (
     now_ms,
 )
 from tune.paths import trial_folders
-from tune.policy.early_stopping import hopeless, to_resume, verdict
+from tune.policy.early_stopping import decide, next_promotion, trials_to_prune
 from tune.policy.propose import propose
-from tune.policy.replication import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
+from tune.policy.replication import full_run_s, next_replicate, replicate_seed, replicated, replicates_s
 from tune.settings import SearchSettings, with_params
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError, UserError
@@ -119,7 +119,7 @@ class Conductor:
         """What time is left is kept for running the best again, up to a quarter of all."""
         if self._settings.hours is None:
             return False
-        kept_s = min(repeats_s(self.table, self._settings), self._settings.hours * 3600 * MOST_KEPT)
+        kept_s = min(replicates_s(self.table, self._settings), self._settings.hours * 3600 * MOST_KEPT)
         return self._left_s <= kept_s
 
     @property
@@ -171,7 +171,7 @@ class Conductor:
         if begun is not None:
             return begun
         if not self._closing:
-            promoted = to_resume(self.table, self._settings)
+            promoted = next_promotion(self.table, self._settings)
             if promoted is not None:
                 # Between being given out and being started it still looks paused: another slot waits that long.
                 return None if promoted.number in self._live else promoted
@@ -182,7 +182,7 @@ class Conductor:
         begun = self._begun(acquitted=True)
         if begun is not None:
             return begun
-        best = next_repeat(self.table, self._settings)
+        best = next_replicate(self.table, self._settings)
         return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
 
     def _begun(self, *, acquitted: bool) -> Trial | None:
@@ -206,7 +206,7 @@ class Conductor:
         return self._added(params=proposal.params, config=config, origin=proposal.origin)
 
     def _repeated(self, trial: Trial) -> Trial:
-        config = trial.config.model_copy(update={"seed": repeat_seed(self._settings, trial)})
+        config = trial.config.model_copy(update={"seed": replicate_seed(self._settings, trial)})
         return self._added(params=trial.params, config=config, origin="confirm", repeats=trial.number)
 
     def _added(self, **what: Any) -> Trial:
@@ -239,7 +239,7 @@ class Conductor:
         if trial.epochs >= trial.config.num_epochs:
             return self._end(trial, "completed", "all epochs")
         if trial.repeats is None:
-            judged = verdict(self.table, trial, self._settings)
+            judged = decide(self.table, trial, self._settings)
             if judged.action == "stop":
                 return self._end(trial, "stopped", judged.reason)
             if judged.action == "pause":
@@ -365,10 +365,10 @@ class Conductor:
         """Give up what waits in vain; keep the checkpoints of trials that may go on, and the best ones of the leaders
         and of what was confirmed.
         """
-        for other in hopeless(self.table, self._settings):
+        for other in trials_to_prune(self.table, self._settings):
             self._write(TrialEnded(at_ms=now_ms(), trial=other.number, state="stopped", reason=other.reason))
         leaders = {trial.number for trial in self.table.leaders()[: self._settings.keep_leaders]}
-        leaders |= {run.number for one in confirmed(self.table) for run in one.runs}
+        leaders |= {run.number for one in replicated(self.table) for run in one.trials}
         for number, folder in trial_folders(self._folder):  # those that are left, however many trials there were
             trial = self.table.trials.get(number)  # None: of a trial whose line was lost; it is not ours to judge
             if trial is None or trial.state not in ("completed", "stopped", "infeasible", "failed"):

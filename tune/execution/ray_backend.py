@@ -34,8 +34,8 @@ from tune.execution.ray_link import Line, RayLostError
 from tune.execution.ray_processes import none_left_behind
 from tune.execution.resources import Machines, Resources
 from tune.paths import trial_folder
-from tune.policy.early_stopping import judged_epochs
-from tune.policy.propose import warm_up
+from tune.policy.early_stopping import rung_epochs
+from tune.policy.propose import preload
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
@@ -64,7 +64,7 @@ def connect(address: str | None) -> str | None:
     Raises:
         SearchError: the cluster cannot be joined, or this machine is too busy for a new one.
     """
-    threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
+    threading.Thread(target=preload, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         # "local", not None: that joins whatever cluster was last started on this machine, or waits for a dead one.
@@ -251,7 +251,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
             after_epoch=config["after_epoch"],
             folder=trial_folder(self._folder, config[TRIAL]),
             cache=self._cache,
-            judged_after=judged_epochs(self._settings),
+            judged_after=frozenset(rung_epochs(self._settings)),
         )
 
 

@@ -15,7 +15,7 @@ from tune.execution.gpu_sharing import MOST_TOGETHER
 from tune.history.journal import Event, Journal, SearchResumed, SearchStarted, Table, now_ms, read_table
 from tune.paths import check_name, find_search, journal_of
 from tune.policy.portfolio import members_for
-from tune.policy.warm_start import best_of, distinct
+from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import SearchSettings, load_settings
 from vqc.config import parse_record
 from vqc.data.dataset import Data, load_data, usable_data
@@ -37,7 +37,6 @@ FLAG_OF = {
     "gpus_per_trial": "--gpus-per-trial",
     "concurrent": "--concurrent",
     "vram_gb": "--vram-gb",
-    "policy": "--policy",
     "confirm": "--confirm",
     "train.num_epochs": "--epochs",
     "train.model": "--model",
@@ -96,7 +95,7 @@ def begin(
 
     Args:
         warm_start: name of an earlier search on the same data whose best configurations are tried first; without one
-            the portfolio's are, unless the settings bring an opening of their own.
+            the portfolio's are, unless the settings have initial points of their own.
         data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
@@ -205,13 +204,14 @@ def _opened(
     """The settings with what is tried right after the default, and a sentence about it."""
     if warm_start is not None:
         earlier = read_table(journal_of(find_search(results, warm_start)))
-        points, said = best_of(earlier, settings, data), f"Opens with the best configurations of '{warm_start}'."
-    elif settings.opening or settings.policy != "race":
+        points, origin = best_points(earlier, settings, data), "warm start"
+        said = f"Starts with the best configurations of '{warm_start}'."
+    elif settings.initial_points:
         return settings, ""
     else:
         members, said = members_for(settings.train.model, results, fields=settings.space)
-        points = distinct(members, settings)
-    return settings.model_copy(update={"opening": points}), said
+        points, origin = distinct_points(members, settings), "portfolio"
+    return settings.model_copy(update={"initial_points": points, "initial_points_origin": origin}), said
 
 
 def _with_flags(path: Path, flags: Mapping[str, Any]) -> SearchSettings:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import get_args
 
 from tune.history.journal import Param, State, Table, Trial
-from tune.policy.replication import confirmed
+from tune.policy.replication import replicated
 from tune.settings import SearchSettings
 from vqc.config import parse_record
 from vqc.epoch import EpochReport, Scores
@@ -65,8 +65,8 @@ def scored(table: Table) -> list[Trial]:
 
 def best_trial(table: Table) -> Trial | None:
     """The best run of the winner by mean where configurations were run again, else the leader; None without a score."""
-    groups = confirmed(table)
-    return groups[0].best_run if groups else next(iter(scored(table)), None)
+    groups = replicated(table)
+    return groups[0].best_trial if groups else next(iter(scored(table)), None)
 
 
 def default_trial(table: Table) -> Trial | None:

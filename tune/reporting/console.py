@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tune.history import queries as outcome
 from tune.history.journal import Table, Trial
 from tune.policy.early_stopping import rung_epochs
-from tune.policy.replication import confirmed
+from tune.policy.replication import replicated
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.shell import as_typed
 
@@ -89,17 +89,9 @@ def plan(
 
 def _stops(settings: SearchSettings) -> str:
     rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
-    match settings.policy:
-        case _ if not rungs:
-            return "no trial is stopped early"
-        case "race":
-            return f"trials wait at epoch {rungs} and only the best go on; the default is run in full at the end"
-        case "i-epoch":
-            return f"all trials wait at epoch {rungs.split(' ')[0]}; the best are run in full at the end"
-        case "stock":
-            return "Ray's rule: after epochs 3, 9, 27 the best third so far goes on"
-        case _:
-            return "every trial is run in full"
+    if not rungs:
+        return "no trial is stopped early"
+    return f"trials pause at epoch {rungs} and only the best are promoted; the default is trained in full at the end"
 
 
 def _hour_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:
@@ -148,11 +140,11 @@ def summary(table: Table, folder: Path) -> RenderableType:
     ranked = outcome.scored(table)
     metric, name = outcome.metric_name(table.metric), table.header.name
     rows = [("trials", ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "none")]
-    best, groups = outcome.best_trial(table), confirmed(table)
+    best, groups = outcome.best_trial(table), replicated(table)
     if groups:
         won = groups[0]
         runs = f"{min(won.values):.3f} to {max(won.values):.3f} in {len(won.values)} runs, mean {won.mean:.3f}"
-        rows.append(("run again", f"{metric} {runs} (trial {won.runs[0].number} and its repeats)"))
+        rows.append(("run again", f"{metric} {runs} (trial {won.trials[0].number} and its repeats)"))
     gain, default = outcome.gain(table), outcome.default_trial(table)
     if gain is None:
         rows.append(("improvement", "cannot be stated: the default configuration or all others have no score"))

@@ -146,7 +146,7 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
         parts.append(stretch.repeated(missing))
         parts.append(_Quantity(mean=0.0, variance=min(uncertain, missing) * stretch.mean**2))
     default = next((trial for trial in searched if trial.origin == "default"), None)
-    if settings.policy == "race" and (default is None or default.state == "paused"):  # it is run in full at the end
+    if rung_epochs(settings) and (default is None or default.state == "paused"):  # it is run in full at the end
         parts.append(pace.later_s(ends[-1] - (ends[0] if default is None else default.epochs)))
     parts.append(again)
     return _sum(parts)
@@ -154,8 +154,7 @@ def _to_come(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> 
 
 def _ends(settings: SearchSettings) -> list[int]:
     """Where the stretches of a full training end: at the rungs, and with its last epoch."""
-    rungs = [] if settings.policy == "random" else rung_epochs(settings)
-    return [*rungs, settings.train.num_epochs]
+    return [*rung_epochs(settings), settings.train.num_epochs]
 
 
 def _next_end(trial: Trial, settings: SearchSettings) -> int:
@@ -167,8 +166,6 @@ def _next_end(trial: Trial, settings: SearchSettings) -> int:
 
 def _share(searched: Sequence[Trial], rung: int, settings: SearchSettings) -> float:
     """Of the trials that reach a rung in the whole search, how many go on: the rule's share, or what it was so far."""
-    if settings.policy == "i-epoch":
-        return min(1.0, settings.keep_leaders / settings.trials)
     reached = [trial for trial in searched if trial.epochs >= rung]
     passed = sum(trial.epochs > rung or _is_live(trial) for trial in reached)
     return max(GOES_ON, passed / (len(reached) + PRIOR_TRIALS))

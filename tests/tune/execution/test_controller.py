@@ -20,7 +20,7 @@ from tune.paths import trial_folder
 from tune.settings import SearchSettings
 from vqc.errors import DataError, SearchError
 
-SETTINGS = search_settings(epochs=4, trials=5, policy="random")  # every trial in full
+SETTINGS = search_settings(epochs=4, trials=5, rungs=[])  # every trial in full
 RACE = search_settings(epochs=12, trials=9, confirm=2, startup_trials=4)
 
 
@@ -202,7 +202,7 @@ def test_an_interrupt_ends_the_trial_after_its_epoch_and_gives_out_no_more(sit: 
 def test_pictures_that_changed_end_a_search_and_no_trial_is_to_blame(
     sit: Callable[..., Conductor], tmp_path: Path
 ) -> None:
-    conductor = sit(search_settings(epochs=4, trials=5, policy="random", concurrent=2))
+    conductor = sit(search_settings(epochs=4, trials=5, rungs=[], concurrent=2))
     for _ in range(2):
         task = conductor.next_task()
         assert task is not None
@@ -221,7 +221,7 @@ def test_pictures_that_changed_end_a_search_and_no_trial_is_to_blame(
 
 def test_hours_end_a_search(sit: Callable[..., Conductor]) -> None:
     now_s = [0.0]
-    settings = search_settings(epochs=4, trials=5, hours=1.0, policy="random")
+    settings = search_settings(epochs=4, trials=5, hours=1.0, rungs=[])
     conductor = sit(settings, clock_s=lambda: now_s[0])
     work(conductor, most_epochs=1)
     now_s[0] = 3601.0
@@ -325,7 +325,7 @@ def test_who_fails_again_although_others_do_not_has_failed(sit: Callable[..., Co
 
 
 def test_a_machine_that_is_still_broken_loses_no_trial_either(sit: Callable[..., Conductor]) -> None:
-    settings = search_settings(epochs=4, trials=8, policy="random")
+    settings = search_settings(epochs=4, trials=8, rungs=[])
     conductor = sit(settings)
     assert [fail(conductor), fail(conductor), fail(conductor)] == [1, 2, 3]
     conductor.close()
@@ -394,7 +394,7 @@ def test_a_spent_worker_costs_a_trial_nothing(sit: Callable[..., Conductor]) -> 
 
 
 def test_no_more_trials_run_than_are_wanted_at_a_time(sit: Callable[..., Conductor]) -> None:
-    conductor = sit(search_settings(epochs=4, trials=5, concurrent=2, policy="random"))
+    conductor = sit(search_settings(epochs=4, trials=5, concurrent=2, rungs=[]))
     assert conductor.next_task() is not None
     assert conductor.next_task() is not None
     assert conductor.next_task() is None
@@ -404,7 +404,7 @@ def test_no_more_trials_run_than_are_wanted_at_a_time(sit: Callable[..., Conduct
 def test_only_leaders_keep_their_best_and_only_the_unfinished_their_last(
     sit: Callable[..., Conductor], tmp_path: Path
 ) -> None:
-    conductor = sit(search_settings(epochs=4, trials=5, keep_leaders=2, policy="random"))
+    conductor = sit(search_settings(epochs=4, trials=5, keep_leaders=2, rungs=[]))
     work(conductor, most_epochs=18)  # the fifth trial is cut short in its second epoch
     kept = sorted(path.relative_to(tmp_path / "trials").as_posix() for path in tmp_path.glob("trials/*/*"))
     assert kept == ["003/best.safetensors", "004/best.safetensors", "005/best.safetensors", "005/last.safetensors"]
