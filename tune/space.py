@@ -46,7 +46,15 @@ class Space:
         Raises:
             TypeError: a value is neither number nor text, such as an image size that is not square.
         """
-        return {name: _scalar(getattr(config, name)) for name in self.dimensions}
+        params: Params = {}
+        for name in self.dimensions:
+            value = getattr(config, name)
+            if isinstance(value, tuple) and len(set(value)) == 1:
+                value = value[0]
+            if not isinstance(value, float | int | str):
+                raise TypeError(f"not a searchable value: {value!r}")
+            params[name] = value
+        return params
 
     def contains(self, params: Mapping[str, Param]) -> bool:
         """Whether all values lie inside; those of a default configuration may not."""
@@ -125,11 +133,3 @@ def _nearest(dimension: Dimension, value: Param) -> Param:
         raise TypeError(f"not a number: {value!r}")
     clipped = min(max(value, dimension.low or 0.0), dimension.high or 0.0)
     return round(clipped) if dimension.integer else float(clipped)
-
-
-def _scalar(value: object) -> Param:
-    if isinstance(value, tuple) and len(set(value)) == 1:
-        value = value[0]
-    if not isinstance(value, float | int | str):
-        raise TypeError(f"not a searchable value: {value!r}")
-    return value

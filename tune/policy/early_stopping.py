@@ -98,7 +98,7 @@ def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
     for rung in rung_epochs(settings):
         paused = _paused(table, rung)
         predicted = predict_final_values(paused, _completed(table), settings)
-        reach = {number: one.mean + one.std for number, one in predicted.items()}
+        reach = {number: one.mean + one.stdev for number, one in predicted.items()}
         behind += sorted(paused, key=lambda trial: (-reach[trial.number], trial.number))[MAX_PAUSED:]
     return [trial for trial in behind if trial.number != 1]
 
@@ -116,18 +116,13 @@ def _best_by_rank(table: Table, settings: SearchSettings, arrived: Trial | None)
     """
     metric = settings.metric
     champion = next(iter(_best_first(_completed(table), metric)), None)
+    usable = [trial for trial in table.searched if trial.state not in ("failed", "infeasible")]
     for rung in reversed(rung_epochs(settings)):
         paused = _paused(table, rung, arrived)
         if not paused:
             continue
         best = _best_first(paused, metric)[0]
-        reached = [
-            trial
-            for trial in table.searched
-            if trial.epochs >= rung
-            and trial.state not in ("failed", "infeasible")
-            and _pauses_at(trial, rung, settings)
-        ]
+        reached = [trial for trial in usable if trial.epochs >= rung and _pauses_at(trial, rung, settings)]
         promoted = sum(
             trial.epochs > rung or (trial.state == "running" and trial is not arrived)
             for trial in reached
@@ -154,13 +149,13 @@ def _likeliest_best(table: Table, settings: SearchSettings, arrived: Trial | Non
         return _best_first((trial for trial in paused if trial.epochs == highest), metric)[0]
     best = max(trial.values(metric)[-1] for trial in completed)
     predicted = predict_final_values(paused, completed, settings)
-    probability = {number: one.probability_above(best) for number, one in predicted.items()}
+    probability = {number: 1.0 - one.cdf(best) for number, one in predicted.items()}
     first = max(paused, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
     return first if probability[first.number] >= MIN_PROBABILITY else None
 
 
 def _has_learnt(trial: Trial, rung: int, metric: str) -> bool:
-    return trial.epochs >= rung and trial.values(metric)[rung - 1] >= MIN_LEARNT
+    return trial.values(metric)[rung - 1] >= MIN_LEARNT
 
 
 def _all_tried(table: Table, settings: SearchSettings) -> bool:

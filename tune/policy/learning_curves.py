@@ -7,10 +7,9 @@ completed, the gain is the mean of theirs and of a zero.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,31 +21,17 @@ from tune.space import Array, Space
 if TYPE_CHECKING:
     from tune.policy.gaussian_process import Process
 
-__all__ = ["Prediction", "predict_final_values"]
+__all__ = ["predict_final_values"]
 
 MIN_COMPLETED = 5  # trials that a process of their gains needs
 MAX_COMPLETED = 60  # the latest ones: a prediction costs the same after thousands
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Mean and standard deviation of a trial's value after all epochs."""
-
-    mean: float
-    std: float
-
-    def probability_above(self, value: float) -> float:
-        """The probability of reaching at least ``value``."""
-        above = self.mean - value
-        if self.std == 0.0:
-            return float(above >= 0.0)
-        return math.erfc(-above / (self.std * math.sqrt(2))) / 2
+MIN_STD = 1e-12  # a distribution without spread has no cumulative probability
 
 
 def predict_final_values(
     trials: Iterable[Trial], completed: Sequence[Trial], settings: SearchSettings
-) -> Mapping[int, Prediction]:
-    """Trial number -> prediction, for those with at least one epoch.
+) -> Mapping[int, NormalDist]:
+    """Trial number -> the distribution of its value after all epochs, for those with at least one epoch.
 
     Args:
         trials: to predict.
@@ -61,7 +46,7 @@ def predict_final_values(
         longer = [trial for trial in completed if trial.epochs > epoch][-MAX_COMPLETED:]
         for trial, mean, std in zip(group, *_gains(group, epoch, longer, settings), strict=True):
             value = trial.values(settings.metric)[-1]
-            predictions[trial.number] = Prediction(mean=value + max(0.0, float(mean)), std=float(std))
+            predictions[trial.number] = NormalDist(value + max(0.0, float(mean)), max(MIN_STD, float(std)))
     return predictions
 
 

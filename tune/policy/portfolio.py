@@ -30,7 +30,7 @@ from pydantic import Field
 from tune.history.journal import Param, Table, Trial, read_table
 from tune.paths import JOURNAL
 from tune.settings import Dimension
-from tune.space import Array, Space
+from tune.space import Space
 from vqc.config import Record, load_record
 from vqc.errors import SearchError, UserError
 from vqc.files import write_atomically
@@ -158,25 +158,32 @@ def _members(tasks: Sequence[_Task]) -> Members:
     """Greedy choice among all points that were tried anywhere, over all fields that were searched anywhere."""
     import numpy as np
 
+    from tune.policy.gaussian_process import fit
+
     fields = list(dict.fromkeys(field for task in tasks for field in task.fields))
-    points_of = [[_point(trial, fields) for trial in task.trials] for task in tasks]
-    points = list({tuple(point.items()): point for tried in points_of for point in tried}.values())
+    tried = [[_point(trial, fields) for trial in task.trials] for task in tasks]
+    points = list({tuple(point.items()): point for of_task in tried for point in of_task}.values())
     space = _enclosing_space(points, fields)
     cube = np.array([space.to_unit(point) for point in points])
-    draws = np.concatenate(
-        [
-            _draws(task.values, [points.index(point) for point in tried], cube, space.unordered)
-            for task, tried in zip(tasks, points_of, strict=True)
-        ]
-    )  # [tasks * DRAWS, points]
-    chosen = [points.index(points_of[-1][0])]
-    reached = draws[:, chosen[0]]
+    draws = []  # [DRAWS, points] per task, jointly drawn, so that neighbours rise together
+    for task, of_task in zip(tasks, tried, strict=True):
+        rows = [points.index(point) for point in of_task]
+        process = fit(cube[rows], np.array(task.values), unordered=space.unordered)
+        draws.append(process.draw(cube, DRAWS, np.random.default_rng(0)))
+        draws[-1][:, rows] = task.values  # what was measured is known, as well as one training knows it
+    reachable = np.concatenate(draws)
+    chosen = [points.index(tried[-1][0])]
+    reached = reachable[:, chosen[0]]
     while len(chosen) < min(MAX_MEMBERS, len(points)):
-        gains = np.maximum(draws - reached[:, None], 0.0).mean(0)
+        gains = np.maximum(reachable - reached[:, None], 0.0).mean(0)
         gains[chosen] = -1.0
         chosen.append(int(gains.argmax()))
-        reached = np.maximum(reached, draws[:, chosen[-1]])
-    members = tuple({name: _rounded(value) for name, value in points[index].items()} for index in chosen)
+        reached = np.maximum(reached, reachable[:, chosen[-1]])
+    # Three digits: more would claim what no search can tell.
+    members = tuple(
+        {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in points[index].items()}
+        for index in chosen
+    )
     return Members(members=members, tasks=tuple(task.name for task in tasks))
 
 
@@ -184,11 +191,6 @@ def _point(trial: Trial, fields: Sequence[str]) -> dict[str, Param]:
     """What the trial was trained with; of an image size that is not square, the longer side."""
     values: dict[str, Any] = {**trial.config.model_dump(), **trial.params}
     return {name: max(values[name]) if isinstance(values[name], tuple) else values[name] for name in fields}
-
-
-def _rounded(value: Param) -> Param:
-    """Three digits: more would claim what no search can tell."""
-    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _enclosing_space(points: Sequence[dict[str, Param]], fields: Sequence[str]) -> Space:
@@ -204,23 +206,6 @@ def _enclosing_space(points: Sequence[dict[str, Param]], fields: Sequence[str]) 
     return Space(dimensions)
 
 
-def _draws(values: Sequence[float], tried: list[int], cube: Array, unordered: Sequence[bool]) -> Array:
-    """What each point may reach on a task: [DRAWS, points], jointly drawn, so that neighbours rise together.
-
-    Args:
-        values: of the task's trials.
-        tried: the row of each in ``cube``.
-    """
-    import numpy as np
-
-    from tune.policy.gaussian_process import fit
-
-    process = fit(cube[tried], np.array(values), unordered=unordered)
-    drawn = process.draw(cube, DRAWS, np.random.default_rng(0))
-    drawn[:, tried] = values  # what was measured is known, as well as one training knows it
-    return drawn
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Build a portfolio from searches' folders; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -232,7 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     output = flags.output or portfolio_file(flags.folders[0].parent)
     try:
-        journals = [folder / JOURNAL for folder in _expanded(flags.folders) if (folder / JOURNAL).is_file()]
+        named: list[Path] = flags.folders
+        # Not every shell expands stars.
+        expanded = [sorted(one.parent.glob(one.name)) if "*" in one.name else [one] for one in named]
+        journals = [folder / JOURNAL for found in expanded for folder in found if (folder / JOURNAL).is_file()]
         portfolio = build(read_table(path) for path in journals)
         if _write(portfolio, output) is None:
             raise SearchError(
@@ -247,15 +235,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{detector}: {len(chosen.members)} configurations from {len(chosen.tasks)} searches\n")
     sys.stdout.write(f"wrote {output}\n")
     return 0
-
-
-def _expanded(folders: Iterable[Path]) -> list[Path]:
-    """Not every shell expands stars."""
-    return [
-        found
-        for folder in folders
-        for found in (sorted(folder.parent.glob(folder.name)) if "*" in folder.name else [folder])
-    ]
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ def best_trial(table: Table) -> Trial | None:
     """The best trial of the configuration with the highest mean, where some were replicated; else the trial with the
     highest value. None while no trial has a score.
     """
-    for one in replicated(table):
-        return one.best_trial
-    metric = table.metric
+    winners, metric = replicated(table), table.metric
+    if winners:
+        return winners[0].best_trial
     scored = (
         trial for trial in table.leaders() if any(getattr(r.scores, metric) is not None for r in trial.reports)
     )  # fmt: skip

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from statistics import NormalDist
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.tables import add_trial, search_settings
 from tune.history.journal import Table, Trial
-from tune.policy.learning_curves import MAX_COMPLETED, MIN_COMPLETED, Prediction, predict_final_values
+from tune.policy.learning_curves import MAX_COMPLETED, MIN_COMPLETED, MIN_STD, predict_final_values
 
 SETTINGS = search_settings(epochs=12)
-VALUES = st.floats(0, 1, allow_nan=False)
 
 
 def completed(gains: Sequence[float], rates: Sequence[float] = ()) -> tuple[Table, list[Trial]]:
@@ -33,24 +30,28 @@ def waiting(table: Table, *, value: float = 0.4, rate: float = 1e-3, epochs: int
     return add_trial(table, SETTINGS, values=[value] * epochs, state="paused", params=params)
 
 
-def prediction(trial: Trial, finished: Sequence[Trial]) -> Prediction:
+def prediction(trial: Trial, finished: Sequence[Trial]) -> NormalDist:
     return predict_final_values([trial], finished, SETTINGS)[trial.number]
 
 
+def certain(value: float) -> NormalDist:
+    return NormalDist(value, MIN_STD)
+
+
 def test_with_nothing_completed_a_trial_is_where_it_is() -> None:
-    assert prediction(waiting(Table()), []) == Prediction(mean=0.4, std=0.0)
+    assert prediction(waiting(Table()), []) == certain(0.4)
 
 
 def test_few_gains_are_averaged_with_one_that_is_none() -> None:
     table, finished = completed([0.2, 0.4])
     found = prediction(waiting(table), finished)
     assert found.mean == pytest.approx(0.4 + 0.2)
-    assert found.std == pytest.approx(math.sqrt(0.08 / 3))
+    assert found.stdev == pytest.approx(math.sqrt(0.08 / 3))
 
 
 def test_a_completed_trial_has_nothing_to_gain() -> None:
     _, finished = completed([0.2, 0.4, 0.1, 0.3, 0.2, 0.25])
-    assert prediction(finished[1], finished) == Prediction(mean=0.9, std=0.0)
+    assert prediction(finished[1], finished) == certain(0.9)
 
 
 def test_a_gain_below_nothing_is_none() -> None:
@@ -69,7 +70,7 @@ def test_slow_starters_are_predicted_from_their_configuration() -> None:
 def test_where_nothing_was_completed_nearby_it_is_less_certain() -> None:
     table, finished = completed([0.40, 0.10, 0.30, 0.20, 0.35], [1e-4, 1.2e-4, 1.4e-4, 1.6e-4, 1.8e-4])
     near, far = waiting(table, rate=1.5e-4), waiting(table, rate=1e-2)
-    assert prediction(far, finished).std > prediction(near, finished).std
+    assert prediction(far, finished).stdev > prediction(near, finished).stdev
 
 
 def test_only_the_latest_are_looked_at() -> None:
@@ -80,15 +81,3 @@ def test_only_the_latest_are_looked_at() -> None:
 def test_trials_without_an_epoch_have_none() -> None:
     trial = waiting(Table(), epochs=0)
     assert predict_final_values([trial], [], SETTINGS) == {}
-
-
-@given(VALUES, st.floats(0, 1), st.lists(VALUES, min_size=2))
-def test_the_probability_falls_with_what_is_asked(mean: float, std: float, asked: list[float]) -> None:
-    one = Prediction(mean=mean, std=std)
-    probabilities = [one.probability_above(value) for value in sorted(asked)]
-    assert all(0.0 <= probability <= 1.0 for probability in probabilities)
-    assert all(higher <= lower for lower, higher in pairwise(probabilities))
-
-
-def test_the_probability_is_that_of_a_normal_distribution() -> None:
-    assert Prediction(mean=0.5, std=0.1).probability_above(0.5 + 0.1 * 1.2815515655) == pytest.approx(0.1)
