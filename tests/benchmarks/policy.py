@@ -38,10 +38,11 @@ from tests.benchmarks.rivals import (
     propose_random,
 )
 from tests.tables import measure, propose_trial
-from tune.history.journal import State, Table, Trial
-from tune.policy.early_stopping import Decision, decide, next_promotion, trials_to_prune
+from tune.history.events import State
+from tune.history.table import Table, Trial
+from tune.policy.early_stopping import RungDecision, decide, next_promotion, trials_to_prune
 from tune.policy.propose import Proposal, propose
-from tune.settings import Dimension, SearchSettings
+from tune.settings import Budget, Dimension, SearchSettings
 from tune.space import Params
 from vqc.config import Record, TrainConfig
 
@@ -79,7 +80,7 @@ class Rival:
 
     label: str
     propose: Callable[[Table, SearchSettings], Proposal] = propose
-    decide: Callable[[Table, Trial, SearchSettings], Decision] = decide
+    decide: Callable[[Table, Trial, SearchSettings], RungDecision] = decide
     promote: Callable[[Table, SearchSettings], Trial | None] = next_promotion
     prune: Callable[[Table, SearchSettings], Sequence[Trial]] = trials_to_prune
     with_portfolio: bool = False
@@ -203,7 +204,8 @@ def simulate(search: Search, *, trials: int) -> Simulated:
     """One search, until the budget is spent or so many trials were launched and nothing is left to do."""
     data, task, rival = search.data, search.task, search.rival
     settings = SearchSettings.model_construct(
-        train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50", trials=trials, seed=search.seed,
+        train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50",
+        budget=Budget(trials=trials), seed=search.seed,
         initial_points=portfolio(data, task) if rival.with_portfolio else (), initial_points_origin="portfolio",
     )  # fmt: skip
     chance = np.random.default_rng([search.seed, int(task)])

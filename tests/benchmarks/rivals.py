@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tune.history.journal import Table, Trial
-from tune.policy.early_stopping import Decision
+from tune.history.table import Table, Trial
+from tune.policy.early_stopping import RungDecision, all_tried
 from tune.policy.propose import Proposal, propose, sample
 from tune.settings import SearchSettings
 from tune.space import Params
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["asha", "i_epoch_decision", "i_epoch_promotion", "never_stop", "propose_by_gp", "propose_by_tpe",
            "propose_random"]  # fmt: skip
 
-CONTINUE = Decision(action="continue")
+CONTINUE = RungDecision(action="continue")
 
 
 def propose_random(table: Table, settings: SearchSettings) -> Proposal:
@@ -61,26 +61,26 @@ def propose_by_gp(table: Table, settings: SearchSettings) -> Proposal:
     return Proposal(params=sample(table, settings, sampler), origin="sampler")
 
 
-def never_stop(table: Table, trial: Trial, settings: SearchSettings) -> Decision:
+def never_stop(table: Table, trial: Trial, settings: SearchSettings) -> RungDecision:
     return CONTINUE
 
 
-def i_epoch_decision(table: Table, trial: Trial, settings: SearchSettings) -> Decision:
+def i_epoch_decision(table: Table, trial: Trial, settings: SearchSettings) -> RungDecision:
     """All pause once, at the lowest of the rungs given in the settings."""
     pauses = trial.epochs == math.ceil(settings.rungs[0] * settings.train.num_epochs)
-    return Decision(action="pause") if pauses else CONTINUE
+    return RungDecision(action="pause") if pauses else CONTINUE
 
 
 def i_epoch_promotion(table: Table, settings: SearchSettings) -> Trial | None:
     """Once all trials were tried briefly, the best that are paused, until ``keep_leaders`` were trained in full."""
     paused = [trial for trial in table.searched if trial.state == "paused"]
     promoted = sum(trial.state in ("completed", "running") for trial in table.searched)
-    if len(table.searched) < settings.trials or promoted >= settings.keep_leaders:
+    if not all_tried(table, settings) or promoted >= settings.keep_leaders:
         return None
     return min(paused, key=lambda trial: (-trial.values(settings.metric)[-1], trial.number), default=None)
 
 
-def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, factor: int) -> Decision:
+def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, factor: int) -> RungDecision:
     """Ray's ``AsyncHyperBandScheduler`` with one bracket: a trial below the cutoff of those before it stops.
 
     The rungs are ``grace * factor**k`` epochs; the cutoff is the upper ``1 / factor`` quantile.
@@ -93,7 +93,7 @@ def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, fa
     cutoff = float(
         np.percentile([other.values(settings.metric)[epoch - 1] for other in others], (1 - 1 / factor) * 100)
     )
-    return CONTINUE if trial.values(settings.metric)[-1] >= cutoff else Decision(action="stop")
+    return CONTINUE if trial.values(settings.metric)[-1] >= cutoff else RungDecision(action="stop")
 
 
 def _seed(table: Table, settings: SearchSettings) -> int:

@@ -9,7 +9,7 @@ import pytest
 from tests.benchmarks.rivals import asha, i_epoch_decision, i_epoch_promotion, propose_by_gp, propose_by_tpe
 from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
-from tune.history.journal import Table
+from tune.history.table import Table
 from tune.policy.early_stopping import rung_epochs
 
 SETTINGS = search_settings(epochs=12)

@@ -17,11 +17,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
 from tune.settings import SearchSettings
 
-__all__ = ["Decision", "decide", "next_promotion", "rung_epochs", "trials_to_prune"]
+__all__ = [
+    "RungDecision",
+    "all_tried",
+    "decide",
+    "default_to_complete",
+    "next_promotion",
+    "rung_epochs",
+    "trials_to_prune",
+]
 
 MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
 MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
@@ -35,7 +43,7 @@ MAX_PAUSED = 6  # paused trials at a rung; those behind them give their disk spa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class RungDecision:
     """What a trial does after an epoch, and why."""
 
     action: Literal["continue", "stop", "pause"]
@@ -64,32 +72,31 @@ def _pauses_at(trial: Trial, rung: int, settings: SearchSettings) -> bool:
     return rung in _regular_rungs(settings) or trial.number <= EARLY * settings.startup_trials
 
 
-def decide(table: Table, trial: Trial, settings: SearchSettings) -> Decision:
+def decide(table: Table, trial: Trial, settings: SearchSettings) -> RungDecision:
     """What the trial does after its latest epoch: at a rung it pauses, unless it would be promoted at once."""
     epoch = trial.epochs
     if epoch not in rung_epochs(settings) or not _pauses_at(trial, epoch, settings):
-        return Decision(action="continue")
+        return RungDecision(action="continue")
     metric = settings.metric
     value = getattr(trial.reports[-1].scores, metric)
     if value is None or math.isnan(value):
-        return Decision(action="stop", reason=f"no {metric.upper()} at epoch {epoch}")
+        return RungDecision(action="stop", reason=f"no {metric.upper()} at epoch {epoch}")
     others = [other for other in table.searched if other.epochs >= epoch and other is not trial]
     nothing_to_rank = bool(others) and not any(_has_learnt(other, epoch, metric) for other in others)
     if nothing_to_rank or _promoted(table, settings, arrived=trial) is trial:
-        return Decision(action="continue")
-    return Decision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")
+        return RungDecision(action="continue")
+    return RungDecision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")
 
 
 def next_promotion(table: Table, settings: SearchSettings) -> Trial | None:
-    """The paused trial that runs its next epochs, if any.
+    """The paused trial that runs its next epochs, if any."""
+    return _promoted(table, settings) or (default_to_complete(table) if all_tried(table, settings) else None)
 
-    Once every configuration was tried, the default is trained in full: every other result is compared with it.
-    """
-    promoted = _promoted(table, settings)
+
+def default_to_complete(table: Table) -> Trial | None:
+    """The default while it is paused: at the end it is trained in full, because every result is compared with it."""
     default = table.trials.get(1)
-    if promoted is None and default is not None and default.state == "paused" and _all_tried(table, settings):
-        return default
-    return promoted
+    return default if default is not None and default.state == "paused" else None
 
 
 def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
@@ -106,7 +113,7 @@ def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
 def _promoted(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
     """The trial that is promoted next, of the paused ones and ``arrived``, which has just reached a rung."""
     ranked = (RANKED_WITH_INITIAL_POINTS if settings.initial_points else RANKED) * settings.startup_trials
-    by_rank = len(table.searched) <= ranked and not _all_tried(table, settings)
+    by_rank = len(table.searched) <= ranked and not all_tried(table, settings)
     return (_best_by_rank if by_rank else _likeliest_best)(table, settings, arrived)
 
 
@@ -144,7 +151,7 @@ def _likeliest_best(table: Table, settings: SearchSettings, arrived: Trial | Non
     paused = [trial for rung in rung_epochs(settings) for trial in _paused(table, rung, arrived)]
     if not paused:
         return None
-    if len(completed) < (MIN_COMPLETED if _all_tried(table, settings) else 1):
+    if len(completed) < (MIN_COMPLETED if all_tried(table, settings) else 1):
         highest = max(trial.epochs for trial in paused)
         return _best_first((trial for trial in paused if trial.epochs == highest), metric)[0]
     best = max(trial.values(metric)[-1] for trial in completed)
@@ -158,8 +165,9 @@ def _has_learnt(trial: Trial, rung: int, metric: str) -> bool:
     return trial.values(metric)[rung - 1] >= MIN_LEARNT
 
 
-def _all_tried(table: Table, settings: SearchSettings) -> bool:
-    return len(table.searched) >= settings.trials
+def all_tried(table: Table, settings: SearchSettings) -> bool:
+    """Whether as many trials were proposed as the budget has; never where it has hours alone."""
+    return settings.budget.trials is not None and len(table.searched) >= settings.budget.trials
 
 
 def _completed(table: Table) -> list[Trial]:

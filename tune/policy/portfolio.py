@@ -27,7 +27,9 @@ from typing import Any
 
 from pydantic import Field
 
-from tune.history.journal import Param, Table, Trial, read_table
+from tune.history.events import Param
+from tune.history.journal import read_table
+from tune.history.table import Table, Trial
 from tune.paths import JOURNAL
 from tune.settings import Dimension
 from tune.space import Space

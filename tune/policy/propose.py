@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
 from tune.policy.learning_curves import predict_final_values
 from tune.settings import SearchSettings

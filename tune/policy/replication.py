@@ -11,16 +11,16 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from tune.history.journal import Table, Trial
+from tune.history.queries import scored
+from tune.history.table import Table, Trial
 from tune.settings import SearchSettings
 from vqc.seeding import stream_seed
 
-__all__ = ["Replicated", "best_trial", "full_run_s", "next_replicate", "replicate_seed", "replicated", "replicates_s",
-           "seed_std"]  # fmt: skip
+__all__ = ["Repeated", "best_trial", "full_run_s", "next_repeat", "repeat_seed", "repeated", "rest_s", "seed_std"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replicated:
+class Repeated:
     """A configuration that was trained more than once: its trials, the searched one first, and their best values."""
 
     trials: tuple[Trial, ...]
@@ -36,44 +36,39 @@ class Replicated:
         return self.trials[self.values.index(max(self.values))]
 
 
-def replicated(table: Table) -> list[Replicated]:
-    """Configurations with at least one completed replicate, the highest mean first."""
+def repeated(table: Table) -> list[Repeated]:
+    """Configurations with at least one completed repeat, the highest mean first."""
     groups: dict[int, list[Trial]] = {}
     for trial in table.trials.values():
         if trial.repeats is not None and trial.state == "completed":
             groups.setdefault(trial.repeats, [table.trials[trial.repeats]]).append(trial)
     found = [
-        Replicated(trials=tuple(group), values=tuple(trial.best(table.metric)[0] for trial in group))
+        Repeated(trials=tuple(group), values=tuple(trial.best(table.metric)[0] for trial in group))
         for group in groups.values()
     ]
     return sorted(found, key=lambda one: (-one.mean, one.trials[0].number))
 
 
 def best_trial(table: Table) -> Trial | None:
-    """The best trial of the configuration with the highest mean, where some were replicated; else the trial with the
+    """The best trial of the configuration with the highest mean, where some were repeated; else the trial with the
     highest value. None while no trial has a score.
     """
-    winners, metric = replicated(table), table.metric
-    if winners:
-        return winners[0].best_trial
-    scored = (
-        trial for trial in table.leaders() if any(getattr(r.scores, metric) is not None for r in trial.reports)
-    )  # fmt: skip
-    return next(scored, None)
+    groups = repeated(table)
+    return groups[0].best_trial if groups else next(iter(scored(table)), None)
 
 
 def seed_std(table: Table) -> float | None:
-    """Standard deviation of a training's value between seeds, pooled over configurations; None before any replicate.
+    """Standard deviation of a training's value between seeds, pooled over configurations; None before any repeat.
 
     Of two trainings d apart it is d / sqrt(2); degrees of freedom add up over configurations.
     """
-    groups = replicated(table)
+    groups = repeated(table)
     freedom = sum(len(one.values) - 1 for one in groups)
     squares = sum((value - one.mean) ** 2 for one in groups for value in one.values)
     return math.sqrt(squares / freedom) if freedom else None
 
 
-def next_replicate(table: Table, settings: SearchSettings) -> Trial | None:
+def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
     """The trial whose configuration is trained again next; None when enough were.
 
     The best ``settings.confirm``; beyond them, up to twice as many, those within ``seed_std`` of the winner's mean.
@@ -85,16 +80,25 @@ def next_replicate(table: Table, settings: SearchSettings) -> Trial | None:
             return trial
     std = seed_std(table)
     if std is not None:
-        lowest = replicated(table)[0].mean - std
+        lowest = repeated(table)[0].mean - std
         for trial in leaders[settings.confirm :]:
             if trial.number not in known and trial.best(table.metric)[0] >= lowest:
                 return trial
     return None
 
 
-def replicates_s(table: Table, settings: SearchSettings) -> float:
-    """Seconds that training the best again will take, at the pace each of them had; 0 before the first epoch."""
-    return sum(full_run_s(trial) for trial in _usable_leaders(table)[: settings.confirm])
+def rest_s(table: Table, settings: SearchSettings) -> float:
+    """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, and the repeats still
+    to come, each at the pace that its configuration had; 0 before the first epoch.
+    """
+    leaders = _usable_leaders(table)
+    done = {trial.repeats for trial in table.trials.values() if trial.state == "completed"}
+    to_come_s = max((full_run_s(trial) / trial.config.num_epochs for trial in leaders), default=0.0)
+    to_come_s += sum(full_run_s(trial) for trial in leaders[: settings.confirm] if trial.number not in done)
+    default = table.trials.get(1)
+    if default is not None and default.state not in ("completed", "failed", "infeasible"):
+        to_come_s += full_run_s(default) * (1 - default.epochs / default.config.num_epochs)
+    return to_come_s
 
 
 def full_run_s(trial: Trial) -> float:
@@ -103,8 +107,8 @@ def full_run_s(trial: Trial) -> float:
     return median(epochs_s) * trial.config.num_epochs if epochs_s else 0.0
 
 
-def replicate_seed(settings: SearchSettings, trial: Trial) -> int:
-    """The seed of a trial's replicate: another than the trial's, and the same when the search is resumed."""
+def repeat_seed(settings: SearchSettings, trial: Trial) -> int:
+    """The seed of a trial's repeat: another than the trial's, and the same when the search is resumed."""
     return stream_seed(settings.seed, "confirm", trial.number)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tune.history.journal import Table
+from tune.history.table import Table
 from tune.policy.replication import best_trial
 from tune.settings import SearchSettings
 from tune.space import Params, Space

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tables import add_trial, search_settings
-from tune.history.journal import State, Table, Trial
+from tune.history.events import State
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import (
     MAX_PAUSED,
     RANKED,

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import pytest
 
 from tests.tables import add_trial, search_settings
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.learning_curves import MAX_COMPLETED, MIN_COMPLETED, MIN_STD, predict_final_values
 
 SETTINGS = search_settings(epochs=12)

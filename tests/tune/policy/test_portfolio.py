@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.builders import events, write_journal
-from tests.tables import SPACE, add_trial, search_settings
-from tune.history.journal import SearchStarted, Table
+from tests.tables import SPACE, add_trial, search_settings, search_started
+from tune.history.events import SearchStarted
+from tune.history.table import Table
 from tune.policy import portfolio
 from tune.policy.warm_start import distinct_points
-from tune.settings import load_settings
+from tune.settings import SearchSettings, load_settings
 from tune.space import Params, Space
 from vqc.config import load_record
 
@@ -21,18 +22,14 @@ RATES = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 9e-3, 5e-3, 2.5e-3]
 FIELDS = ("learning_rate",)
 
 
+def _started(settings: SearchSettings, data: str) -> SearchStarted:
+    return search_started(settings).model_copy(update={"data": {"root": data, "images": {"train": 80}}})
+
+
 def task(best_rate: float, *, trials: int = 10) -> Table:
     """A search whose trials are the better the nearer their rate is to ``best_rate``; the first is the default."""
     table = Table()
-    table.started = SearchStarted(
-        at_ms=1,
-        name="t",
-        search_id="t",
-        settings=SETTINGS.model_dump(mode="json"),
-        data={"root": f"parts-{best_rate}", "images": {"train": 80}},
-        versions={},
-        command="",
-    )
+    table.started = _started(SETTINGS, f"parts-{best_rate}")
     for rate in RATES[:trials]:
         value = 0.9 / (1 + abs(rate / best_rate - best_rate / rate))
         point: Params = {"learning_rate": rate, "batch_size": 8, "image_size": 128}
@@ -69,9 +66,7 @@ def over_weight_decay(best: float = 1e-3) -> Table:
         space={"weight_decay": {"low": 1e-5, "high": 1e-2, "log": True}},
     )
     table = Table()
-    table.started = task(1e-3).header.model_copy(
-        update={"settings": settings.model_dump(mode="json"), "data": {"root": "later", "images": {"train": 80}}}
-    )
+    table.started = _started(settings, "later")
     for number in range(10):
         decay = 1e-5 * 2**number
         value = 0.9 / (1 + abs(decay / best - best / decay))
@@ -155,7 +150,7 @@ def test_a_broken_journal_does_not_keep_the_others_from_teaching(tmp_path: Path)
 
 
 def test_the_shipped_portfolio_has_initial_points_for_the_shipped_space() -> None:
-    settings = load_settings(portfolio.SHIPPED.parent / "search_cpu.json", {}, {})
+    settings = load_settings(portfolio.SHIPPED.parent / "search_cpu.json", {})
     shipped = load_record(portfolio.Portfolio, portfolio.SHIPPED).detectors["fcos_tiny"]
     assert len(shipped.members) == portfolio.MAX_MEMBERS
     assert shipped.members[0] == Space(settings.space).params_of(settings.train)

@@ -10,9 +10,10 @@ import pytest
 
 from tests.builders import write_journal
 from tests.images import write_data
-from tests.tables import SPACE, add_trial, search_settings
-from tune.execution.session import begin
-from tune.history.journal import EpochMeasured, Event, SearchStarted, Table, TrialProposed
+from tests.tables import SPACE, add_trial, search_settings, search_started
+from tune.execution.session import new_session
+from tune.history.events import EpochMeasured, Event, TrialProposed
+from tune.history.table import Table
 from tune.paths import journal_of
 from tune.policy.propose import propose
 from tune.policy.warm_start import best_points, distinct_points
@@ -41,10 +42,7 @@ def earlier(data: Data, **changes: Any) -> Table:
     """A search of three trials on the data, the second one the best."""
     settings = search_settings(**changes)
     table = Table()
-    table.started = SearchStarted(
-        at_ms=1, name="night", search_id="n", settings=settings.model_dump(mode="json"), data=data.summary(),
-        versions={}, command="",
-    )  # fmt: skip
+    table.started = search_started(settings).model_copy(update={"name": "night", "data": data.summary()})
     for rate, value in ((2e-4, 0.1), (3e-3, 0.8), (9e-3, 0.4)):
         add_trial(table, settings, values=[value], params={**POINT, "learning_rate": rate})
     return table
@@ -89,12 +87,12 @@ def test_the_points_of_a_warm_start_are_proposed_as_such(data: Data, tmp_path: P
     events: list[Event] = [table.header]
     for trial in table.trials.values():
         what = {"trial": trial.number, "params": trial.params, "config": trial.config, "origin": "sampler"}
-        events.append(TrialProposed(at_ms=1, **what))
-        events.append(EpochMeasured(at_ms=1, trial=trial.number, report=trial.reports[0]))
+        events.append(TrialProposed(at_ms=1, awake_s=1.0, **what))
+        events.append(EpochMeasured(at_ms=1, awake_s=1.0, trial=trial.number, report=trial.reports[0]))
     write_journal(journal_of(tmp_path / "night"), events)
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({"train": SETTINGS.train.model_dump(mode="json"), "space": SPACE}), encoding="utf-8")
-    search = begin(
+    search = new_session(
         name="next", results=tmp_path, data_folder=data.root, config=config, flags={}, command="", warm_start="night"
     )
     begun = Table()
