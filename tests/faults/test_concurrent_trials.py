@@ -19,14 +19,14 @@ from tune.paths import journal_of
 
 Victim: TypeAlias = Literal["a worker", "both workers", "the driver"]
 VICTIMS: tuple[Victim, ...] = ("a worker", "the driver", "both workers", "the driver")
-EPOCHS = 10
+EPOCHS = 8
 LATEST = EPOCHS - 3  # epochs of a trial when it is disturbed: it must not end by itself just then
 IMAGES = 150
 RATES = (3e-4, 2e-3, 5e-4, 4e-3)
 SIDE_BY_SIDE: Mapping[str, Any] = {
     "train": {**SETTINGS["train"], "num_epochs": EPOCHS},
     "budget": {"trials": 1 + len(RATES)},
-    "opening": [{"learning_rate": rate, "batch_size": 4} for rate in RATES],  # none depends on who is ahead
+    "initial_points": [{"learning_rate": rate, "batch_size": 4} for rate in RATES],  # none depends on who is ahead
     "rungs": [],
     "confirm": 0,
     "concurrent": 2,
