@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import SETTINGS, Night, outcome, undisturbed
+from tests.faults.night import Night, outcome, undisturbed
 from tests.faults.test_kill import GONE_S, events, progress, saved_epochs, started_again, trials_lost, wait_until
 from tests.faults.test_program import Fault, write_faults
 from tune.history.events import AttemptFailed, TrialStarted
