@@ -79,7 +79,8 @@ def _show(record: Evaluation) -> None:
     for name in ("ap", "ap50", "ap75", "ar"):
         value = getattr(record.coco, name)
         table.add_row(name.upper(), "cannot be told" if value is None else f"{value:.3f}", "")
-    table.add_row("latency p50, p95", f"{record.latency.p50_ms:.1f}, {record.latency.p95_ms:.1f} ms", record.device)
+    latency = record.latency
+    table.add_row("latency p50, p95", f"{latency.p50_ms:.1f}, {latency.p95_ms:.1f} ms", latency.device)
     console.print(table)
     for sentence in (record.threshold_source, record.per_image.escape.sentence, *record.notes):
         if sentence:
