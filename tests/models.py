@@ -14,7 +14,7 @@ from vqc.config import TrainConfig
 from vqc.inference.calibration import Calibration, Curve, OperatingPoint, Proportion
 from vqc.inference.detections import Detections
 from vqc.inference.onnx_export import export_onnx
-from vqc.inference.predictor import open_predictor
+from vqc.inference.predictor import Predictor, open_predictor
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import ModelInfo, save_model
 
@@ -77,6 +77,19 @@ class StubBackend:
     def __call__(self, images: NDArray[np.uint8]) -> list[Detections]:
         self.images += len(images)
         return [self.found] * len(images)
+
+
+def stub_predictor(backend: StubBackend | None = None) -> Predictor:
+    """A predictor around a stub."""
+    return Predictor(
+        detect_fitted=backend or StubBackend(),
+        architecture="stub",
+        categories=CATEGORIES,
+        image_size=SIZE,
+        fingerprint="",
+        epoch=1,
+        weights_sha256="",
+    )
 
 
 def write_models(folder: Path) -> tuple[Path, Path]:

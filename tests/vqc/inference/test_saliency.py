@@ -143,7 +143,7 @@ def test_a_map_that_says_nothing_is_trusted_once_in_20() -> None:
         assert found is not None
         assert found.controls == 19
         trusted += found.trusted
-    assert trusted / 40 <= 0.12  # 0.05 is expected; three standard deviations of 40 cases are 0.10
+    assert trusted / 40 <= 0.10  # 0.05 is expected
 
 
 class Watching(SpotBackend):

@@ -8,16 +8,12 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models import CATEGORIES, StubBackend
+from tests.models import stub_predictor
 from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
-from vqc.inference.predictor import Predictor
 from vqc.inference.verdicts import Verdict, coco_results, judge, verdicts_csv
 
-PREDICTOR = Predictor(
-    detect_fitted=StubBackend(), architecture="stub", categories=CATEGORIES, image_size=(64, 64), fingerprint="", epoch=1,
-    weights_sha256="",
-)  # fmt: skip
+PREDICTOR = stub_predictor()
 PHOTOGRAPH = Photograph(image_id=4, path=Path("a.png"), file_name="a.png")
 
 
