@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tune.history.journal import Table, Trial
 from tune.history.queries import configuration, count_text, metric_name
+from tune.history.table import Table, Trial
 from tune.json_schema import schema_text
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data, Split

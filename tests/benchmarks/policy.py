@@ -29,7 +29,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from tests.tables import measure, propose_trial
-from tune.history.journal import State, Table, Trial
+from tune.history.events import State
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import Verdict, asha, hopeless, to_resume, verdict
 from tune.policy.propose import Proposal, propose, propose_by_tpe
 from tune.settings import Dimension, SearchSettings

@@ -19,7 +19,9 @@ from tests.faults.small_disk import SmallDisk, small_disk
 from tests.tables import search_settings
 from tune.execution.controller import Conductor
 from tune.execution.worker import Assignment, UnwritableError, Worker
-from tune.history.journal import Follower, Journal, SearchStarted, Table, read_table, table_of
+from tune.history.events import SearchStarted
+from tune.history.journal import Follower, Journal, read_table, table_of
+from tune.history.table import Table
 from tune.search import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data

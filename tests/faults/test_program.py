@@ -14,7 +14,9 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.night import SETTINGS, Night, repeated_epochs
-from tune.history.journal import Follower, State, Table, Trial
+from tune.history.events import State
+from tune.history.journal import Follower
+from tune.history.table import Table, Trial
 from tune.policy.propose import propose
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig

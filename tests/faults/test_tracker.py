@@ -19,7 +19,9 @@ from tests.builders import events, write_journal
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences, rows
 from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night
-from tune.history.journal import EpochMeasured, Follower, Table
+from tune.history.events import EpochMeasured
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.reporting.mlflow_sync import Mirror
 from tune.search import DRAIN_TIMEOUT_S
 from vqc.tracking.mlflow_client import default_uri

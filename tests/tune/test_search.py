@@ -14,7 +14,7 @@ import pytest
 
 from tests.images import write_data
 from tune.history.journal import read_table
-from tune.history.queries import best_trial
+from tune.policy.replication import best_trial
 from tune.search import main
 from vqc.tracking.mlflow_client import Tracker, default_uri
 

@@ -13,18 +13,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["DiskWait", "GivenUpError", "write_probe"]
+__all__ = ["DiskRetry", "InterruptedWaitError", "write_probe"]
 
 PAUSE_S = 5.0
 CHUNK_BYTES = 2**20
 PROMISE = "The search waits, and goes on as soon as it can write there; Ctrl-C ends it, and nothing is lost."
 
 
-class GivenUpError(KeyboardInterrupt):
+class InterruptedWaitError(KeyboardInterrupt):
     """The user pressed Ctrl-C while the search waited: it ends at once, as on the second Ctrl-C."""
 
 
-class DiskWait:
+class DiskRetry:
     """Tries again and again.
 
     Args:
@@ -40,7 +40,7 @@ class DiskWait:
         """Call ``write`` until it raises no ``OSError``; returns whether that took more than one attempt.
 
         Raises:
-            GivenUpError: it cannot be written, and nobody wants to wait.
+            InterruptedWaitError: it cannot be written, and nobody wants to wait.
         """
         waited = False
         try:
@@ -56,7 +56,7 @@ class DiskWait:
         deadline_s = time.monotonic() + self._pause_s
         while time.monotonic() < deadline_s:
             if self._given_up():
-                raise GivenUpError
+                raise InterruptedWaitError
             time.sleep(min(0.2, self._pause_s))
 
 

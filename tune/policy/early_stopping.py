@@ -17,11 +17,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.learning_curves import outlooks
 from tune.settings import SearchSettings
 
-__all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
+__all__ = [
+    "Verdict",
+    "all_tried",
+    "asha",
+    "default_to_complete",
+    "hopeless",
+    "judged_epochs",
+    "rung_epochs",
+    "to_resume",
+    "verdict",
+]
 
 TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
 LEAST = 0.005  # half a point: a detector that has found less at a rung has shown nothing yet
@@ -108,7 +118,7 @@ def _shows(trial: Trial, rung: int, settings: SearchSettings) -> bool:
 def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
     """The paused trial that has earned its next epochs, if any."""
     if settings.policy == "race":
-        return _earned(table, settings) or _default_at_the_end(table, settings)
+        return _earned(table, settings) or (default_to_complete(table) if all_tried(table, settings) else None)
     return _best_at_the_end(table, settings) if settings.policy == "i-epoch" else None
 
 
@@ -134,7 +144,7 @@ def _promising(table: Table, rung: int, settings: SearchSettings) -> list[Trial]
 def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
     """The trial that goes on next, of those that wait; ``arrived`` waits from now on."""
     explored = (EXPLORED_OPENED if settings.opening else EXPLORED) * settings.startup_trials
-    exploring = len(table.searched) <= explored and not _all_tried(table, settings)
+    exploring = len(table.searched) <= explored and not all_tried(table, settings)
     return (_best_of_nine if exploring else _likeliest)(table, settings, arrived)
 
 
@@ -174,7 +184,7 @@ def _likeliest(table: Table, settings: SearchSettings, arrived: Trial | None) ->
     waiting = [trial for rung in rung_epochs(settings) for trial in _waiting(table, rung, arrived)]
     if not waiting:
         return None
-    if len(finished) < (PROVEN if _all_tried(table, settings) else 1):
+    if len(finished) < (PROVEN if all_tried(table, settings) else 1):
         highest = max(trial.epochs for trial in waiting)
         return _best_first((trial for trial in waiting if trial.epochs == highest), settings)[0]
     best = max(trial.values(settings.metric)[-1] for trial in finished)
@@ -184,15 +194,15 @@ def _likeliest(table: Table, settings: SearchSettings, arrived: Trial | None) ->
     return first if chance[first.number] >= LIKELY else None
 
 
-def _default_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
-    """Once all was tried, the default is trained in full: every other result is compared with it."""
+def default_to_complete(table: Table) -> Trial | None:
+    """The default where it waits: at the end it is trained in full, because every other result is compared with it."""
     default = table.trials.get(1)
-    waits = default is not None and default.state == "paused"
-    return default if waits and _all_tried(table, settings) else None
+    return default if default is not None and default.state == "paused" else None
 
 
-def _all_tried(table: Table, settings: SearchSettings) -> bool:
-    return len(table.searched) >= settings.trials
+def all_tried(table: Table, settings: SearchSettings) -> bool:
+    """Whether as many trials were proposed as the budget has; never where it has hours alone."""
+    return settings.budget.trials is not None and len(table.searched) >= settings.budget.trials
 
 
 def _completed(table: Table) -> list[Trial]:
@@ -212,7 +222,7 @@ def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
     """Once all trials were tried briefly, the best that waits, until ``keep_leaders`` were trained in full."""
     paused = [trial for trial in table.searched if trial.state == "paused"]
     begun = sum(trial.state == "completed" or trial.state == "running" for trial in table.searched)
-    if not _all_tried(table, settings) or begun >= settings.keep_leaders:
+    if not all_tried(table, settings) or begun >= settings.keep_leaders:
         return None
     return next(iter(_best_first(paused, settings)), None)
 

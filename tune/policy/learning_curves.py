@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tune.history.journal import Trial
+from tune.history.table import Trial
 from tune.settings import SearchSettings
 from tune.space import to_unit, unordered_choices
 

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from tune.history.journal import Param, Table, Trial, read_table
+from tune.history.events import Param
+from tune.history.journal import read_table
+from tune.history.table import Table, Trial
 from tune.paths import JOURNAL
 from vqc.config import Record, load_record
 from vqc.errors import SearchError, UserError

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
 from tune.policy.learning_curves import outlooks
 from tune.settings import SearchSettings

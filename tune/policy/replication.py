@@ -11,11 +11,12 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from tune.history.journal import Table, Trial
+from tune.history.queries import scored
+from tune.history.table import Table, Trial
 from tune.settings import SearchSettings
 from vqc.seeding import stream_seed
 
-__all__ = ["Confirmed", "confirmed", "full_run_s", "next_repeat", "noise", "repeat_seed", "repeats_s"]
+__all__ = ["Confirmed", "best_trial", "confirmed", "full_run_s", "next_repeat", "noise", "repeat_seed", "rest_s"]
 
 UNUSABLE = ("failed", "infeasible")
 
@@ -35,6 +36,14 @@ class Confirmed:
     def best_run(self) -> Trial:
         """The run whose checkpoint is taken."""
         return self.runs[self.values.index(max(self.values))]
+
+
+def best_trial(table: Table) -> Trial | None:
+    """The best run of the configuration with the highest mean where some were repeated, else the trial with the highest
+    score; None without a score.
+    """
+    groups = confirmed(table)
+    return groups[0].best_run if groups else next(iter(scored(table)), None)
 
 
 def confirmed(table: Table) -> list[Confirmed]:
@@ -82,10 +91,18 @@ def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
     return None
 
 
-def repeats_s(table: Table, settings: SearchSettings) -> float:
-    """Seconds that running the best again will take, at the pace each of them had; 0 before the first epoch."""
+def rest_s(table: Table, settings: SearchSettings) -> float:
+    """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, and the repeats still
+    to come, each at the pace that its configuration had; 0 before the first epoch.
+    """
     leaders = [trial for trial in table.leaders() if trial.repeats is None and trial.state not in UNUSABLE]
-    return sum(full_run_s(trial) for trial in leaders[: settings.confirm])
+    repeated = {trial.repeats for trial in table.trials.values() if trial.state == "completed"}
+    to_come_s = max((full_run_s(trial) / trial.config.num_epochs for trial in leaders), default=0.0)
+    to_come_s += sum(full_run_s(trial) for trial in leaders[: settings.confirm] if trial.number not in repeated)
+    default = table.trials.get(1)
+    if default is not None and default.state not in ("completed", *UNUSABLE):
+        to_come_s += full_run_s(default) * (1 - default.epochs / default.config.num_epochs)
+    return to_come_s
 
 
 def full_run_s(trial: Trial) -> float:

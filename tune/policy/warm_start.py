@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tune.history.journal import Table
-from tune.history.queries import best_trial, scored
+from tune.history.queries import scored
+from tune.history.table import Table
+from tune.policy.replication import best_trial
 from tune.settings import Dimension, SearchSettings
 from tune.space import Params, Space, default_params, nearest_choice
 from vqc.data.dataset import Data

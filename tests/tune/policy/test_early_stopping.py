@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
-from tune.history.journal import State, Table, Trial
+from tune.history.events import State
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import EXPLORED, FACTOR, KEPT, asha, hopeless, rung_epochs, to_resume, verdict
 
 SETTINGS = search_settings(epochs=12)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tables import add_trial, search_settings
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.learning_curves import FEWEST, MOST, Outlook, outlooks
 
 SETTINGS = search_settings(epochs=12)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.builders import events, write_journal
 from tests.tables import SPACE, add_trial, search_settings
-from tune.history.journal import SearchStarted, Table
+from tune.history.events import SearchStarted
+from tune.history.table import Table
 from tune.policy import portfolio
 from tune.policy.warm_start import distinct
 from tune.settings import load_settings

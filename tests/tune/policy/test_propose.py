@@ -14,7 +14,9 @@ import pytest
 
 from tests.builders import events
 from tests.tables import add_trial, search_settings
-from tune.history.journal import Journal, State, Table, read_table
+from tune.history.events import State
+from tune.history.journal import Journal, read_table
+from tune.history.table import Table
 from tune.policy.propose import _most_telling, expected_values, propose
 from tune.settings import SearchSettings
 from tune.space import Params

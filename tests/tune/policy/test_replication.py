@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tables import add_trial, search_settings
-from tune.history.journal import SearchStarted, State, Table
-from tune.history.queries import best_trial
-from tune.policy.replication import confirmed, full_run_s, next_repeat, noise, repeat_seed, repeats_s
+from tests.tables import add_trial, search_settings, search_started
+from tune.history.events import State
+from tune.history.table import Table
+from tune.policy.replication import best_trial, confirmed, full_run_s, next_repeat, noise, repeat_seed, rest_s
 
 SETTINGS = search_settings(epochs=2, trials=5, confirm=2)
 
@@ -20,9 +20,7 @@ SETTINGS = search_settings(epochs=2, trials=5, confirm=2)
 def table_of(*values: float) -> Table:
     """A table whose trials reached these values in their second epoch."""
     table = Table()
-    table.started = SearchStarted(
-        at_ms=1, name="t", search_id="t", settings=SETTINGS.model_dump(mode="json"), data={}, versions={}, command=""
-    )
+    table.started = search_started(SETTINGS)
     for value in values:
         add_trial(table, SETTINGS, values=[value / 2, value])
     return table
@@ -96,7 +94,7 @@ def test_the_noise_is_the_pooled_standard_deviation_of_pairs(pairs: Sequence[tup
 def test_repeats_cost_full_runs_at_their_own_pace() -> None:
     table = table_of(0.1, 0.8, 0.7)
     assert full_run_s(table.trials[1]) == pytest.approx(2 * (2.0 + 0.3))
-    assert repeats_s(table, SETTINGS) == pytest.approx(2 * 2 * (2.0 + 0.3))
+    assert rest_s(table, SETTINGS) == pytest.approx(2 * 2 * (2.0 + 0.3))
 
 
 def test_a_repeat_has_a_seed_of_its_own() -> None:

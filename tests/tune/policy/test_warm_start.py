@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.images import write_data
 from tests.tables import add_trial, search_settings
-from tune.history.journal import SearchStarted, Table
+from tune.history.events import SearchStarted
+from tune.history.table import Table
 from tune.policy.warm_start import best_of, distinct, inside
 from tune.settings import with_params
 from tune.space import Params
