@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="weights: a .safetensors file")
+    parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="model.safetensors or model.onnx")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train/, val/ and test/")
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to evaluate on (default: test)")
     parser.add_argument(

@@ -69,13 +69,9 @@ def run(args: argparse.Namespace) -> int:
     from vqc.inference.predictor import open_predictor
     from vqc.reporting.terminal import track
 
-    for flag, value, least in (
-        ("--detections", args.detections, 1),
-        ("--masks", args.masks, 1),
-        ("--seed", args.seed, 0),
-    ):
-        if value < least:
-            raise ConfigError(flag, [f"got {value}, expected at least {least}"])
+    for name, least in (("detections", 1), ("masks", 1), ("seed", 0)):
+        if (value := getattr(args, name)) < least:
+            raise ConfigError(f"--{name}", [f"got {value}, expected at least {least}"])
     photographs = [photograph for path in args.images for photograph in find_photographs(path)]
     predictor = open_predictor(args.model)
     methods = _methods(args.method, predictor, args.model)

@@ -7,7 +7,6 @@ score is the expected overlap (IoU) with a defect of that class, 0 for a false a
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -133,8 +132,7 @@ def calibration_path(model: Path) -> Path:
 def save_calibration(model: Path, calibration: Calibration) -> Path:
     """Write the calibration beside the model's file; returns where."""
     path = calibration_path(model)
-    text = json.dumps(calibration.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (calibration.model_dump_json(indent=2) + "\n").encode())
     return path
 
 
