@@ -13,8 +13,9 @@ from torch import nn
 from vqc.config import TrainConfig
 from vqc.inference.calibration import Calibration, Curve, OperatingPoint, Proportion
 from vqc.inference.detections import Detections
+from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
-from vqc.inference.predictor import Predictor, open_predictor
+from vqc.inference.predictor import Predictor
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import ModelInfo, save_model
 

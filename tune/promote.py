@@ -32,9 +32,9 @@ from vqc.errors import ModelError, SearchError
 from vqc.evaluation.coco_metrics import coco_scores, detect
 from vqc.hardware.precision import Precision, choose_precision
 from vqc.inference.latency import Latency, measure_latency, one_core_spared
+from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
 from vqc.inference.parity import ParityReport, check_parity
-from vqc.inference.predictor import open_predictor
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model

@@ -233,7 +233,7 @@ def _last(path: Path) -> None:
 
 
 def _onnx(path: Path) -> None:
-    from vqc.inference.predictor import open_predictor
+    from vqc.inference.model_file import open_predictor
 
     open_predictor(path)
 

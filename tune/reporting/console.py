@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tune.history import queries as outcome
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
-from tune.policy.replication import best_trial, confirmed
+from tune.policy.replication import best_trial, repeated
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.shell import as_typed
 
@@ -92,7 +92,7 @@ def _stops(settings: SearchSettings) -> str:
     rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
     if not rungs:
         return "no trial is stopped early"
-    return f"trials wait at epoch {rungs} and only the best go on; the default is run in full at the end"
+    return f"trials pause at epoch {rungs} and only the best are promoted; the default is trained in full at the end"
 
 
 def _hour_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:
@@ -141,11 +141,11 @@ def summary(table: Table, folder: Path) -> RenderableType:
     ranked = outcome.scored(table)
     metric, name = outcome.metric_name(table.metric), table.header.name
     rows = [("trials", ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "none")]
-    best, groups = best_trial(table), confirmed(table)
+    best, groups = best_trial(table), repeated(table)
     if groups:
         won = groups[0]
         runs = f"{min(won.values):.3f} to {max(won.values):.3f} in {len(won.values)} runs, mean {won.mean:.3f}"
-        rows.append(("run again", f"{metric} {runs} (trial {won.runs[0].number} and its repeats)"))
+        rows.append(("run again", f"{metric} {runs} (trial {won.trials[0].number} and its repeats)"))
     gain, default = outcome.gain(table, best_trial(table)), outcome.default_trial(table)
     if gain is None:
         rows.append(("improvement", "cannot be stated: the default configuration or all others have no score"))

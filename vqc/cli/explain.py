@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from vqc.data.findings import printable
     from vqc.files import make_empty_folder
+    from vqc.inference.model_file import open_predictor
     from vqc.inference.photographs import find_photographs, read_photograph
-    from vqc.inference.predictor import open_predictor
     from vqc.reporting.terminal import track
 
     for name, least in (("detections", 1), ("masks", 1), ("seed", 0)):

@@ -43,8 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 where a photograph could not be read: the others are predicted all the same."""
     from vqc.files import new_folder
+    from vqc.inference.model_file import open_predictor
     from vqc.inference.photographs import find_photographs
-    from vqc.inference.predictor import open_predictor
     from vqc.inference.thresholds import resolve_thresholds
 
     if args.threshold is not None and not 0 <= args.threshold <= 1:

@@ -42,7 +42,8 @@ from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
 from vqc.inference.latency import Latency, measure_latency
-from vqc.inference.predictor import Predictor, open_predictor
+from vqc.inference.model_file import open_predictor
+from vqc.inference.predictor import Predictor
 from vqc.inference.thresholds import resolve_thresholds
 
 __all__ = [

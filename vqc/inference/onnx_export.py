@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vqc.data.letterbox import PAD_VALUE
 from vqc.errors import ModelError
 from vqc.files import write_atomically
-from vqc.inference.predictor import METADATA_PREFIX
+from vqc.inference.model_file import METADATA_PREFIX
 from vqc.models.checkpoint import ModelInfo, weights_sha256
 
 __all__ = ["export_onnx"]

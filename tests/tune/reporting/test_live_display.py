@@ -181,7 +181,7 @@ def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
     told = text_of(stream)
     assert LINKS["mlflow"] in told.splitlines()[-4]
     assert "ray get-auth-token" in told
-    assert "trials wait at epoch" in told
+    assert "trials pause at epoch" in told
     assert "128 images" in told
 
 

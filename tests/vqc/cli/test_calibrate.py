@@ -11,7 +11,7 @@ from tests.images import edit_json
 from tests.vqc.cli.test_evaluate import EVIL, Tags, parts, run, trained
 from vqc.cli.main import main
 from vqc.data.dataset import load_data
-from vqc.inference.predictor import open_predictor
+from vqc.inference.model_file import open_predictor
 
 __all__ = ["parts", "run", "trained"]  # fixtures of the module beside
 

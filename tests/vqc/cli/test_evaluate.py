@@ -16,7 +16,7 @@ from vqc.cli.main import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
 from vqc.inference.calibration import save_calibration
-from vqc.inference.predictor import open_predictor
+from vqc.inference.model_file import open_predictor
 from vqc.models.checkpoint import save_model
 from vqc.tracking.mlflow_client import Tracker
 from vqc.training.loop import fit

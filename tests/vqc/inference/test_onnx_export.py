@@ -12,8 +12,8 @@ from torch import nn
 from tests.models import CATEGORIES, SIZE, decided
 from vqc.data.letterbox import PAD_VALUE
 from vqc.errors import ModelError
+from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
-from vqc.inference.predictor import open_predictor
 from vqc.models.checkpoint import weights_sha256
 
 

@@ -15,9 +15,10 @@ from tests.models import SIZE, decided, picture, stub_predictor
 from vqc.hardware.precision import Precision
 from vqc.inference import parity
 from vqc.inference.detections import Detections
+from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
 from vqc.inference.parity import ParityReport, check_parity
-from vqc.inference.predictor import Predictor, open_predictor
+from vqc.inference.predictor import Predictor
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import ModelInfo
 

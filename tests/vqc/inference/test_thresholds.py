@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.models import calibration, write_models
-from vqc.inference.predictor import open_predictor
+from vqc.inference.model_file import open_predictor
 from vqc.inference.thresholds import resolve_thresholds
 
 

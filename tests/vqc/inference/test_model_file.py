@@ -18,9 +18,9 @@ from tests.models import SIZE, calibration, decided, picture, write_models
 from vqc.errors import ModelError
 from vqc.hardware.precision import Precision
 from vqc.inference.calibration import save_calibration
+from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
 from vqc.inference.photographs import find_photographs, read_photograph
-from vqc.inference.predictor import open_predictor
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import ModelInfo, save_model
 
