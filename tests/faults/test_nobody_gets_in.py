@@ -233,16 +233,16 @@ def _last(path: Path) -> None:
 
 
 def _onnx(path: Path) -> None:
-    from vqc.inference.onnx_export import onnx_detector
+    from vqc.inference.model_file import open_predictor
 
-    onnx_detector(path)
+    open_predictor(path)
 
 
 def _calibration(path: Path) -> None:
     from vqc.inference.calibration import load_calibration
 
     path.rename(path.parent / "model.calibration.json")
-    load_calibration(path.parent / "model.onnx")
+    load_calibration(path.parent / "model.onnx", weights_sha256="")
 
 
 def _backbone(path: Path) -> None:
