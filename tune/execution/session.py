@@ -22,6 +22,7 @@ from tune.paths import check_name, find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import Budget, SearchSettings, load_settings
+from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, usable_data
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
@@ -29,11 +30,10 @@ from vqc.errors import ConfigError, SearchError
 from vqc.hardware.gpu import gpu_count
 from vqc.models.registry import check_model
 from vqc.provenance import versions
-from vqc.shell import as_typed
+from vqc.shell import short_path
 
 __all__ = ["Session", "new_session", "resumed_session"]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {
     "budget.trials": "--trials",
@@ -122,8 +122,8 @@ def new_session(
             command=resume_command(name),
         )
     gpus = gpu_count()
-    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({CONFIGS.name}/search_cpu.json)."]
-    path = config or CONFIGS / ("search.json" if gpus else "search_cpu.json")
+    path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
+    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({short_path(path)})."]
     with _spelled_as_flags(flags, str(path)):
         settings = load_settings(path, flags)
     check_model(settings.train.model)
@@ -173,7 +173,7 @@ def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any]
     if follower.upgrade is not None:
         raise SearchError(
             f"{folder}: version 1 of this program wrote the search; it can be shown and promoted, but not resumed",
-            command=as_typed(f"python tune/search.py --warm-start {folder.name}"),
+            command=f"python tune/search.py --warm-start {folder.name}",
         )
     fixed = [FLAG_OF.get(key, key) for key in flags if key not in RESUMABLE]
     if fixed:

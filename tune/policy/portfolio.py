@@ -33,13 +33,12 @@ from tune.history.table import Table, Trial
 from tune.paths import JOURNAL
 from tune.settings import Dimension
 from tune.space import Space
-from vqc.config import Record, load_record
+from vqc.config import Record, load_record, shipped_settings
 from vqc.errors import SearchError, UserError
 from vqc.files import write_atomically
 
 __all__ = ["Members", "Portfolio", "build", "main", "members_for", "portfolio_file", "renew"]
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "portfolio.json"
 MAX_MEMBERS = 8
 MIN_TRIALS = 8  # fewer say too little about what was not tried
 DRAWS = 64
@@ -74,7 +73,7 @@ def portfolio_file(results: Path) -> Path:
 
 
 def members_for(
-    detector: str, results: Path, *, fields: Iterable[str], shipped: Path = SHIPPED
+    detector: str, results: Path, *, fields: Iterable[str], shipped: Path | None = None
 ) -> tuple[tuple[dict[str, Param], ...], str]:
     """Members for a detector that have all searched fields, those of the user's own searches first, and a sentence on
     where they come from.
@@ -83,6 +82,7 @@ def members_for(
         ConfigError: a portfolio's file is broken.
     """
     found, counts = list[dict[str, Param]](), list[str]()
+    shipped = shipped or shipped_settings("portfolio.json")
     for owner, path in (("your searches", portfolio_file(results)), ("the project's", shipped)):
         known = load_record(Portfolio, path).detectors.get(detector) if path.exists() else None
         usable = [member for member in known.members if member.keys() >= set(fields)] if known is not None else []
