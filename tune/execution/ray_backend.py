@@ -102,11 +102,11 @@ def run(
         SearchError: Ray is gone; the search can be resumed.
     """
     link = _Link(controller, _packer(controller, resources, cache))
-    watchdog = Watchdog(
-        lambda trial: epoch_limit_s(controller.table, controller.table.trials[trial.config[TRIAL]]),
+    watchdog = Watchdog(  # pickled by Ray too, so it asks through the link
+        lambda trial: _epoch_limit_s(link.controller, trial),
         ray.kill,
         refused=WorkerRefusedError.__name__,
-        clock_s=controller.clock_s,
+        clock_s=lambda: link.controller.clock_s(),
     )
     parameters = {"data": data, "settings": controller.settings, "resources": resources, "folder": folder}
     trainable = ray_tune.with_resources(
@@ -137,6 +137,10 @@ def run(
             f"{folder}: Ray's {error} ended, so the search cannot go on here; nothing that was measured is lost",
             command=resume_command(folder.name),
         ) from None
+
+
+def _epoch_limit_s(controller: Controller, trial: Any) -> float:
+    return epoch_limit_s(controller.table, controller.table.trials[trial.config[TRIAL]])
 
 
 def _packer(controller: Controller, resources: Resources, cache: Path) -> Packer | None:
