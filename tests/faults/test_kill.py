@@ -20,7 +20,7 @@ from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs
 from tune.history.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
 from tune.paths import journal_of, trial_folder
 from vqc.errors import ModelError
-from vqc.models.checkpoint import read_report
+from vqc.training.state import read_report
 
 SEED = 6
 KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}

@@ -42,7 +42,6 @@ from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, InfeasibleError, SearchError, VqcError
 from vqc.hardware.gpu import read_gpu
-from vqc.hardware.memory_book import MemoryBook
 
 if TYPE_CHECKING:
     from tune.execution.worker import Assignment, Reports, Worker
@@ -112,7 +111,7 @@ def run(
     Raises:
         SearchError: Ray is gone; the search can be resumed.
     """
-    line = Line(conductor, _packer(conductor, settings, resources, cache))
+    line = Line(conductor, _packer(conductor, settings, resources))
     watch = Watch(lambda trial: line().patience_s(trial.config[TRIAL]), ray.kill, spent=SPENT)
     trainable = ray_tune.with_resources(
         ray_tune.with_parameters(
@@ -155,14 +154,14 @@ def run(
         ) from None
 
 
-def _packer(conductor: Conductor, settings: SearchSettings, resources: Resources, cache: Path) -> Packer | None:
+def _packer(conductor: Conductor, settings: SearchSettings, resources: Resources) -> Packer | None:
     """Where shares are left to us and there is a GPU; else each trial gets that of ``resources``."""
     if settings.gpus_per_trial != "auto" or not resources.gpus:
         return None
     gpu = read_gpu()
     budget_gb = resources.vram_gb or (gpu.total_gb if gpu is not None else 0.0)
     gpus = float(ray.cluster_resources().get("GPU", 1.0))
-    return Packer(conductor.table, MemoryBook(cache), budget_gb=budget_gb, gpus=gpus)
+    return Packer(conductor.table, budget_gb=budget_gb, gpus=gpus)
 
 
 def _asked(resources: Resources, config: dict[str, Any]) -> dict[str, float]:

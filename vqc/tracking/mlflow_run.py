@@ -14,7 +14,7 @@ from pathlib import Path
 from vqc.errors import UserError
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus, Tracker
-from vqc.training.run import METRIC, Run, best_of
+from vqc.training.run import Run, best_of
 
 __all__ = ["RunMirror"]
 
@@ -139,9 +139,8 @@ class RunMirror:
         config, reports = self._run.config, self._run.reports()
         lines = [f"Training of `{config.model}`: **{STATES[status]}**, {len(reports)} of {config.num_epochs} epochs."]
         best = best_of(reports)
-        value = None if best is None else getattr(best.scores, METRIC)
-        if best is not None and value is not None:
-            lines.append(f"Best `{METRIC}` on the validation images: **{value:.4f}** after epoch {best.epoch}.")
+        if best is not None and best.scores.ap50 is not None:
+            lines.append(f"Best AP50 on the validation images: **{best.scores.ap50:.4f}** after epoch {best.epoch}.")
         return {"mlflow.note.content": "\n\n".join(lines)}
 
     def _attach(self, tracker: Tracker) -> None:
