@@ -20,9 +20,11 @@ import torch
 from torch import nn
 
 from tune.history import queries as outcome
-from tune.history.journal import Table, Trial, read_table
+from tune.history.journal import read_table
+from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
 from tune.paths import cache_folder, journal_of, trial_folder
+from tune.policy.replication import best_trial
 from tune.reporting.mlflow_sync import Mirror
 from vqc.data.dataset import Data, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
@@ -147,7 +149,7 @@ def promote(
 
 
 def _best_trial(table: Table, folder: Path) -> Trial:
-    best = outcome.best_trial(table)
+    best = best_trial(table)
     if best is None or not outcome.has_finished_trial(table):
         states = ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "no trials"
         raise SearchError(
@@ -358,7 +360,7 @@ def _register(bundle: Path, evidence: Evidence, *, folder: Path, results: Path, 
 
 def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None:
     """Test figures in the trial's run, at a fixed time, so that a second promotion adds nothing."""
-    at_ms = evidence.trial.ended_ms or evidence.table.last_ms
+    at_ms = evidence.table.header.at_ms + round(1000 * (evidence.trial.ended_s or evidence.table.awake_s))
     points = [
         Point(name.replace("test_", "test/"), value, evidence.info.epoch, at_ms)
         for name, value in evidence.figures().items()

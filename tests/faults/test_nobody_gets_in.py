@@ -378,7 +378,8 @@ def _run(command: str, folder: Path, *flags: str) -> None:
 def _report(folder: Path) -> str:
     """Of a search whose name, settings and reasons are markup."""
     from tests.builders import events
-    from tune.history.journal import SearchStarted, TrialEnded, table_of
+    from tune.history.events import SearchStarted, TrialEnded
+    from tune.history.journal import table_of
     from tune.reporting.html_report import page, trials_csv
 
     told = []

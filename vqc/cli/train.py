@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "run"]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 INTERRUPTED = 130
 DRAIN_TIMEOUT_S = 60.0
 
@@ -71,20 +70,21 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     """A new run; all mistakes of the user are found before its folder is made."""
     from datetime import datetime
 
-    from vqc.config import TrainConfig, load_record, parse_record
+    from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import usable_data
     from vqc.data.findings import warning_lines
     from vqc.data.synthetic import choose_data
     from vqc.hardware.precision import choose_precision
     from vqc.models.pretrained import resolve_weights
     from vqc.results import check_name, new_name
+    from vqc.shell import short_path
     from vqc.training.run import start_run
 
     name = args.name or new_name(datetime.now(), "train-")
     check_name(name)
-    path = args.config or CONFIGS / ("train_config.json" if gpu is not None else "train_config_cpu.json")
+    path = args.config or shipped_settings("train_config.json" if gpu is not None else "train_config_cpu.json")
     if args.config is None and gpu is None:
-        print(f"The CPU configuration is used ({CONFIGS.name}/{path.name}).")
+        print(f"The CPU configuration is used ({short_path(path)}).")
     config = load_record(TrainConfig, path)
     if args.epochs is not None:
         config = parse_record(TrainConfig, {**config.model_dump(), "num_epochs": args.epochs}, source="--epochs")

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.builders import START_MS, epoch_report, events
 from tune.execution.gpu_sharing import GAIN, Packer, speedups, trials_together
-from tune.history.journal import EpochMeasured, Table, Trial
+from tune.history.events import EpochMeasured
+from tune.history.table import Table, Trial
 from vqc.config import GpuOptimization, TrainConfig
 from vqc.hardware.gpu import CONTEXT_GB
 
