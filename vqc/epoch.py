@@ -1,4 +1,4 @@
-"""What one epoch measured: the record that training yields and everything else reads."""
+"""The figures of one epoch: the record that training yields and everything else reads."""
 
 from __future__ import annotations
 

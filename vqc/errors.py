@@ -3,7 +3,7 @@
 ::
 
     VqcError
-    ├── UserError              the user can mend it: one sentence, exit status 2, no traceback
+    ├── UserError              the user can correct it: one sentence, exit status 2, no traceback
     │   ├── ConfigError        a settings file or a flag; holds every problem found
     │   ├── DataError          images or annotations; holds every finding
     │   ├── ModelError         a detector's name, its weights, a checkpoint
@@ -48,7 +48,7 @@ def _revived(kind: type[VqcError], args: tuple[object, ...], attributes: dict[st
 
 
 class UserError(VqcError):
-    """A mistake the user can mend.
+    """A mistake that the user can correct.
 
     Args:
         what: one sentence or, for several findings, one line each: what, where, got, expected.

@@ -41,7 +41,7 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
         load_backbone: False where all weights are loaded over it anyway; no download is needed then.
 
     Raises:
-        ModelError: an unknown name, or backbone weights asked for that cannot be had.
+        ModelError: an unknown name, or backbone weights asked for that are not available.
     """
     check_model(config.model)
     if config.weights == "auto":

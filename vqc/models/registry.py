@@ -49,10 +49,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ssdlite320_mobilenet_v3_large": Architecture(
         backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1",
         score_threshold=0.01,
-        note="the fastest of torchvision's",
+        note="the fastest of torchvision",
     ),
     "fcos_tiny": Architecture(
-        backbone_weights=None, note="0.6 million parameters, from random weights: for two CPU cores"
+        backbone_weights=None, note="0.6 million parameters, trained from random weights: for a CPU"
     ),
 }
 

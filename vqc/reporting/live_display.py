@@ -36,10 +36,10 @@ class TrainDisplay:
 
     Args:
         name: of the run.
-        reports: of the epochs that were finished before; not changed.
+        reports: of the epochs that were finished before.
         gpu: UUID of the GPU whose figures are shown; None shows those of the CPU.
         stream: the terminal or file to write to.
-        live: a display that is drawn again and again; by default where ``stream`` is a terminal.
+        live: redraw one display instead of writing lines; by default where ``stream`` is a terminal.
         stopping: whether the user asked to stop after the running epoch.
         clock: monotonic seconds.
     """
@@ -87,11 +87,11 @@ class TrainDisplay:
         self._stack.close()
 
     def on_step(self, step: int, steps: int) -> None:
-        """So many optimiser steps of the run are done."""
+        """``step`` of ``steps`` optimiser steps of the run are done."""
         self._steps = step, steps
 
     def on_epoch(self, report: EpochReport) -> None:
-        """An epoch is finished and on the disk."""
+        """An epoch is finished and saved."""
         self._reports.append(report)
         self._epoch_end_s = self._clock()
         if not self._live:
@@ -100,7 +100,7 @@ class TrainDisplay:
             self.say(epoch_line(self._reports, self._config) + rest)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the display where it is live."""
+        """Write a line that stays, above the display where it is live."""
         if self._console is not None:
             self._console.print(text)
         else:

@@ -1,8 +1,8 @@
-"""THE training loop: ``fit()`` yields one report per epoch; nothing else in this project trains.
+"""The training loop: ``fit()`` yields one report per epoch; nothing else in this project trains.
 
-Called by ``vqc train``, by every trial of a search and by the final runs. A run is a function of its
-configuration and data: each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate
-from the step, so a run resumed after epoch k computes what it would have computed without stopping.
+``vqc train``, the trials of a search and the final runs all use it. A run is a function of its configuration and data:
+each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate from the step. So a run that is
+resumed after epoch k computes what it would have computed without stopping.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ OnStep: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One finished epoch: its figures, and all that is needed to go on from here.
+    """One finished epoch: its figures, and all that is needed to continue from it.
 
-    ``state`` is live: it is this epoch's until the generator is asked for the next one.
+    ``state`` is live: the generator changes it when it is asked for the next epoch.
     """
 
     report: EpochReport
@@ -209,7 +209,7 @@ def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopS
 def _score(
     state: LoopState, images: FittedImages, precision: Precision, micro: MicroBatch, *, batches: int | None = None
 ) -> Scores:
-    """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before an epoch is spent."""
+    """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before the first epoch."""
     config = state.info.config
     first = None if batches is None else batches * config.batch_size
     prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
@@ -243,9 +243,9 @@ def _report(
 
 @contextmanager
 def backend_settings(config: TrainConfig) -> Iterator[None]:
-    """The run's choices among torch's global settings, taken back when the run ends.
+    """The run's choices among torch's global settings, restored when the run ends.
 
-    But for the allocator's: torch reads them once, when a process first uses a GPU.
+    Not the allocator's: torch reads them once, when a process first uses a GPU.
     """
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
