@@ -38,7 +38,6 @@ from tune.policy.propose import preload
 from vqc.data.dataset import Data
 from vqc.errors import SearchError
 from vqc.hardware.gpu import read_gpu
-from vqc.hardware.memory_book import MemoryBook
 
 if TYPE_CHECKING:
     from tune.execution.worker import Reports
@@ -101,7 +100,7 @@ def run(
     Raises:
         SearchError: Ray is gone; the search can be resumed.
     """
-    link = _Link(controller, _packer(controller, resources, cache))
+    link = _Link(controller, _packer(controller, resources))
     watchdog = Watchdog(  # pickled by Ray too, so it asks through the link
         lambda trial: _epoch_limit_s(link.controller, trial),
         ray.kill,
@@ -143,14 +142,14 @@ def _epoch_limit_s(controller: Controller, trial: Any) -> float:
     return epoch_limit_s(controller.table, controller.table.trials[trial.config[TRIAL]])
 
 
-def _packer(controller: Controller, resources: Resources, cache: Path) -> Packer | None:
+def _packer(controller: Controller, resources: Resources) -> Packer | None:
     """Where shares are left to us and there is a GPU; else each trial gets that of ``resources``."""
     if controller.settings.gpus_per_trial != "auto" or not resources.gpus:
         return None
     gpu = read_gpu()
     budget_gb = resources.vram_gb or (gpu.total_gb if gpu is not None else 0.0)
     gpus = float(ray.cluster_resources().get("GPU", 1.0))
-    return Packer(controller.table, MemoryBook(cache), budget_gb=budget_gb, gpus=gpus)
+    return Packer(controller.table, budget_gb=budget_gb, gpus=gpus)
 
 
 def _request(resources: Resources, config: dict[str, Any]) -> dict[str, float]:
