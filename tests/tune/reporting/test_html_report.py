@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import events, write_journal
-from tune.history import queries as outcome
+from tests.builders import at, events, write_journal
+from tune.history import queries
 from tune.history.events import EpochMeasured, Event, SearchEnded, SearchStarted, TrialEnded, TrialProposed
 from tune.history.journal import table_of
 from tune.history.table import Table
+from tune.policy.replication import best_trial
 from tune.reporting import html_report as report
 from vqc.errors import SearchError
 
@@ -72,7 +73,8 @@ def html(finished: Table) -> str:
 
 
 def test_the_headline_names_the_best_trial_and_its_gain(finished: Table, html: str) -> None:
-    best, gain = outcome.best_trial(finished), outcome.gain(finished)
+    best = best_trial(finished)
+    gain = queries.gain(finished, best)
     assert best is not None
     assert gain is not None
     text = " ".join(Page(html).text.split())
@@ -166,7 +168,7 @@ def test_what_cannot_be_known_is_said(some: list[Event], said: str, unsaid: str)
 
 
 def test_an_interrupted_search_shows_the_command_to_go_on() -> None:
-    some = [*events(trials=6)[:-1], SearchEnded(at_ms=1_790_000_900_000, reason="interrupted")]
+    some = [*events(trials=6)[:-1], SearchEnded(**at(1_790_000_900_000), reason="interrupted")]
     assert "python tune/search.py --name demo --resume" in report.page(table_of(some))
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import START_MS, epoch_report, events
+from tests.builders import START_MS, at, epoch_report, events
 from tune.history.events import (
     EpochMeasured,
     Event,
@@ -17,6 +17,7 @@ from tune.history.events import (
     TrialStarted,
 )
 from tune.reporting.mlflow_runs import PARENT, Translator, Update, counted
+from tune.settings import Budget
 from vqc.tracking.mlflow_client import Point
 
 
@@ -34,7 +35,7 @@ def merged(some: list[Event]) -> dict[int, Update]:
 
 def until(kind: type[Event], some: list[Event]) -> list[Event]:
     """Events up to and with the first of a kind."""
-    return some[: next(at for at, event in enumerate(some) if isinstance(event, kind)) + 1]
+    return some[: next(i for i, event in enumerate(some) if isinstance(event, kind)) + 1]
 
 
 def points(update: Update, name: str) -> list[Point]:
@@ -109,7 +110,7 @@ def test_parent_says_what_was_searched() -> None:
     [("trials", "FINISHED"), ("hours", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")],
 )
 def test_the_end_of_a_search_leaves_nothing_running(reason: str, status: str) -> None:
-    some = [*until(TrialStarted, events()), SearchEnded.model_validate({"at_ms": START_MS + 900, "reason": reason})]
+    some = [*until(TrialStarted, events()), SearchEnded.model_validate({**at(START_MS + 900), "reason": reason})]
     runs = merged(some)
     assert (runs[PARENT].status, runs[PARENT].ended_ms) == (status, START_MS + 900)
     assert (runs[1].status, runs[1].ended_ms, runs[1].tags["vqc.state"]) == ("KILLED", START_MS + 900, "interrupted")
@@ -118,19 +119,19 @@ def test_the_end_of_a_search_leaves_nothing_running(reason: str, status: str) ->
 def test_a_resumed_trial_runs_again_and_ends_properly() -> None:
     some = until(EpochMeasured, events())
     some += [
-        TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
-        SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
+        TrialEnded(**at(START_MS + 5_000), trial=1, state="interrupted", reason="Ctrl-C"),
+        SearchEnded(**at(START_MS + 5_001), reason="interrupted"),
     ]
     assert merged(some)[1].status == "KILLED"
     some += [
-        SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
-        TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
+        SearchResumed(**at(START_MS + 9_000), command="again", budget=Budget(trials=6)),
+        TrialStarted(**at(START_MS + 9_001), trial=1, after_epoch=1, worker="1@host"),
     ]
     assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("RUNNING", None)
     assert merged(some)[PARENT].status == "RUNNING"
     some += [
-        EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
-        TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
+        EpochMeasured(**at(START_MS + 9_500), trial=1, report=epoch_report(2, ap50=0.4)),
+        TrialEnded(**at(START_MS + 9_900), trial=1, state="completed", reason="all epochs"),
     ]
     assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("FINISHED", START_MS + 9_900)
     assert [point.step for point in points(merged(some)[1], "val/ap50")] == [1, 2]
@@ -139,7 +140,7 @@ def test_a_resumed_trial_runs_again_and_ends_properly() -> None:
 def test_a_killed_search_ends_where_its_journal_ends() -> None:
     some = until(EpochMeasured, events())
     killed_ms = some[-1].at_ms
-    runs = merged([*some, SearchResumed(at_ms=killed_ms + 60_000, command="again", trials=6)])
+    runs = merged([*some, SearchResumed(**at(killed_ms + 60_000), command="again", budget=Budget(trials=6))])
     assert (runs[1].status, runs[1].ended_ms) == ("KILLED", killed_ms)
     assert runs[PARENT].status == "RUNNING"
 
@@ -149,7 +150,7 @@ def test_cut_short_ends_what_is_open() -> None:
     for event in until(EpochMeasured, events()):
         translator.updates(event)
     assert [(update.run, update.status) for update in translator.cut_short()] == [(PARENT, "KILLED"), (1, "KILLED")]
-    translator.updates(SearchEnded(at_ms=START_MS, reason="interrupted"))
+    translator.updates(SearchEnded(**at(START_MS), reason="interrupted"))
     assert translator.cut_short() == []
 
 
@@ -160,7 +161,7 @@ def test_cutting_the_journal_anywhere_changes_no_update(trials: int, share: floa
     whole, part = Translator(), Translator()
     all_of_them = [whole.updates(event) for event in some]
     assert [part.updates(event) for event in some[:cut]] == all_of_them[:cut]
-    assert all(update.line == at for at, updates in enumerate(all_of_them, start=1) for update in updates)
+    assert all(update.line == line for line, updates in enumerate(all_of_them, start=1) for update in updates)
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "0 events"), (1, "1 event"), (1234, "1,234 events")])
