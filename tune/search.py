@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqc.errors import SearchError, UserError
-from vqc.shell import as_typed
+from vqc.shell import as_typed, runnable
 
 if TYPE_CHECKING:
     from tune.execution.controller import Controller
@@ -190,7 +190,7 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sess
 
     results = arguments.results.resolve()
     words = [redacted(word) for word in (sys.argv[1:] if argv is None else argv)]
-    command = shlex.join(["python", "tune/search.py", *words])
+    command = runnable(shlex.join(["python", "tune/search.py", *words]))
     if arguments.resume:
         dropped = [flag for flag in ("data", "config", "warm_start") if getattr(arguments, flag) is not None]
         flags = {**_settings_of(arguments), **dict.fromkeys(dropped)}
@@ -301,7 +301,7 @@ def _signals(controller: Controller) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune/search.py", description="Search for the best detector on the data.")
+    parser = argparse.ArgumentParser(description="Search for the best detector on the data.")
     parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (30)")
     parser.add_argument("--hours", type=float, metavar="H", help="search for so long, however many trials that is")
     parser.add_argument(

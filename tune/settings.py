@@ -174,6 +174,9 @@ def load_settings(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
         ConfigError: with every problem found.
     """
     values = read_json(path)
+    outside = [key for key in Budget.model_fields if key in values]  # where version 1 had them
+    if outside:
+        raise ConfigError(str(path), [f'{key}: expected inside "budget": {{"{key}": ...}}' for key in outside])
     if isinstance(values.get("train", {}), str):
         values["train"] = read_json(path.parent / values["train"])
     if "budget.hours" in flags and "budget.trials" not in flags:

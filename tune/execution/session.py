@@ -6,13 +6,12 @@ Everything a user can get wrong is found here, before anything is written.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-from pydantic import ValidationError
 
 from tune.execution.gpu_sharing import MOST_TOGETHER
 from tune.history.events import SearchResumed, SearchStarted
@@ -23,6 +22,7 @@ from tune.paths import check_name, find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_of, distinct
 from tune.settings import Budget, SearchSettings, load_settings
+from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, usable_data
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
@@ -30,11 +30,10 @@ from vqc.errors import ConfigError, SearchError
 from vqc.hardware.gpu import gpu_count
 from vqc.models.registry import check_model
 from vqc.provenance import versions
-from vqc.shell import as_typed
+from vqc.shell import short_path
 
 __all__ = ["Session", "new_session", "resumed_session"]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {
     "budget.trials": "--trials",
@@ -123,9 +122,10 @@ def new_session(
             command=resume_command(name),
         )
     gpus = gpu_count()
-    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({CONFIGS.name}/search_cpu.json)."]
-    path = config or CONFIGS / ("search.json" if gpus else "search_cpu.json")
-    settings = _with_flags(path, flags)
+    path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
+    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({short_path(path)})."]
+    with _spelled_as_flags(flags, str(path)):
+        settings = load_settings(path, flags)
     check_model(settings.train.model)
     chosen, said = choose_data(data_folder, results)
     data, findings = usable_data(chosen)
@@ -173,7 +173,7 @@ def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any]
     if follower.upgrade is not None:
         raise SearchError(
             f"{folder}: version 1 of this program wrote the search; it can be shown and promoted, but not resumed",
-            command=as_typed(f"python tune/search.py --warm-start {folder.name}"),
+            command=f"python tune/search.py --warm-start {folder.name}",
         )
     fixed = [FLAG_OF.get(key, key) for key in flags if key not in RESUMABLE]
     if fixed:
@@ -200,10 +200,12 @@ def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any]
     )
     after = copy.deepcopy(table)
     after.apply(resumed)
+    with _spelled_as_flags(flags, str(folder)):
+        settings = after.settings
     done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.searched)
     return Session(
         folder=folder,
-        settings=after.settings,
+        settings=settings,
         data=data,
         table=table,
         first_event=resumed,
@@ -213,7 +215,7 @@ def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any]
 
 
 def _remaining(table: Table, *, trials: int | None, hours: float | None) -> Budget:
-    """What a resumed search may use: what was given now, else what its budget leaves.
+    """What a resumed search may use: what was given now, which is validated later, else what its budget leaves.
 
     Raises:
         SearchError: the hours are used up, and nothing new was given.
@@ -227,11 +229,7 @@ def _remaining(table: Table, *, trials: int | None, hours: float | None) -> Budg
                 f"{table.header.name}: its {table.budget.hours:g} h are used up; say how many more it may take",
                 command=f"{resume_command(table.header.name)} --hours 2",
             )
-    try:
-        return Budget(trials=trials or table.budget.trials, hours=hours)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise SearchError(f"--{problem['loc'][0]}: got {problem['input']}, {problem['msg'].lower()}") from None
+    return Budget.model_construct(trials=table.budget.trials if trials is None else trials, hours=hours)
 
 
 def _has_first_line(journal: Path) -> bool:
@@ -268,17 +266,17 @@ def _opened(
     return settings.model_copy(update={"opening": points}), said
 
 
-def _with_flags(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
-    """Settings of the file with the flags over them; mistakes in a flag are spelled as the flag."""
+@contextmanager
+def _spelled_as_flags(flags: Mapping[str, Any], source: str) -> Iterator[None]:
+    """Within it, mistakes in settings that came from a flag are spelled as the flag."""
     try:
-        return load_settings(path, flags)
+        yield
     except ConfigError as error:
-        keys = {key: FLAG_OF[key] for key in flags if key in FLAG_OF}
-        spelled = [_spelled(problem, keys) for problem in error.problems]
-        source = "command line" if all(problem.startswith("--") for problem in spelled) else str(path)
-        raise ConfigError(source, spelled, command="python tune/search.py --help") from None
-
-
-def _spelled(problem: str, keys: Mapping[str, str]) -> str:
-    key, colon, rest = problem.partition(":")
-    return f"{keys.get(key, key)}{colon}{rest}"
+        spelled = []
+        for problem in error.problems:
+            key, colon, rest = problem.partition(":")
+            spelled.append(f"{FLAG_OF[key] if key in flags and key in FLAG_OF else key}{colon}{rest}")
+        only_flags = all(problem.startswith("--") for problem in spelled)
+        raise ConfigError(
+            "command line" if only_flags else source, spelled, command="python tune/search.py --help"
+        ) from None
