@@ -111,7 +111,7 @@ def test_a_second_time_changes_nothing(database: Path, name: str, capsys: pytest
     (database / name / "report.html").write_text("<p>fine</p>", encoding="utf-8")
     catch_up(database, name)
     once = everything(default_uri(database), name)
-    assert "7 runs made or changed" in capsys.readouterr().out
+    assert "7 runs written" in capsys.readouterr().out
     catch_up(database, name)
     assert everything(default_uri(database), name) == once
     assert "nothing was missing" in capsys.readouterr().out
@@ -249,7 +249,7 @@ def test_state_in_words(state: MirrorState, words: str) -> None:
 
 def test_no_such_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mirror.main(["nope", "--results", str(tmp_path)]) == 2
-    assert "no journal of a search here" in capsys.readouterr().err
+    assert "no search was run here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
