@@ -150,3 +150,14 @@ def with_repeats(some: list[Event], repeats: dict[int, list[float]]) -> list[Eve
             )
         again.append(TrialEnded(**at(clock + 5), trial=number, state="completed", reason="all epochs"))
     return [*before, *again, end.model_copy(update=at(clock + 50))]
+
+
+def where_repeats_disagree() -> list[Event]:
+    """A search whose highest value and whose highest mean over repeats are of different configurations."""
+    some = events(trials=12)
+    values: dict[int, float] = {}
+    for event in some:
+        if isinstance(event, EpochMeasured):
+            values[event.trial] = max(values.get(event.trial, 0.0), event.report.scores.ap50 or 0.0)
+    first, second, *_ = sorted(values, key=lambda trial: -values[trial])
+    return with_repeats(some, {first: [0.1, 0.1], second: [values[second]]})

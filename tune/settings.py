@@ -96,11 +96,11 @@ class SearchSettings(Record):
     metric: Literal["ap", "ap50", "ap75", "ar"] = Field("ap50", description="val score to maximise")
     budget: Budget = Field(Budget(trials=30), description="how many trials, how many hours, or both")
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of the search's random streams")
-    policy: Literal["race", "random", "i-epoch", "stock"] = Field(
-        "race", description="who proposes and stops; all but the first are there to be compared with"
+    initial_points: tuple[dict[str, StrictFloat | StrictInt | StrictStr], ...] = Field(
+        (), description="searched values to try right after the default; none given: those of the portfolio"
     )
-    opening: tuple[dict[str, StrictFloat | StrictInt | StrictStr], ...] = Field(
-        (), description="searched values to try right after the default: from a portfolio or an earlier search"
+    initial_points_origin: Literal["settings", "portfolio", "warm start"] = Field(
+        "settings", description="where the initial points come from; set by the program"
     )
     confirm: StrictInt = Field(
         2, ge=0, le=10, description="best configurations that are run again at the end, with another seed"
@@ -108,11 +108,12 @@ class SearchSettings(Record):
     startup_trials: StrictInt = Field(
         8,
         ge=1,
-        description="configurations that open a search, the default among them: of a portfolio, else half of so many "
-        "spread over the space, before the sampler models it",
+        description="configurations before the sampler proposes, the default among them: initial points, else half of "
+        "so many spread over the space",
     )
     rungs: tuple[StrictFloat, ...] = Field(
-        (1 / 6, 1 / 2), description="shares of num_epochs at which trials wait, and only the best go on"
+        (1 / 6, 1 / 2),
+        description="shares of num_epochs at which trials pause and only the best are promoted; []: none is stopped",
     )
     gpus_per_trial: Share = Field(
         1.0, description="share of the GPU that a trial asks for; 0.5 packs two; auto: what it needs, where that pays"
@@ -144,8 +145,8 @@ class SearchSettings(Record):
         if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             problems.append(f"rungs: got {list(self.rungs)}, expected rising shares between 0 and 1")
         problems += [
-            f"opening: got {', '.join(params) or 'nothing'}, expected a value for each of {', '.join(self.space)}"
-            for params in self.opening
+            f"initial_points: got {', '.join(params) or 'nothing'}, expected a value for {', '.join(self.space)}"
+            for params in self.initial_points
             if params.keys() != self.space.keys()
         ]
         if problems:

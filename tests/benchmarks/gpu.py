@@ -195,7 +195,7 @@ def search(bench: Bench) -> list[str]:
             "image_size": {"choices": scale.search_sizes},
             "batch_size": {"choices": scale.search_batches},
         },
-        "policy": "random",  # every trial in full: it is memory that is tried here
+        "rungs": [],  # every trial in full: it is memory that is tried here
         "confirm": 0,
         "trials": scale.trials,
     }

@@ -91,7 +91,7 @@ def begun(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Conductor]]
     journals: list[Journal] = []
 
     def begin(*, journal_on_disk: bool = True) -> Conductor:
-        settings = search_settings(epochs=4, trials=3, policy="random")
+        settings = search_settings(epochs=4, trials=3, rungs=[])
         journals.append(Journal((disk.folder if journal_on_disk else tmp_path) / "journal.jsonl"))
         told = settings.model_dump(mode="json")
         first = SearchStarted(at_ms=1, name="t", search_id="t", settings=told, data={}, versions={}, command="")

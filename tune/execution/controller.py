@@ -36,9 +36,9 @@ from tune.history.journal import Journal, now_ms
 from tune.history.queries import resume_command
 from tune.history.table import Table, Trial
 from tune.paths import trial_folders
-from tune.policy.early_stopping import all_tried, default_to_complete, hopeless, to_resume, verdict
+from tune.policy.early_stopping import all_tried, decide, default_to_complete, next_promotion, trials_to_prune
 from tune.policy.propose import propose
-from tune.policy.replication import confirmed, full_run_s, next_repeat, repeat_seed, rest_s
+from tune.policy.replication import full_run_s, next_repeat, repeat_seed, repeated, rest_s
 from tune.settings import with_params
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError, UserError
@@ -135,7 +135,7 @@ class Controller:
         if begun is not None:
             return begun
         if not self._closing:
-            resumed = to_resume(self.table, self.settings)
+            resumed = next_promotion(self.table, self.settings)
             if resumed is not None:
                 # Until a worker takes it, it still looks paused: the next slot waits that long.
                 return None if resumed.number in self._with_worker else resumed
@@ -230,14 +230,14 @@ class Controller:
             return False
         if trial.repeats is not None:
             return True
-        judged = verdict(self.table, trial, self.settings)
+        judged = decide(self.table, trial, self.settings)
         if judged.action == "stop":
             self._end(trial, "stopped", judged.reason)
         elif judged.action == "pause":
             self._with_worker.discard(trial.number)
             self._write(TrialPaused, trial=trial.number, reason=judged.reason)
             self._delete_checkpoints()
-        return judged.action == "go on"
+        return judged.action == "continue"
 
     def _failed(self, trial: Trial, outcome: Failed | WorkerLost) -> None:
         """Try the trial once more from its checkpoint; where it fails again with no epoch in between, it has failed.
@@ -306,7 +306,7 @@ class Controller:
         return (
             all_tried(self.table, self.settings)
             and not any(trial.is_live for trial in self.table.trials.values())
-            and to_resume(self.table, self.settings) is None
+            and next_promotion(self.table, self.settings) is None
             and next_repeat(self.table, self.settings) is None
         )
 
@@ -319,10 +319,10 @@ class Controller:
         """Stop paused trials without a chance; keep the checkpoints of trials that may go on, and the best ones of the
         default, the leaders and the repeated configurations.
         """
-        for other in hopeless(self.table, self.settings):
+        for other in trials_to_prune(self.table, self.settings):
             self._write(TrialEnded, trial=other.number, state="stopped", reason=other.reason)
         kept = {trial.number for trial in self.table.leaders()[: self.settings.keep_leaders]}
-        kept |= {run.number for one in confirmed(self.table) for run in one.runs}
+        kept |= {run.number for one in repeated(self.table) for run in one.trials}
         for number, folder in trial_folders(self._folder):  # those that are left, however many trials there were
             trial = self.table.trials.get(number)  # None: of a trial whose line was lost; it is not ours to judge
             if trial is None or trial.is_live or trial.state == "paused" or trial in self.table.failed_in_a_row:

@@ -34,7 +34,7 @@ from tune.execution.resources import Machines, Resources
 from tune.execution.trainable import AFTER_EPOCH, CONFIG, GPUS, OUTCOME, TRIAL, TrialTrainable, WorkerRefusedError
 from tune.execution.watchdog import Watchdog
 from tune.history.queries import resume_command
-from tune.policy.propose import warm_up
+from tune.policy.propose import preload
 from vqc.data.dataset import Data
 from vqc.errors import SearchError
 from vqc.hardware.gpu import read_gpu
@@ -54,7 +54,7 @@ def connect(address: str | None) -> str | None:
     Raises:
         SearchError: the cluster cannot be joined, or this machine is too busy for a new one.
     """
-    threading.Thread(target=warm_up, daemon=True).start()  # seconds that the start of Ray's processes hides
+    threading.Thread(target=preload, daemon=True).start()  # seconds that the start of Ray's processes hides
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         # "local", not None: that joins whatever cluster was last started on this machine, or waits for a dead one.

@@ -20,7 +20,7 @@ from tune.history.queries import resume_command, trials_text
 from tune.history.table import Table
 from tune.paths import check_name, find_search, journal_of
 from tune.policy.portfolio import members_for
-from tune.policy.warm_start import best_of, distinct
+from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import Budget, SearchSettings, load_settings
 from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, usable_data
@@ -103,7 +103,7 @@ def new_session(
 
     Args:
         warm_start: name of an earlier search on the same data whose best configurations are tried first; without one
-            the portfolio's are, unless the settings bring an opening of their own.
+            the portfolio's are, unless the settings have initial points of their own.
         data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
@@ -132,7 +132,7 @@ def new_session(
     train, weights = resolve_weights(settings.train)
     settings = settings.model_copy(update={"train": train})
     settings = _concurrent(settings, gpus=gpus)
-    settings, opens = _opened(settings, warm_start, results=results, data=data)
+    settings, starts = _with_initial_points(settings, warm_start, results=results, data=data)
     started = SearchStarted(
         at_ms=now_ms(),
         awake_s=0.0,
@@ -144,7 +144,7 @@ def new_session(
         versions=versions(PACKAGES),
         command=command,
     )
-    remarks += [said, f"Trials start from {weights}.", opens, *warning_lines(findings)]
+    remarks += [said, f"Trials start from {weights}.", starts, *warning_lines(findings)]
     return Session(
         folder=folder,
         settings=settings,
@@ -251,19 +251,20 @@ def _concurrent(settings: SearchSettings, *, gpus: int) -> SearchSettings:
     return settings.model_copy(update={"concurrent": together})
 
 
-def _opened(
+def _with_initial_points(
     settings: SearchSettings, warm_start: str | None, *, results: Path, data: Data
 ) -> tuple[SearchSettings, str]:
     """The settings with what is tried right after the default, and a sentence about it."""
     if warm_start is not None:
         earlier = read_table(journal_of(find_search(results, warm_start)))
-        points, said = best_of(earlier, settings, data), f"Opens with the best configurations of '{warm_start}'."
-    elif settings.opening:
+        points, origin = best_points(earlier, settings, data), "warm start"
+        said = f"Starts with the best configurations of '{warm_start}'."
+    elif settings.initial_points:
         return settings, ""
     else:
         members, said = members_for(settings.train.model, results, fields=settings.space)
-        points = distinct(members, settings)
-    return settings.model_copy(update={"opening": points}), said
+        points, origin = distinct_points(members, settings), "portfolio"
+    return settings.model_copy(update={"initial_points": points, "initial_points_origin": origin}), said
 
 
 @contextmanager

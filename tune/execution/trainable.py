@@ -12,7 +12,7 @@ from ray.tune import Trainable
 from tune.execution.outcomes import DataChanged, Failed, Infeasible, Measured, Outcome, Unwritable
 from tune.execution.resources import Resources
 from tune.paths import trial_folder
-from tune.policy.early_stopping import judged_epochs
+from tune.policy.early_stopping import rung_epochs
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
@@ -116,7 +116,7 @@ class TrialTrainable(Trainable):  # type: ignore[misc]
             after_epoch=config[AFTER_EPOCH],
             folder=trial_folder(self._folder, config[TRIAL]),
             cache=self._cache,
-            judged_after=judged_epochs(self._settings),
+            judged_after=frozenset(rung_epochs(self._settings)),
         )
 
 

@@ -49,6 +49,8 @@ class Upgrade:
                 settings = dict(values.get("settings", {}))
                 budget = {"trials": settings.pop("trials", None), "hours": settings.pop("hours", None)}
                 settings.pop("policy", None)
+                settings["initial_points"] = settings.pop("opening", ())
+                settings["initial_points_origin"] = "portfolio"
                 values |= {"version": 2, "settings": settings, "budget": budget}
             case "search_resumed":
                 values["budget"] = {"trials": values.pop("trials", None)}

@@ -14,7 +14,7 @@ from tune.history import queries
 from tune.history.queries import count_text, duration
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
-from tune.policy.replication import confirmed
+from tune.policy.replication import repeated
 from tune.reporting.conclusions import edges, is_finished, ranking
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.shell import as_typed
@@ -99,7 +99,7 @@ def _stops(settings: SearchSettings) -> str:
     rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
     if not rungs:
         return "no trial is stopped early"
-    return f"trials wait at epoch {rungs} and only the best go on; the default is run in full at the end"
+    return f"trials pause at epoch {rungs} and only the best are promoted; the default is trained in full at the end"
 
 
 def _time_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:
@@ -140,10 +140,10 @@ def summary(table: Table, folder: Path) -> RenderableType:
     best = ranked[0] if ranked else None
     metric, name = queries.metric_name(table.metric), table.header.name
     rows = [("trials", queries.states_text(queries.state_counts(table)))]
-    if groups := confirmed(table):
+    if groups := repeated(table):
         won = groups[0]
         runs = f"{min(won.values):.3f} to {max(won.values):.3f} in {len(won.values)} runs, mean {won.mean:.3f}"
-        rows.append(("run again", f"{metric} {runs} (trial {won.runs[0].number} and its repeats)"))
+        rows.append(("run again", f"{metric} {runs} (trial {won.trials[0].number} and its repeats)"))
     saved_epochs, saved_s = queries.saved_by_stopping(table)
     run = f"{queries.epochs_run(table):,} of {count_text(queries.epochs_asked(table), 'epoch')}"
     rows += [("improvement", _improvement(table, best)), ("epochs run", f"{run} in {duration(table.awake_s)}")]

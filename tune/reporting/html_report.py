@@ -22,7 +22,7 @@ from typing import Any
 from tune.history import queries as outcome
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial, confirmed, noise
+from tune.policy.replication import best_trial, repeated, seed_std
 from vqc.errors import UserError
 from vqc.files import write_atomically
 from vqc.reporting.html import both_widths, render
@@ -99,8 +99,8 @@ def page(table: Table) -> str:
         begun=datetime.fromtimestamp(table.header.at_ms / 1000).strftime("%d %B %Y, %H:%M"),
         last=datetime.fromtimestamp(table.last_ms / 1000).strftime("%d %B %Y, %H:%M"),
         **_verdict(table),
-        confirmed=confirmed(table),
-        noise=noise(table),
+        confirmed=repeated(table),
+        noise=seed_std(table),
         **_clock(table),
         **_plots(table),
     )
@@ -218,15 +218,15 @@ def importances(table: Table) -> dict[str, float] | None:
     """
     import optuna
 
-    from tune.space import distributions, to_optuna
+    from tune.space import Space
 
-    space = table.settings.space
+    space = Space(table.settings.space)
+    cube = space.distributions()
     usable = [
-        (inside, trial.best(table.metric)[0])
+        (dict(zip(cube, space.to_unit(trial.params), strict=True)), trial.best(table.metric)[0])
         for trial in outcome.scored(table)
-        if trial.state != "failed" and space.keys() <= trial.params.keys()
-        # The default configuration may lie outside of the space, where Optuna has no place for it.
-        and (inside := to_optuna(space, trial.params)) is not None
+        if trial.state != "failed" and cube.keys() <= trial.params.keys()
+        and space.contains(trial.params)  # the default may lie outside
     ]  # fmt: skip
     if len(usable) < TRIALS_FOR_IMPORTANCE or len({score for _, score in usable}) < 2:
         return None
@@ -237,7 +237,7 @@ def importances(table: Table) -> dict[str, float] | None:
     finally:
         optuna.logging.set_verbosity(verbosity)
     for params, value in usable:
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions(space), value=value))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=cube, value=value))
     # Not fANOVA: it needs scikit-learn, and on simulated searches of 30 trials it named the wrong value more often.
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
 

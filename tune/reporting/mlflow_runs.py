@@ -27,7 +27,7 @@ from tune.history.events import (
 )
 from tune.history.queries import configuration, count_text, range_text, score, states_text, trials_text
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial, confirmed
+from tune.policy.replication import best_trial, repeated
 from tune.settings import Dimension
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus
@@ -89,7 +89,7 @@ class Translator:
         self._failed_attempts: Counter[int] = Counter()  # by trial
         self._best: Trial | None = None
         self._best_value = 0.0
-        self._confirmed: set[int] = set()  # trials of the configurations that were repeated
+        self._repeated: set[int] = set()  # trials of the configurations that were repeated
 
     def updates(self, event: Event) -> list[Update]:
         """What the next event of the journal changes in the runs."""
@@ -163,11 +163,11 @@ class Translator:
             return False
         metric, before = self.table.metric, (self._best, self._best_value)
         if isinstance(event, TrialEnded) and trial.repeats is not None:
-            self._confirmed = {run.number for one in confirmed(self.table) for run in one.runs}
+            self._repeated = {run.number for one in repeated(self.table) for run in one.trials}
             self._best = best_trial(self.table)
-        elif trial.number in self._confirmed or (trial is self._best and isinstance(event, TrialStarted)):
+        elif trial.number in self._repeated or (trial is self._best and isinstance(event, TrialStarted)):
             self._best = best_trial(self.table)  # its latest epochs may have been lost
-        elif isinstance(event, EpochMeasured) and not self._confirmed:
+        elif isinstance(event, EpochMeasured) and not self._repeated:
             value = score(trial, metric)
             if value is not None and (
                 self._best is None or (-value, trial.number) < (-self._best_value, self._best.number)

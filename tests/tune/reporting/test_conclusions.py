@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders import events, with_repeats
+from tests.builders import events, where_repeats_disagree
 from tests.tables import add_trial, search_settings, search_started
 from tune.history.events import SearchEnded
 from tune.history.journal import table_of
@@ -74,9 +74,7 @@ def test_without_a_score_there_is_no_edge_and_no_ranking() -> None:
 
 
 def test_the_ranking_begins_with_the_best_trial_and_goes_on_by_value() -> None:
-    some = events(trials=12)
-    first, second, *_ = table_of(some).leaders()
-    table = table_of(with_repeats(some, {first.number: [0.1, 0.1], second.number: [second.best("ap50")[0]]}))
+    table = table_of(where_repeats_disagree())
     ranked = ranking(table)
     assert ranked[0] is best_trial(table)
     values = [trial.best("ap50")[0] for trial in ranked[1:]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import events, with_repeats
+from tests.builders import events, where_repeats_disagree
 from tune.history.events import SearchEnded, SearchStarted, TrialProposed
 from tune.history.journal import table_of
 from tune.history.table import Table
@@ -57,7 +57,7 @@ def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
     text = shown(plan(search_settings(), {"images": {"train": 128}}, LINKS))
     assert LINKS["mlflow"] in text.splitlines()[-4]
     assert "ray get-auth-token" in text
-    assert "trials wait at epoch" in text
+    assert "trials pause at epoch" in text
     assert "128 images" in text
 
 
@@ -96,10 +96,8 @@ def test_the_summary_of_nothing_promotes_nothing() -> None:
 
 
 def test_after_repeats_the_summary_names_the_highest_mean_first() -> None:
-    some = events(trials=12)
-    first, second, *_ = table_of(some).leaders()
-    table = table_of(with_repeats(some, {first.number: [0.1, 0.1], second.number: [second.best("ap50")[0]]}))
-    best = best_trial(table)
+    table = table_of(where_repeats_disagree())
+    best, first = best_trial(table), table.leaders()[0]
     assert best is not None
     text = summary_of(table)
     assert f"Best: AP50 {best.best('ap50')[0]:.3f} (trial {best.number})" in text

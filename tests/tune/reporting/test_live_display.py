@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import events, with_repeats, write_journal
+from tests.builders import events, where_repeats_disagree, write_journal
 from tune.history.events import TrialEnded, TrialProposed
 from tune.history.journal import table_of
 from tune.policy.replication import best_trial
@@ -62,11 +62,8 @@ def test_a_sparkline_always_fits(values: list[float]) -> None:
 
 
 def test_after_repeats_the_best_is_that_of_the_highest_mean() -> None:
-    some = events(trials=12)
-    first, second, *_ = table_of(some).leaders()
-    repeated = with_repeats(some, {first.number: [0.1, 0.1], second.number: [second.best("ap50")[0]]})
-    table = table_of(repeated)
-    shot = snapshot(table, repeated[-1].at_ms)
+    table = table_of(where_repeats_disagree())
+    shot = snapshot(table, table.last_ms)
     assert shot.best is best_trial(table)
     assert shot.best is not table.leaders()[0]
     assert f"best {shot.best.best('ap50')[0]:.3f} (trial {shot.best.number})" in live_display.status_line(shot)

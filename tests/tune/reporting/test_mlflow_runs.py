@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import START_MS, at, epoch_report, events, with_repeats
+from tests.builders import START_MS, at, epoch_report, events, where_repeats_disagree
 from tune.history.events import (
     AttemptFailed,
     EpochMeasured,
@@ -100,15 +100,8 @@ def test_parent_shows_the_best_value_over_time() -> None:
     assert merged(events(trials=12))[PARENT].tags["vqc.best_trial"] == str(leader.number)
 
 
-def disagreeing() -> list[Event]:
-    """A search whose best single run is of another configuration than the highest mean."""
-    some = events(trials=12)
-    first, second, *_ = table_of(some).leaders()
-    return with_repeats(some, {first.number: [0.1, 0.1], second.number: [second.best("ap50")[0]]})
-
-
 def test_after_repeats_the_best_trial_is_that_of_the_highest_mean() -> None:
-    some = disagreeing()
+    some = where_repeats_disagree()
     table = table_of(some)
     best = best_trial(table)
     assert best is not None
@@ -122,7 +115,7 @@ def test_after_repeats_the_best_trial_is_that_of_the_highest_mean() -> None:
 @pytest.mark.parametrize("cut", [0, 3])
 def test_the_best_is_best_trial_after_every_event(cut: int) -> None:
     """Also where a resumption measures the leader's last epochs again and finds less."""
-    some = disagreeing()
+    some = where_repeats_disagree()
     leader = table_of(some[:-1]).leaders()[0]
     last = max(i for i, e in enumerate(some) if isinstance(e, EpochMeasured) and e.trial == leader.number)
     kept = leader.epochs - cut
