@@ -25,10 +25,12 @@ from pydantic import Field
 from vqc.config import Record
 from vqc.data.dataset import Split
 from vqc.evaluation.matching import IGNORED, match, paired
-from vqc.inference.calibration import EDGE, Curve, Method
+from vqc.evaluation.parts import parts_of
+from vqc.inference.calibration import EDGE, Curve, Method, apply_curves
 from vqc.inference.detections import Detections
 
 __all__ = [
+    "FOLDS",
     "CalibrationErrors",
     "Choice",
     "ReliabilityBin",
@@ -60,25 +62,25 @@ class Samples:
     """The ``k`` detections of a split that calibration looks at.
 
     Attributes:
-        image: int64 [k], position in the split.
+        part: int64 [k], position of the part that is shown.
         label: int64 [k], 1..C.
         score: float64 [k], 0..1.
         overlap: float64 [k], IoU with the object of its class that it was given at any overlap; 0: none.
         correct: bool [k], whether it was given one at IoU 0.5.
         objects: int64 [C], objects of each class in the split.
-        images: in the split.
+        parts: in the split.
     """
 
-    image: NDArray[np.int64]
+    part: NDArray[np.int64]
     label: NDArray[np.int64]
     score: Floats
     overlap: Floats
     correct: NDArray[np.bool_]
     objects: NDArray[np.int64]
-    images: int
+    parts: int
 
     def __getitem__(self, kept: NDArray[np.bool_]) -> Samples:
-        names = ("image", "label", "score", "overlap", "correct")
+        names = ("part", "label", "score", "overlap", "correct")
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
@@ -106,7 +108,7 @@ class Choice:
 
     Attributes:
         curves: one per class, in label order.
-        squared_error: method -> mean squared gap between score and overlap on held-out images; empty: too few.
+        squared_error: method -> mean squared gap between score and overlap on held-out parts; empty: too few.
     """
 
     method: Method
@@ -116,24 +118,25 @@ class Choice:
 
 def samples_of(split: Split, detections: Sequence[Detections]) -> Samples:
     """What calibration looks at: the detections from raw score ``SCORE_FLOOR`` that lie in no crowd region."""
-    images, labels, scores, overlaps, correct = [], [], [], [], []
-    for position, (record, found) in enumerate(paired(split, detections)):
+    parts = parts_of(split)
+    shown, labels, scores, overlaps, correct = [], [], [], [], []
+    for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True):
         loose, strict = match(record, found, iou=0.0), match(record, found, iou=0.5)
         kept = (found.scores >= SCORE_FLOOR) & (loose.truth != IGNORED) & (strict.truth != IGNORED)
-        images.append(np.full(int(kept.sum()), position, np.int64))
+        shown.append(np.full(int(kept.sum()), part, np.int64))
         labels.append(found.labels[kept])
         scores.append(found.scores[kept].astype(np.float64))
         overlaps.append(loose.iou[kept])
         correct.append(strict.truth[kept] >= 0)
     present = np.concatenate([np.zeros(0, np.int64), *(r.labels[~r.crowd] for r in split.images)])
     return Samples(
-        image=np.concatenate([np.zeros(0, np.int64), *images]),
+        part=np.concatenate([np.zeros(0, np.int64), *shown]),
         label=np.concatenate([np.zeros(0, np.int64), *labels]),
         score=np.concatenate([np.zeros(0), *scores]),
         overlap=np.concatenate([np.zeros(0), *overlaps]),
         correct=np.concatenate([np.zeros(0, bool), *correct]),
         objects=np.bincount(present, minlength=len(split.categories) + 1)[1:].astype(np.int64),
-        images=len(split.images),
+        parts=len(parts.good),
     )
 
 
@@ -188,14 +191,14 @@ def _bin(scores: Floats, bins: int) -> NDArray[np.int64]:
 
 
 def folds(count: int) -> NDArray[np.int64]:
-    """A fold 0..4 for each of ``count`` images, the same at every call."""
+    """A fold 0..4 for each of ``count`` parts, the same at every call."""
     return np.random.default_rng(0).permutation(count) % FOLDS
 
 
 def choose_curves(samples: Samples) -> Choice:
-    """Fit all methods and keep the one that comes nearest on held-out images; in doubt the simpler one."""
+    """Fit all methods and keep the one that comes nearest on held-out parts; in doubt the simpler one."""
     classes = len(samples.objects)
-    fold = folds(samples.images)[samples.image]
+    fold = folds(samples.parts)[samples.part]
     told = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
     squared_error: dict[str, float] = {}
     for method in METHODS if told else ():
@@ -211,11 +214,7 @@ def choose_curves(samples: Samples) -> Choice:
 
 def calibrated_scores(curves: Sequence[Curve], samples: Samples) -> Floats:
     """The samples' scores [k] through their classes' curves."""
-    scores = np.empty_like(samples.score)
-    for label, curve in enumerate(curves, start=1):
-        mine = samples.label == label
-        scores[mine] = curve(samples.score[mine].astype(np.float32))
-    return scores
+    return apply_curves(curves, samples.score.astype(np.float32), samples.label).astype(np.float64)
 
 
 def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]:
