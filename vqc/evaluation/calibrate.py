@@ -119,15 +119,15 @@ def _promise(point: OperatingPoint) -> Iterator[str]:
         sure = confidence_of(point.tolerated, total, point.max_escape)
         yield (
             f"A new defective part passes with a probability of at most {goal}, on average over val splits of this "
-            f"size. That the rate of this very detector is at most {goal} has a confidence of {percent(sure)}; "
-            f"--confidence {USUAL_CONFIDENCE:g} asks for more, and for at least "
+            f"size. That the rate of this very detector is at most {goal} has a confidence of {percent(sure)}; a "
+            f"threshold for {percent(USUAL_CONFIDENCE)} confidence takes at least "
             f"{parts_needed(point.max_escape, confidence=USUAL_CONFIDENCE)} defective val parts."
         )
     else:
         yield f"With {percent(point.confidence)} confidence at most {goal} of new defective parts pass."
     yield (
-        "Both hold for parts like those of val, and leave out that val also chose the epoch, the configuration and the "
-        "score curves: the test split has the last word."
+        "This holds for parts like those of val. It leaves out that val also chose the epoch, the configuration and "
+        "the score curves: the test split has the last word."
     )
 
 

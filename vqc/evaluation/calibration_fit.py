@@ -1,8 +1,8 @@
-"""Fitting score calibration on one split, and measuring it on another.
+"""Score calibration: curves fitted on one split, and calibration errors measured on another.
 
-Called by ``vqc calibrate`` (fits on val, never on test) and by evaluation (measures). The measure is LaECE0 of Kuzucu,
-Oksuz, Sadeghi and Dokania, "On Calibration of Object Detectors: Pitfalls, Evaluation and Baselines" (ECCV 2024,
-section 4): a detection's score should equal its overlap with the object it found, 0 where it found none. As there,
+A calibrated score is the expected IoU of the detection with an object of its class, 0 for a false alarm; it is not the
+probability of a defect. The measure is LaECE0 of Kuzucu, Oksuz, Sadeghi and Dokania, "On Calibration of Object
+Detectors: Pitfalls, Evaluation and Baselines" (ECCV 2024, section 4), the gap between score and IoU. As there,
 detections and objects of a class are matched with any overlap (tau = 0), scores fall into 25 bins, the error of a
 class is the mean gap of its bins weighted by their detections, and the mean over classes counts. D-ECE (Kueppers et
 al., CVPR Workshops 2020, here of the score alone) is the same gap against the share of detections that are right at
@@ -46,20 +46,20 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-SCORE_FLOOR = 0.05  # detections that score less are noise to every user; their mass would hide all other errors
+SCORE_FLOOR = 0.05  # detections with lower scores are noise; their number would hide all other errors
 BINS = 25
 DIAGRAM_BINS = 10
 FOLDS = 5
 FEWEST = 20  # detections for any curve at all
 FEWEST_OWN, FEWEST_OWN_FOUND = 60, 15  # detections, and among them found objects, for a class to have its own curve
-PRIOR = 0.01  # pull of Platt's two numbers towards "as it is": only what is separable needs it
-LEVEL_EDGE = 1e-3  # lowest and highest step: room beyond them for scores to differ, in float32 too
+PRIOR = 0.01  # weight of the prior for Platt's two parameters, the identity: needed only for separable data
+LEVEL_EDGE = 1e-3  # lowest and highest step: beyond them scores must still differ, in float32 too
 METHODS: tuple[Method, ...] = ("none", "platt", "isotonic")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """The ``k`` detections of a split that calibration looks at.
+    """The ``k`` detections of a split that calibration uses.
 
     Attributes:
         part: int64 [k], position of the part that is shown.
@@ -85,10 +85,10 @@ class Samples:
 
 
 class CalibrationErrors(Record):
-    """How far scores are from what they say, 0..1; None where there is nothing to tell it from."""
+    """Calibration errors, 0..1; None without detections."""
 
-    laece0: float | None = Field(None, description="against the overlap, mean over classes")
-    dece: float | None = Field(None, description="against being right at IoU 0.5, all classes together")
+    laece0: float | None = Field(None, description="gap between score and IoU, mean over classes")
+    dece: float | None = Field(None, description="gap between score and share right at IoU 0.5, all classes together")
     detections: int = Field(ge=0)
 
 
@@ -117,7 +117,7 @@ class Choice:
 
 
 def samples_of(split: Split, detections: Sequence[Detections]) -> Samples:
-    """What calibration looks at: the detections from raw score ``SCORE_FLOOR`` that lie in no crowd region."""
+    """The detections with a raw score of at least ``SCORE_FLOOR`` that lie in no crowd region."""
     parts = parts_of(split)
     shown, labels, scores, overlaps, correct = [], [], [], [], []
     for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True):
@@ -144,13 +144,13 @@ def errors(samples: Samples, scores: Floats | None = None) -> CalibrationErrors:
     """LaECE0 and D-ECE.
 
     Args:
-        scores: [k] to be judged instead of the samples' own.
+        scores: [k] to measure instead of the samples' own.
     """
     judged = samples.score if scores is None else scores
     by_class = [
-        _gap(judged[mine], samples.overlap[mine])
+        _gap(judged[chosen], samples.overlap[chosen])
         for label, objects in enumerate(samples.objects, start=1)
-        if objects and (mine := samples.label == label).any()
+        if objects and (chosen := samples.label == label).any()
     ]
     return CalibrationErrors(
         laece0=float(np.mean(by_class)) if by_class else None,
@@ -165,14 +165,14 @@ def reliability(samples: Samples, scores: Floats | None = None) -> tuple[Reliabi
     place = _bin(judged, DIAGRAM_BINS)
     rows = []
     for k in range(DIAGRAM_BINS):
-        mine = place == k
+        chosen = place == k
         rows.append(
             ReliabilityBin(
                 low=k / DIAGRAM_BINS,
                 high=(k + 1) / DIAGRAM_BINS,
-                detections=int(mine.sum()),
-                mean_score=float(judged[mine].mean()) if mine.any() else None,
-                mean_overlap=float(samples.overlap[mine].mean()) if mine.any() else None,
+                detections=int(chosen.sum()),
+                mean_score=float(judged[chosen].mean()) if chosen.any() else None,
+                mean_overlap=float(samples.overlap[chosen].mean()) if chosen.any() else None,
             )
         )
     return tuple(rows)
@@ -186,7 +186,7 @@ def _gap(scores: Floats, targets: Floats) -> float:
 
 
 def _bin(scores: Floats, bins: int) -> NDArray[np.int64]:
-    """Bins are open below and closed above; the first holds 0, too."""
+    """Bins are open below and closed above; the first also holds 0."""
     return np.asarray(np.clip(np.ceil(scores * bins) - 1, 0, bins - 1), np.int64)
 
 
@@ -196,19 +196,19 @@ def folds(count: int) -> NDArray[np.int64]:
 
 
 def choose_curves(samples: Samples) -> Choice:
-    """Fit all methods and keep the one that comes nearest on held-out parts; in doubt the simpler one."""
+    """Fit all methods; keep the one with the smallest error on held-out parts, of equal ones the simplest."""
     classes = len(samples.objects)
     fold = folds(samples.parts)[samples.part]
-    told = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
+    enough = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
     squared_error: dict[str, float] = {}
-    for method in METHODS if told else ():
+    for method in METHODS if enough else ():
         predicted = np.empty_like(samples.score)
         for k in range(FOLDS):
             held_out = fold == k
             curves = _curves(method, samples[~held_out], classes)
             predicted[held_out] = calibrated_scores(curves, samples[held_out])
         squared_error[method] = float(np.mean((predicted - samples.overlap) ** 2))
-    best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if told else "none"
+    best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if enough else "none"
     return Choice(method=best, curves=_curves(best, samples, classes), squared_error=squared_error)
 
 
@@ -222,19 +222,19 @@ def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]
     shared = fit_curve(method, samples.score, samples.overlap)
     curves = []
     for label in range(1, classes + 1):
-        mine = samples.label == label
-        found = int((samples.overlap[mine] > 0).sum())
-        own = mine.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
-        curves.append(fit_curve(method, samples.score[mine], samples.overlap[mine]) if own else shared)
+        chosen = samples.label == label
+        found = int((samples.overlap[chosen] > 0).sum())
+        own = chosen.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
+        curves.append(fit_curve(method, samples.score[chosen], samples.overlap[chosen]) if own else shared)
     return tuple(curves)
 
 
 def fit_curve(method: Method, scores: Floats, targets: Floats) -> Curve:
-    """The curve of a method through detections; of too few, scores stay as they are.
+    """The curve of a method, fitted to detections; with too few of them the identity.
 
     Args:
         scores: [k] raw, 0..1.
-        targets: [k] what they should have been, 0..1.
+        targets: [k] IoU with the object that was found, 0..1.
     """
     if method == "none" or len(scores) < FEWEST:
         return Curve(method="none")

@@ -59,6 +59,10 @@ class Recall(Record):
     high_px2: float | None = Field(None, description="areas below this; None: no upper end")
     found: Rate
 
+    def without_interval(self, reason: str) -> Recall:
+        """See ``Rate.without_interval``."""
+        return self.model_copy(update={"found": self.found.without_interval(reason)})
+
 
 def froc(split: Split, detections: Sequence[Detections]) -> Froc:
     """Sensitivity against false alarms per image, over all thresholds."""

@@ -145,13 +145,17 @@ def evaluate(
     on_step("computing the figures and their intervals")
     found = raw if calibration is None else [calibration.calibrated(one) for one in raw]
     verdicts = part_verdicts(judged, found, thresholds=thresholds)
+    figures = _threshold_figures(judged, found, thresholds, data.train)
     if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
-        verdicts = verdicts.without_intervals("these parts chose the threshold")
+        reason = "these parts chose the threshold"
+        verdicts = verdicts.without_intervals(reason)
+        for name in ("recall_by_class", "recall_by_size", "recall_by_tercile"):
+            figures[name] = tuple(row.without_interval(reason) for row in figures[name])
     parts = parts_of(judged)
     record = Evaluation(
         **_origin(model_path, info, data, judged, precision, command),
         **_box_figures(judged, raw, calibration),
-        **_threshold_figures(judged, found, thresholds, data.train),
+        **figures,
         parts=len(parts.good),
         per_part=verdicts,
         calibrated=calibration is not None,

@@ -42,7 +42,8 @@ def render(template: Path, *, filters: Mapping[str, Callable[..., Any]] | None =
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({"percent": percent, **(filters or {})})
+    environment.filters["percent"] = lambda share: percent(share).replace(" ", "\N{NO-BREAK SPACE}")
+    environment.filters.update(filters or {})
     return environment.get_template(template.name).render(**values)
 
 

@@ -160,6 +160,7 @@ def test_the_calibrations_thresholds_are_used(run: Path, parts: Path) -> None:
     assert any("val split also chose the calibration" in note for note in figures["notes"])
     rate = figures["per_part"]["escape"]
     assert (rate["total"], rate["low"], rate["high"]) == (3, None, None)  # val chose the threshold
+    assert {row["found"]["low"] for row in figures["recall_by_class"] + figures["recall_by_size"]} == {None}
     assert evaluate(run, parts, *NOWHERE)["per_part"]["escape"]["low"] is not None
 
 

@@ -176,12 +176,12 @@ def test_where_the_classes_are_alike_one_threshold_stays() -> None:
     assert separate <= 5 + 3 * np.sqrt(100 * 0.05 * 0.95)
 
 
-def test_one_good_part_is_no_reason_for_thresholds_per_class() -> None:
+def test_two_good_parts_are_no_reason_for_thresholds_per_class() -> None:
     defective = np.arange(100) < 60
     scores = np.zeros((100, 2))
     scores[:60, 0] = np.linspace(0.5, 0.9, 60)
     scores[60:, 0] = np.linspace(0.05, 0.2, 40)
-    scores[60, 1] = 0.95  # the only good part that one threshold rejects
+    scores[60:62, 1] = 0.95  # the only good parts that one threshold rejects
     thresholds, per_class = choose_thresholds(scores, defective=defective, good=~defective, goal=Goal(max_escape=0.05))
     assert not per_class
     assert thresholds[0] == thresholds[1]

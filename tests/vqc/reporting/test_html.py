@@ -33,7 +33,7 @@ def test_a_page_is_whole_and_escapes_what_it_is_given(template: Path) -> None:
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "<p>" in html
-    assert "50.0 %</p>" in html
+    assert "50.0\N{NO-BREAK SPACE}%</p>" in html
     assert "--best:" in html
 
 
