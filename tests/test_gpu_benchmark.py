@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks import gpu
 from tests.builders import events
-from tune.history.journal import Table
+from tune.history.table import Table
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import Field
 
 from tests.benchmarks.child import Job, Memory, Speed
-from tune.history.journal import Table, read_table
+from tune.history.journal import read_table
+from tune.history.table import Table
 from vqc.config import Record
 from vqc.data.synthetic import write_sample
 from vqc.models.registry import ARCHITECTURES
@@ -194,7 +195,7 @@ def search(bench: Bench) -> list[str]:
             "image_size": {"choices": scale.search_sizes},
             "batch_size": {"choices": scale.search_batches},
         },
-        "policy": "random",  # every trial in full: it is memory that is tried here
+        "rungs": [],  # every trial in full: it is memory that is tried here
         "confirm": 0,
         "trials": scale.trials,
     }

@@ -22,7 +22,9 @@ from pathlib import Path
 from tests.builders import epoch_report
 from tests.tables import search_settings
 from tune.execution.controller import Conductor
-from tune.history.journal import Journal, SearchStarted, Table, Trial, now_ms
+from tune.history.events import SearchStarted
+from tune.history.journal import Journal, now_ms
+from tune.history.table import Table, Trial
 from tune.paths import journal_of
 from tune.reporting.html_report import write_report
 from tune.reporting.live_display import snapshot

@@ -8,7 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tune.history.journal import EpochMeasured, Follower, Trial, read_table
+from tune.history.events import EpochMeasured
+from tune.history.journal import Follower, read_table
+from tune.history.table import Trial
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 
 __all__ = ["differences", "rows"]

@@ -22,7 +22,8 @@ from tests.images import write_data
 from tune.execution.controller import Conductor
 from tune.execution.session import begin
 from tune.execution.worker import Assignment, Worker, trained
-from tune.history.journal import Follower, Table
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -127,7 +127,7 @@ def test_a_lost_machine_costs_its_trial_an_epoch_at_most(
     night: Callable[..., Night], record: Callable[[Row], None], cluster: Cluster, tmp_path: Path
 ) -> None:
     train = {**SETTINGS["train"], "num_epochs": EPOCHS}
-    search = night(settings={"train": train, "trials": NODES + 1, "policy": "random", "confirm": 0})
+    search = night(settings={"train": train, "trials": NODES + 1, "rungs": [], "confirm": 0})
     search.begin("--address", cluster.address, "--concurrent", str(NODES))
     search.wait_for(lambda table: [trial.epochs for trial in table.trials.values()] == [2] * NODES)
     cluster.lose(NODES - 1)

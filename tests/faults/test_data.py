@@ -19,7 +19,7 @@ from tests import images
 from tests.faults.conftest import Row
 from tests.faults.night import ROOT, Night, outcome, repeated_epochs
 from tune.execution.worker import Assignment, Worker, trained
-from tune.history.journal import Table
+from tune.history.table import Table
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
 from vqc.errors import DataError

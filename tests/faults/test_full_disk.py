@@ -19,7 +19,9 @@ from tests.faults.small_disk import SmallDisk, small_disk
 from tests.tables import search_settings
 from tune.execution.controller import Conductor
 from tune.execution.worker import Assignment, UnwritableError, Worker
-from tune.history.journal import Follower, Journal, SearchStarted, Table, read_table, table_of
+from tune.history.events import SearchStarted
+from tune.history.journal import Follower, Journal, read_table, table_of
+from tune.history.table import Table
 from tune.search import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
@@ -89,7 +91,7 @@ def begun(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Conductor]]
     journals: list[Journal] = []
 
     def begin(*, journal_on_disk: bool = True) -> Conductor:
-        settings = search_settings(epochs=4, trials=3, policy="random")
+        settings = search_settings(epochs=4, trials=3, rungs=[])
         journals.append(Journal((disk.folder if journal_on_disk else tmp_path) / "journal.jsonl"))
         told = settings.model_dump(mode="json")
         first = SearchStarted(at_ms=1, name="t", search_id="t", settings=told, data={}, versions={}, command="")

@@ -17,7 +17,9 @@ from filelock import FileLock
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs, undisturbed
-from tune.history.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
+from tune.history.events import EpochMeasured, Event, TrialEnded, TrialProposed, TrialStarted
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 from vqc.errors import ModelError
 from vqc.models.checkpoint import read_report

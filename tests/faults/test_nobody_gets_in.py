@@ -233,16 +233,16 @@ def _last(path: Path) -> None:
 
 
 def _onnx(path: Path) -> None:
-    from vqc.inference.onnx_export import onnx_detector
+    from vqc.inference.model_file import open_predictor
 
-    onnx_detector(path)
+    open_predictor(path)
 
 
 def _calibration(path: Path) -> None:
     from vqc.inference.calibration import load_calibration
 
     path.rename(path.parent / "model.calibration.json")
-    load_calibration(path.parent / "model.onnx")
+    load_calibration(path.parent / "model.onnx", weights_sha256="")
 
 
 def _backbone(path: Path) -> None:
@@ -387,7 +387,8 @@ def _run(command: str, folder: Path, *flags: str) -> None:
 def _report(folder: Path) -> str:
     """Of a search whose name, settings and reasons are markup."""
     from tests.builders import events
-    from tune.history.journal import SearchStarted, TrialEnded, table_of
+    from tune.history.events import SearchStarted, TrialEnded
+    from tune.history.journal import table_of
     from tune.reporting.html_report import page, trials_csv
 
     told = []

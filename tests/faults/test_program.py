@@ -14,7 +14,9 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.night import SETTINGS, Night, repeated_epochs
-from tune.history.journal import Follower, State, Table, Trial
+from tune.history.events import State
+from tune.history.journal import Follower
+from tune.history.table import Table, Trial
 from tune.policy.propose import propose
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
@@ -91,7 +93,7 @@ def test_whatever_a_trial_does_the_others_go_on(
         settings={
             "train": {**SETTINGS["train"], "num_epochs": EPOCHS},
             "trials": FAULTS[-1].trial + 1,
-            "policy": "random",
+            "rungs": [],
             "confirm": 0,
         },
         environment={
@@ -131,7 +133,7 @@ def test_what_breaks_every_trial_ends_the_search_and_loses_none(
     ]
     injected = write_faults(tmp_path / "injected", every)
     search = night(
-        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "policy": "random", "confirm": 0},
+        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "rungs": [], "confirm": 0},
         environment={"PYTHONPATH": str(injected)},
     )
     search.begin()

@@ -19,7 +19,7 @@ from tests.faults.night import ROOT, Night, outcome, repeated_epochs, undisturbe
 from tests.faults.test_kill import LONG, events
 from tests.tables import search_settings
 from tests.tune.reporting.test_eta import simulated, table_of
-from tune.history.journal import ClockLeapt, EpochMeasured, Event
+from tune.history.events import ClockLeapt, EpochMeasured, Event
 from tune.history.queries import elapsed_s
 from tune.reporting.eta import time_left
 

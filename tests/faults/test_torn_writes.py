@@ -19,7 +19,17 @@ from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import Night, outcome, undisturbed
 from tune.execution.worker import Assignment, Worker
-from tune.history import journal as j
+from tune.history.events import (
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    TrialEnded,
+    TrialPaused,
+    TrialProposed,
+    TrialStarted,
+)
+from tune.history.journal import Follower, Journal, read_table, table_of
 from tune.search import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
@@ -29,36 +39,36 @@ from vqc.models.checkpoint import LoopState, ModelInfo, load_model, read_info, r
 
 Record = Callable[[Row], None]
 SOME = events(trials=2, epochs=2)
-LAST: list[j.Event] = [
-    j.SearchResumed(at_ms=START_MS + 9, command="again", trials=40),
-    j.TrialProposed(at_ms=START_MS + 9, trial=3, params={"learning_rate": 0.1}, config=TrainConfig(), origin="sampler"),
-    j.TrialStarted(at_ms=START_MS + 9, trial=1, after_epoch=2, worker="1@here"),
-    j.EpochMeasured(at_ms=START_MS + 9, trial=1, report=epoch_report(3, ap50=0.9)),
-    j.TrialPaused(at_ms=START_MS + 9, trial=1, reason="waits"),
-    j.TrialEnded(at_ms=START_MS + 9, trial=1, state="completed", reason="all epochs"),
-    j.SearchEnded(at_ms=START_MS + 9, reason="trials"),
+LAST: list[Event] = [
+    SearchResumed(at_ms=START_MS + 9, command="again", trials=40),
+    TrialProposed(at_ms=START_MS + 9, trial=3, params={"learning_rate": 0.1}, config=TrainConfig(), origin="sampler"),
+    TrialStarted(at_ms=START_MS + 9, trial=1, after_epoch=2, worker="1@here"),
+    EpochMeasured(at_ms=START_MS + 9, trial=1, report=epoch_report(3, ap50=0.9)),
+    TrialPaused(at_ms=START_MS + 9, trial=1, reason="waits"),
+    TrialEnded(at_ms=START_MS + 9, trial=1, state="completed", reason="all epochs"),
+    SearchEnded(at_ms=START_MS + 9, reason="trials"),
 ]
 
 
-def line(event: j.Event) -> bytes:
+def line(event: Event) -> bytes:
     return event.model_dump_json().encode() + b"\n"
 
 
 WHOLE = b"".join(map(line, SOME))
-BEFORE = j.table_of(SOME, Path("journal.jsonl"))
+BEFORE = table_of(SOME, Path("journal.jsonl"))
 
 
 # The journal
 
 
 @pytest.mark.parametrize("last", LAST, ids=lambda event: event.event)
-def test_a_journal_cut_at_every_byte_of_its_last_record(tmp_path: Path, record: Record, last: j.Event) -> None:
+def test_a_journal_cut_at_every_byte_of_its_last_record(tmp_path: Path, record: Record, last: Event) -> None:
     path, torn = tmp_path / "journal.jsonl", line(last)
     differ = 0
     for kept in range(len(torn)):
         path.write_bytes(WHOLE + torn[:kept])
-        found = j.read_table(path)
-        j.Journal(path).close()
+        found = read_table(path)
+        Journal(path).close()
         differ += found != BEFORE or path.read_bytes() != WHOLE
     assert differ == 0
     record(Row(fault="journal cut at every byte of its last record", injected=len(torn), lost=differ))
@@ -80,9 +90,9 @@ POWER_CUT = {
 def test_what_a_power_cut_leaves_is_taken_back(tmp_path: Path, record: Record, left: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(WHOLE + left)
-    follower = j.Follower(path)  # one that was there before the journal is opened again
+    follower = Follower(path)  # one that was there before the journal is opened again
     assert [*follower.poll()] == SOME
-    journal = j.Journal(path)
+    journal = Journal(path)
     assert journal.torn_bytes == len(left)
     journal.append(LAST[-1])
     journal.close()
@@ -113,7 +123,7 @@ def test_a_last_line_that_another_version_wrote_is_not_removed(tmp_path: Path) -
     path = tmp_path / "journal.jsonl"
     path.write_bytes(WHOLE + b'{"event": "coffee", "at_ms": 1}\n')
     with pytest.raises(SearchError, match="not an event of this journal"):
-        j.read_table(path)
+        read_table(path)
 
 
 # Checkpoints

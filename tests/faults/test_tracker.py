@@ -19,7 +19,9 @@ from tests.builders import events, write_journal
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences, rows
 from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night
-from tune.history.journal import EpochMeasured, Follower, Table
+from tune.history.events import EpochMeasured
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.reporting.mlflow_sync import Mirror
 from tune.search import DRAIN_TIMEOUT_S
 from vqc.tracking.mlflow_client import default_uri
@@ -114,7 +116,7 @@ def test_a_server_killed_and_started_again_holds_everything(
     night: Callable[..., Night], server: Server, record: Record
 ) -> None:
     """Killed in the first third of the search's epochs; begins to start in the last, which takes a while."""
-    search = night(images=900, settings={"policy": "random", "confirm": 0})
+    search = night(images=900, settings={"rungs": [], "confirm": 0})
     whole = SETTINGS["trials"] * SETTINGS["train"]["num_epochs"]
     search.begin("--mlflow", server.uri)
     search.wait_for(lambda table: epochs_of(table) >= 2)

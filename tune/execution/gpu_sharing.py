@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from tune.history.journal import Table
+from tune.history.table import Table
 from vqc.config import TrainConfig
 from vqc.hardware.memory_book import MemoryBook, Setup, StepMemory, limit_gb
 

@@ -1,21 +1,19 @@
-"""What a search has come to, in numbers and in words: pure functions of the journal's table.
+"""Questions to a search's table, answered in numbers and in words. Pure.
 
-Called by the report and the progress display, so that both say the same; calls nothing but the table.
-A figure that cannot be known is ``None``, never 0.
+The terminal, the report, MLflow and the promotion all ask here, so that they say the same. A figure that cannot be
+known is ``None``, never 0.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from statistics import median
 from typing import get_args
 
-from tune.history.journal import Param, State, Table, Trial
-from tune.policy.replication import confirmed
-from tune.settings import SearchSettings
-from vqc.config import parse_record
+from tune.history.events import Param, State
+from tune.history.table import Table, Trial
+from tune.settings import Budget
 from vqc.epoch import EpochReport, Scores
 from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
@@ -23,12 +21,10 @@ from vqc.shell import as_typed
 __all__ = [
     "best_scores",
     "best_text",
-    "best_trial",
     "configuration",
     "count_text",
     "default_trial",
     "duration",
-    "elapsed_s",
     "epoch_s",
     "epochs_asked",
     "epochs_run",
@@ -41,8 +37,8 @@ __all__ = [
     "saved_by_stopping",
     "score",
     "scored",
-    "settings_of",
     "state_counts",
+    "trials_text",
 ]
 
 
@@ -63,12 +59,6 @@ def scored(table: Table) -> list[Trial]:
     return [trial for trial in table.leaders() if score(trial, table.metric) is not None]
 
 
-def best_trial(table: Table) -> Trial | None:
-    """The best run of the winner by mean where configurations were run again, else the leader; None without a score."""
-    groups = confirmed(table)
-    return groups[0].best_run if groups else next(iter(scored(table)), None)
-
-
 def default_trial(table: Table) -> Trial | None:
     """The trial of the default configuration, or None where there is none."""
     return next((trial for trial in table.trials.values() if trial.origin == "default"), None)
@@ -79,9 +69,9 @@ def has_finished_trial(table: Table) -> bool:
     return any(trial.state in ("completed", "stopped") for trial in scored(table))
 
 
-def gain(table: Table) -> float | None:
-    """Best score less the default configuration's, in units of the metric; None while either is unknown."""
-    best, default = best_trial(table), default_trial(table)
+def gain(table: Table, best: Trial | None) -> float | None:
+    """The best trial's score less the default configuration's, in units of the metric; None while either is unknown."""
+    default = default_trial(table)
     base = None if default is None else score(default, table.metric)
     top = None if best is None else score(best, table.metric)
     return None if base is None or top is None else top - base
@@ -99,9 +89,9 @@ def epochs_run(table: Table) -> int:
 
 
 def epochs_asked(table: Table) -> int:
-    """Epochs of all trials that were asked for, had each run in full."""
+    """Epochs of all trials that were asked for, had each run in full; with hours alone, of those proposed so far."""
     proposed = sum(trial.config.num_epochs for trial in table.trials.values())
-    to_come = max(0, table.trials_asked - len(table.trials))
+    to_come = max(0, (table.budget.trials or 0) - len(table.trials))
     return proposed + to_come * int(table.header.settings["train"]["num_epochs"])
 
 
@@ -119,22 +109,6 @@ def saved_by_stopping(table: Table) -> tuple[int, float]:
     stopped = [trial for trial in table.trials.values() if trial.state == "stopped"]
     spared = [(trial.config.num_epochs - trial.epochs, epoch_s(trial) or 0.0) for trial in stopped]
     return sum(epochs for epochs, _ in spared), sum(epochs * seconds for epochs, seconds in spared)
-
-
-def elapsed_s(table: Table, at_ms: int | None = None) -> float:
-    """Seconds that the search had run by an instant (default: all), without sleep and the pauses between sittings."""
-    spans_s = [(begin / 1000, end / 1000) for begin, end in table.spans_ms]
-    upto_s = math.inf if at_ms is None else at_ms / 1000
-    return sum(max(0.0, min(end, upto_s) - begin) for begin, end in spans_s)
-
-
-def settings_of(table: Table) -> SearchSettings:
-    """The search's settings as the journal's first line has them.
-
-    Raises:
-        ConfigError: the journal is of a version whose settings are not known here.
-    """
-    return parse_record(SearchSettings, table.header.settings, source="the journal's first line, settings")
 
 
 def metric_name(metric: str) -> str:
@@ -165,6 +139,11 @@ def best_text(best: Trial, metric: str) -> str:
 def count_text(number: int, noun: str) -> str:
     """1 epoch, 1,200 epochs."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def trials_text(budget: Budget) -> str:
+    """30 trials, or 8 h of trials where the budget has hours alone."""
+    return f"{budget.hours:g} h of trials" if budget.trials is None else count_text(budget.trials, "trial")
 
 
 def resume_command(name: str) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tune.history import queries as outcome
-from tune.history.journal import Table, Trial
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
-from tune.policy.replication import confirmed
+from tune.policy.replication import best_trial, repeated
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.shell import as_typed
 
@@ -73,8 +73,9 @@ def plan(
         links: ``mlflow`` -> the command that opens its pages, ``dashboard`` -> Ray's address; others as they are.
     """
     epochs = settings.train.num_epochs
-    what = f"{outcome.count_text(settings.trials, 'trial')} of up to {outcome.count_text(epochs, 'epoch')}"
-    limit = f", for at most {settings.hours:g} h" if settings.hours else ""
+    what = f"{outcome.trials_text(settings.budget)} of up to {outcome.count_text(epochs, 'epoch')}"
+    both = settings.budget.trials is not None and settings.budget.hours is not None
+    limit = f", for at most {settings.budget.hours:g} h" if both else ""
     rows = [
         ("search", f"{what}, {settings.concurrent} at a time{limit}"),
         ("stops", _stops(settings)),
@@ -89,17 +90,9 @@ def plan(
 
 def _stops(settings: SearchSettings) -> str:
     rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
-    match settings.policy:
-        case _ if not rungs:
-            return "no trial is stopped early"
-        case "race":
-            return f"trials wait at epoch {rungs} and only the best go on; the default is run in full at the end"
-        case "i-epoch":
-            return f"all trials wait at epoch {rungs.split(' ')[0]}; the best are run in full at the end"
-        case "stock":
-            return "Ray's rule: after epochs 3, 9, 27 the best third so far goes on"
-        case _:
-            return "every trial is run in full"
+    if not rungs:
+        return "no trial is stopped early"
+    return f"trials pause at epoch {rungs} and only the best are promoted; the default is trained in full at the end"
 
 
 def _hour_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:
@@ -109,8 +102,8 @@ def _hour_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tu
         f"{cost.image_size} px {'does not fit' if cost.epoch_s is None else outcome.duration(cost.epoch_s)}"
         for cost in costs
     ]
-    low, high = (outcome.duration(seconds) for seconds in expected.interval_s)
-    whole = f"about {outcome.duration(expected.mean_s)}; {low} to {high} in eight of ten such searches"
+    low, mean, high = map(outcome.duration, (expected.low_s, expected.mean_s, expected.high_s))
+    whole = f"about {mean}; {low} if the cheapest image size wins, {high} if the dearest does"
     return [("an epoch", ", ".join(told)), ("time", whole)]
 
 
@@ -148,12 +141,12 @@ def summary(table: Table, folder: Path) -> RenderableType:
     ranked = outcome.scored(table)
     metric, name = outcome.metric_name(table.metric), table.header.name
     rows = [("trials", ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "none")]
-    best, groups = outcome.best_trial(table), confirmed(table)
+    best, groups = best_trial(table), repeated(table)
     if groups:
         won = groups[0]
         runs = f"{min(won.values):.3f} to {max(won.values):.3f} in {len(won.values)} runs, mean {won.mean:.3f}"
-        rows.append(("run again", f"{metric} {runs} (trial {won.runs[0].number} and its repeats)"))
-    gain, default = outcome.gain(table), outcome.default_trial(table)
+        rows.append(("run again", f"{metric} {runs} (trial {won.trials[0].number} and its repeats)"))
+    gain, default = outcome.gain(table, best_trial(table)), outcome.default_trial(table)
     if gain is None:
         rows.append(("improvement", "cannot be stated: the default configuration or all others have no score"))
     elif default is not None:
@@ -164,7 +157,7 @@ def summary(table: Table, folder: Path) -> RenderableType:
         rows.append(("improvement", told))
     saved_epochs, saved_s = outcome.saved_by_stopping(table)
     run = f"{outcome.epochs_run(table):,} of {outcome.count_text(outcome.epochs_asked(table), 'epoch')}"
-    rows.append(("epochs run", f"{run} in {outcome.duration(outcome.elapsed_s(table))}"))
+    rows.append(("epochs run", f"{run} in {outcome.duration(table.awake_s)}"))
     if saved_epochs:
         rows.append(("saved", f"{outcome.count_text(saved_epochs, 'epoch')}, about {outcome.duration(saved_s)}"))
     on = [] if table.ended and table.ended.reason == "trials" else [("go on with", outcome.resume_command(name))]

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from tune.history import queries as outcome
-from tune.history.journal import Table, Trial, read_table
-from tune.policy.replication import confirmed, noise
+from tune.history.journal import read_table
+from tune.history.table import Table, Trial
+from tune.policy.replication import best_trial, repeated, seed_std
 from vqc.errors import UserError
 from vqc.files import write_atomically
 from vqc.reporting.html import both_widths, render
@@ -98,8 +99,8 @@ def page(table: Table) -> str:
         begun=datetime.fromtimestamp(table.header.at_ms / 1000).strftime("%d %B %Y, %H:%M"),
         last=datetime.fromtimestamp(table.last_ms / 1000).strftime("%d %B %Y, %H:%M"),
         **_verdict(table),
-        confirmed=confirmed(table),
-        noise=noise(table),
+        confirmed=repeated(table),
+        noise=seed_std(table),
         **_clock(table),
         **_plots(table),
     )
@@ -107,7 +108,7 @@ def page(table: Table) -> str:
 
 def _verdict(table: Table) -> dict[str, Any]:
     """What the head of the page and its tiles say; None where it is unknown."""
-    best, default, gain = outcome.best_trial(table), outcome.default_trial(table), outcome.gain(table)
+    best, default, gain = best_trial(table), outcome.default_trial(table), outcome.gain(table, best_trial(table))
     base = None if default is None else outcome.score(default, table.metric)
     scores = None if best is None else outcome.best_scores(best, table.metric)
     return {
@@ -121,15 +122,16 @@ def _verdict(table: Table) -> dict[str, Any]:
         "gain_percent": round(100 * gain / base) if gain is not None and base else None,
         "counts": outcome.state_counts(table),
         "searched": len(table.searched),
-        "trials_asked": table.trials_asked,
+        "trials_asked": table.budget.trials,
         "export_command": outcome.export_command(table.header.name),
     }
 
 
 def _status(table: Table) -> dict[str, str]:
     """How the search stands: a class for its colour, a sentence, and the command to go on (or an empty string)."""
-    ended = sum(trial.ended_ms is not None and trial.state != "interrupted" for trial in table.searched)
-    done = f"{ended} of {outcome.count_text(table.trials_asked, 'trial')}"
+    ended = sum(trial.ended_s is not None and trial.state != "interrupted" for trial in table.searched)
+    asked = table.budget.trials
+    done = outcome.count_text(ended, "trial") if asked is None else f"{ended} of {outcome.count_text(asked, 'trial')}"
     go_on = outcome.resume_command(table.header.name)
     if table.ended is None:
         said = f"The journal has no end yet: the search is still running, or was killed, after {done}."
@@ -175,7 +177,7 @@ def _clock(table: Table) -> dict[str, Any]:
     """Seconds by use; shares are of the wall clock times the trials that run at a time."""
     reports = [report for trial in table.trials.values() for report in trial.reports]
     train_s, eval_s = sum(report.train_s for report in reports), sum(report.eval_s for report in reports)
-    wall_s = outcome.elapsed_s(table)
+    wall_s = table.awake_s
     slots = int(table.header.settings.get("concurrent", 1))
     capacity_s = max(wall_s * slots, train_s + eval_s)
     saved_epochs, saved_s = outcome.saved_by_stopping(table)
@@ -184,7 +186,7 @@ def _clock(table: Table) -> dict[str, Any]:
         "wall_s": wall_s,
         "slots": slots,
         "uses": [(use, seconds, 100 * seconds / capacity_s) for use, seconds in uses.items()] if reports else [],
-        "sittings": table.sittings,
+        "sessions": table.sessions,
         "epochs_run": outcome.epochs_run(table),
         "epochs_asked": outcome.epochs_asked(table),
         "saved_epochs": saved_epochs,
@@ -216,15 +218,15 @@ def importances(table: Table) -> dict[str, float] | None:
     """
     import optuna
 
-    from tune.space import distributions, to_optuna
+    from tune.space import Space
 
-    space = outcome.settings_of(table).space
+    space = Space(table.settings.space)
+    cube = space.distributions()
     usable = [
-        (inside, trial.best(table.metric)[0])
+        (dict(zip(cube, space.to_unit(trial.params), strict=True)), trial.best(table.metric)[0])
         for trial in outcome.scored(table)
-        if trial.state != "failed" and space.keys() <= trial.params.keys()
-        # The default configuration may lie outside of the space, where Optuna has no place for it.
-        and (inside := to_optuna(space, trial.params)) is not None
+        if trial.state != "failed" and cube.keys() <= trial.params.keys()
+        and space.contains(trial.params)  # the default may lie outside
     ]  # fmt: skip
     if len(usable) < TRIALS_FOR_IMPORTANCE or len({score for _, score in usable}) < 2:
         return None
@@ -235,7 +237,7 @@ def importances(table: Table) -> dict[str, float] | None:
     finally:
         optuna.logging.set_verbosity(verbosity)
     for params, value in usable:
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions(space), value=value))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=cube, value=value))
     # Not fANOVA: it needs scikit-learn, and on simulated searches of 30 trials it named the wrong value more often.
     return optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
 

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tune.history import queries as outcome
-from tune.history.journal import Follower, State, Table, Trial, TrialEnded, now_ms
+from tune.history.events import State, TrialEnded
+from tune.history.journal import Follower, now_ms
+from tune.history.table import Table, Trial
+from tune.policy.replication import best_trial
 from tune.reporting.console import console_of, leaderboard, lenient, plan, show, summary
-from tune.reporting.eta import time_left
+from tune.reporting.eta import time_left_s
 from vqc.reporting.terminal import sparkline
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ class Snapshot:
 
     name: str
     metric: str
-    trials_asked: int
+    trials_asked: int | None  # None: as many as the hours allow
     current: Trial | None  # the trial that runs, or that was proposed last
     leaders: tuple[Trial, ...]  # with a score, best first, at most three
     gain: float | None
@@ -76,20 +79,15 @@ def snapshot(table: Table, at_ms: int, extras: Mapping[str, str] | None = None) 
     return Snapshot(
         name=table.header.name,
         metric=table.metric,
-        trials_asked=table.trials_asked,
+        trials_asked=table.budget.trials,
         current=next(reversed(running or list(table.trials.values())), None),
         leaders=tuple(outcome.scored(table)[:3]),
-        gain=outcome.gain(table),
+        gain=outcome.gain(table, best_trial(table)),
         counts=outcome.state_counts(table),
-        elapsed_s=outcome.elapsed_s(table) + since_last_s,
-        left_s=_left_s(table, at_ms),
+        elapsed_s=table.awake_s + since_last_s,
+        left_s=time_left_s(table, at_ms),
         extras=dict(extras or {}),
     )
-
-
-def _left_s(table: Table, at_ms: int) -> float | None:
-    left = time_left(table, at_ms)
-    return None if left is None else left.mean_s
 
 
 class Progress:
@@ -192,9 +190,9 @@ class Progress:
 
 def trial_line(table: Table, trial: Trial, at_ms: int) -> str:
     """One plain line about a trial that has ended."""
-    metric, best = table.metric, outcome.best_trial(table)
+    metric, best = table.metric, best_trial(table)
     value = outcome.score(trial, metric)
-    parts = [f"{_which(trial, table.trials_asked)}: {trial.state}"]
+    parts = [f"{_which(trial, table.budget.trials)}: {trial.state}"]
     if trial.epochs:
         parts[0] += f" after epoch {trial.epochs} of {trial.config.num_epochs}"
     if value is not None:
@@ -203,7 +201,7 @@ def trial_line(table: Table, trial: Trial, at_ms: int) -> str:
         parts.append(trial.reason)
     if best is not None:
         parts.append("the best so far" if best is trial else f"best {outcome.best_text(best, metric)}")
-    left_s = _left_s(table, at_ms)
+    left_s = time_left_s(table, at_ms)
     if left_s:
         parts.append(f"about {outcome.duration(left_s)} left")
     return ", ".join(parts)
@@ -221,16 +219,16 @@ def status_line(shot: Snapshot) -> str:
 
 def _where(shot: Snapshot) -> str:
     if shot.current is None:
-        return f"waiting for the first of {outcome.count_text(shot.trials_asked, 'trial')}"
+        return "waiting for the first trial"
     trial = shot.current
     epoch = min(trial.epochs + (trial.state == "running"), trial.config.num_epochs)
     return f"{_which(trial, shot.trials_asked)}, epoch {epoch} of {trial.config.num_epochs}"
 
 
-def _which(trial: Trial, asked: int) -> str:
+def _which(trial: Trial, asked: int | None) -> str:
     if trial.repeats is not None:
         return f"trial {trial.number}, repeating trial {trial.repeats}"
-    return f"trial {trial.number} of {asked}"
+    return f"trial {trial.number}" if asked is None else f"trial {trial.number} of {asked}"
 
 
 @dataclass(frozen=True)

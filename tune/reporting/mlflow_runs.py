@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from tune.history import journal as j
+from tune.history.events import (
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    SearchStarted,
+    TrialEnded,
+    TrialPaused,
+    TrialProposed,
+    TrialStarted,
+)
+from tune.history.queries import trials_text
+from tune.history.table import Table, Trial
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus
 
@@ -63,40 +75,40 @@ class Translator:
     """Events in, updates out. Equal journals give equal updates: nothing else is asked, no clock either."""
 
     def __init__(self) -> None:
-        self.table = j.Table()
+        self.table = Table()
         self.line = 0
         self._epochs_run = 0
         self._ended: set[int] = set()  # a trial that was interrupted ends again
         self._best = 0.0
-        self._leader: j.Trial | None = None  # kept at hand: sorting all trials at each end of one would be quadratic
+        self._leader: Trial | None = None  # kept at hand: sorting all trials at each end of one would be quadratic
 
-    def updates(self, event: j.Event) -> list[Update]:
+    def updates(self, event: Event) -> list[Update]:
         """What the next event of the journal means to the runs it touches."""
         live = self.live()
         before_ms = self.table.last_ms
         self.table.apply(event)
         self.line += 1
         match event:
-            case j.SearchStarted():
+            case SearchStarted():
                 return [self._search_started(event)]
-            case j.SearchResumed():
+            case SearchResumed():
                 # Trials that a killed search left open end where it ended, until they are taken up again.
                 parent = self._update(PARENT, status="RUNNING", tags={**self._summary(), "vqc.state": "running"})
                 return [parent, *self._cut_short(live, before_ms)]
-            case j.SearchEnded():
+            case SearchEnded():
                 tags = {**self._summary(), "vqc.state": _SEARCH_STATE[event.reason]}
                 status = _SEARCH_STATUS[event.reason]
                 parent = self._update(PARENT, status=status, ended_ms=event.at_ms, tags=tags)
                 return [parent, *self._cut_short(live, event.at_ms)]
-            case j.TrialProposed():
+            case TrialProposed():
                 return [self._trial_proposed(event)]
-            case j.TrialStarted():
+            case TrialStarted():
                 return [self._update(event.trial, status="RUNNING", tags={"vqc.state": "running"})]
-            case j.TrialPaused():
+            case TrialPaused():
                 return [self._update(event.trial, tags={"vqc.state": "paused"})]
-            case j.EpochMeasured():
+            case EpochMeasured():
                 return self._epoch_measured(event)
-            case j.TrialEnded():
+            case TrialEnded():
                 return self._trial_ended(event)
         return []
 
@@ -119,7 +131,7 @@ class Translator:
         tags = {"vqc.state": "interrupted"}
         return [self._update(number, status="KILLED", ended_ms=at_ms, tags=tags) for number in live]
 
-    def _search_started(self, event: j.SearchStarted) -> Update:
+    def _search_started(self, event: SearchStarted) -> Update:
         settings = {key: value for key, value in event.settings.items() if key not in ("space", "train")}
         space = {f"space.{name}": _range(entry) for name, entry in event.settings.get("space", {}).items()}
         train = flat_settings(event.settings.get("train", {}), "train.")
@@ -139,9 +151,9 @@ class Translator:
         params = {**flat_settings(settings), **space, **train}
         return self._update(PARENT, name=event.name, started_ms=event.at_ms, params=params, tags=tags)
 
-    def _trial_proposed(self, event: j.TrialProposed) -> Update:
+    def _trial_proposed(self, event: TrialProposed) -> Update:
         header = self.table.header
-        digits = max(3, len(str(self.table.trials_asked)))
+        digits = 3 if self.table.budget.trials is None else max(3, len(str(self.table.budget.trials)))
         tags = {
             "vqc.search_id": header.search_id,
             "vqc.trial": str(event.trial),
@@ -158,7 +170,7 @@ class Translator:
             tags=tags,
         )
 
-    def _epoch_measured(self, event: j.EpochMeasured) -> list[Update]:
+    def _epoch_measured(self, event: EpochMeasured) -> list[Update]:
         metric, trial = self.table.metric, self.table.trials[event.trial]
         best = trial.best(metric)[0]
         epoch, at_ms = event.report.epoch, event.at_ms
@@ -171,7 +183,7 @@ class Translator:
         self._best, self._leader = best, trial
         return [child, self._progress(at_ms)]
 
-    def _trial_ended(self, event: j.TrialEnded) -> list[Update]:
+    def _trial_ended(self, event: TrialEnded) -> list[Update]:
         trial = self.table.trials[event.trial]
         note = f"**{event.state}** after {trial.epochs} of {counted(trial.config.num_epochs, 'epoch')}: {event.reason}"
         tags = {"vqc.state": event.state, "vqc.reason": event.reason, "mlflow.note.content": note}
@@ -198,7 +210,8 @@ class Translator:
         lines = [
             f"Search **{header.name}** for the highest `{table.metric}` on the validation images.",
             f"- data: {header.data.get('root', '?')} ({images} images), fingerprint `{header.data.get('fingerprint')}`",
-            f"- trials: {len(states)} of {table.trials_asked} ({counts or 'none yet'}), {self._epochs_run} epochs run",
+            f"- trials: {len(states)} of {trials_text(table.budget)} ({counts or 'none yet'}), "
+            f"{self._epochs_run} epochs run",
         ]
         tags = {}
         if self._leader is not None:

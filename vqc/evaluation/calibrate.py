@@ -20,12 +20,12 @@ from vqc.evaluation.calibration_fit import (
     reliability,
     samples_of,
 )
-from vqc.evaluation.evaluate import check_categories, detections_on, exact_precision
+from vqc.evaluation.evaluate import check_categories, detections_on
 from vqc.evaluation.image_metrics import Verdicts, part_verdicts
 from vqc.evaluation.intervals import confidence_of, parts_needed, percent
 from vqc.evaluation.operating_point import Goal, check_parts, choose_operating_point
-from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration, OperatingPoint, apply_curves
+from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import load_model
 
 __all__ = ["CalibrationReport", "OnTest", "calibrate"]
@@ -65,19 +65,18 @@ def calibrate(
         DataError: val has too few defective parts for the goal.
     """
     check_parts(data.val, goal, command=f"vqc calibrate --model {model_path} --data {data.root}")
-    model, info = load_model(model_path)
-    check_categories(model_path, info, data)
-    precision = exact_precision()
+    predictor = torch_predictor(*load_model(model_path))
+    check_categories(model_path, predictor, data)
     found = {}
     for split in (split for split in (data.val, data.test) if split is not None):
         on_step(f"finding defects on {len(split.images)} images of {split.name}")
-        found[split.name] = detections_on(data, split.name, model=model, info=info, precision=precision)
+        found[split.name] = detections_on(predictor, data, split.name)
     choice = choose_curves(samples_of(data.val, found["val"]))
     on_val = [replace(one, scores=apply_curves(choice.curves, one.scores, one.labels)) for one in found["val"]]
     point = choose_operating_point(data.val, on_val, goal=goal)
     calibration = Calibration(
         model_file=model_path.name,
-        model_sha256=file_sha256(model_path),
+        weights_sha256=predictor.weights_sha256,
         data_fingerprint=data.fingerprint,
         categories=tuple((category.id, category.name) for category in data.categories),
         method=choice.method,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
@@ -28,6 +27,7 @@ from vqc.epoch import Scores
 from vqc.hardware.memory import MicroBatch
 from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
+from vqc.inference.torch_backend import detect_batch
 
 __all__ = ["AreaScores", "ClassMatches", "coco_matches", "coco_scores", "coco_scores_by_area", "detect"]
 
@@ -83,10 +83,9 @@ def detect(
     micro = micro or MicroBatch(size=sys.maxsize)
     found: list[Detections] = []
     try:
-        with torch.inference_mode():
-            for batch in batches:
-                attempt = partial(_detected, model, batch, split, size, precision)
-                found += micro.fitted(attempt, images=len(batch.indices), what="detection")
+        for batch in batches:
+            attempt = partial(_detected, model, batch, split, size, precision)
+            found += micro.fitted(attempt, images=len(batch.indices), what="detection")
     finally:
         model.train(was_training)
     return found
@@ -97,25 +96,10 @@ def _detected(
 ) -> list[Detections]:
     found = []
     for part in batch.parts(part_size):
-        with precision.autocast():
-            outputs = model(part.images.to(precision.device, non_blocking=True))
-        for index, (boxes, scores, labels) in zip(part.indices, _fetched(outputs), strict=True):
-            record = split.images[index]
-            fitted = Detections.from_output(boxes, scores, labels)
-            found.append(fitted.in_image(record.image_id, width=record.width, height=record.height, size=size))
+        fitted = detect_batch(model, part.images, precision)
+        for record, one in zip((split.images[index] for index in part.indices), fitted, strict=True):
+            found.append(one.in_image(record.image_id, width=record.width, height=record.height, size=size))
     return found
-
-
-def _fetched(
-    outputs: Sequence[Mapping[str, torch.Tensor]],
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
-    """Boxes, scores and labels of each image. The CPU waits for the GPU here, three times a batch, not an image."""
-    ends = np.cumsum([len(output["scores"]) for output in outputs])[:-1]
-    boxes, scores, labels = (
-        np.split(torch.cat([output[name] for output in outputs]).to(kind).cpu().numpy(), ends)
-        for name, kind in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64))
-    )
-    yield from zip(boxes, scores, labels, strict=True)
 
 
 def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:

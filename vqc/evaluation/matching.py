@@ -1,8 +1,8 @@
 """Which detection found which object: greedy, best score first, one to one.
 
 Boxes are xyxy pixels. The rule is COCO's: in order of falling score, each detection takes the object that it overlaps
-most among those that are not yet taken, if the overlap reaches the threshold. A detection never changes the match of one
-with a higher score.
+most among those that are not yet taken, if the overlap reaches the threshold. So a detection never changes the match of
+one with a higher score.
 """
 
 from __future__ import annotations

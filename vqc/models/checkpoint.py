@@ -33,6 +33,7 @@ __all__ = [
     "save_model",
     "save_state",
     "snapshot_of",
+    "weights_sha256",
 ]
 
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -193,6 +194,11 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     model = build_detector(info.config, num_classes=len(info.categories), load_backbone=False)
     _load_weights(path, model, tensors, info)
     return model.eval(), info
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256, in hex, of a model's weights alone: equal on every device and in every file that holds them."""
+    return _digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, {})
 
 
 def _load_weights(path: Path, model: nn.Module, tensors: Mapping[str, torch.Tensor], info: ModelInfo) -> None:

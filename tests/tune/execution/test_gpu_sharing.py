@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.builders import START_MS, epoch_report, events
 from tune.execution.gpu_sharing import GAIN, Packer, speedups, trials_together
-from tune.history.journal import EpochMeasured, Table, Trial
+from tune.history.events import EpochMeasured
+from tune.history.table import Table, Trial
 from vqc.config import TrainConfig
 from vqc.hardware.memory_book import CONTEXT_GB, MARGIN, MemoryBook, Setup, StepMemory
 

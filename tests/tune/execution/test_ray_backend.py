@@ -25,7 +25,7 @@ SIZE = (64, 64)
 SETTINGS = {
     "train": {"model": "fcos_tiny", "weights": "none", "image_size": SIZE, "num_epochs": 4, "batch_size": 4},
     "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
-    "policy": "random",
+    "rungs": [],
     "confirm": 0,
     "gpus_per_trial": "auto",
     "concurrent": 3,

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import events, write_journal
-from tune.history import journal as j
+from tune.history.events import SearchStarted, TrialEnded, TrialProposed
+from tune.history.journal import table_of
 from tune.reporting import live_display as progress
 from tune.reporting.live_display import Progress, plan, show, snapshot, summary
 from tune.settings import SearchSettings
@@ -23,10 +24,6 @@ LINKS = {
     "mlflow": f"mlflow ui --backend-store-uri sqlite:///{'long/' * 30}mlflow.db",
     "dashboard": "http://127.0.0.1:8265",
 }
-
-
-def table_of(some: list[j.Event]) -> j.Table:
-    return j.table_of(some, Path("journal.jsonl"))
 
 
 def terminal(encoding: str = "utf-8") -> io.TextIOWrapper:
@@ -45,13 +42,13 @@ def test_any_beginning_of_a_journal_has_a_snapshot(cut: int, wait_ms: int) -> No
     some = events(trials=6, epochs=6)[:cut]
     shot = snapshot(table_of(some), some[-1].at_ms + wait_ms)
     assert 0 <= shot.share <= 1
-    assert sum(shot.counts.values()) == sum(isinstance(event, j.TrialProposed) for event in some)
+    assert sum(shot.counts.values()) == sum(isinstance(event, TrialProposed) for event in some)
     assert shot.left_s is None or shot.left_s >= 0
     assert progress.status_line(shot).startswith(("trial ", "waiting for the first of 6 trials"))
 
 
 def test_the_snapshot_knows_the_running_trial_the_best_and_the_gain() -> None:
-    some = list(takewhile(lambda e: not (isinstance(e, j.TrialEnded) and e.trial == 5), events(trials=6)))
+    some = list(takewhile(lambda e: not (isinstance(e, TrialEnded) and e.trial == 5), events(trials=6)))
     shot = snapshot(table_of(some), some[-1].at_ms)
     assert shot.current is not None
     assert shot.current.number == 5
@@ -160,7 +157,7 @@ def test_a_closed_stream_is_no_matter(tmp_path: Path) -> None:
 
 def search_settings() -> SearchSettings:
     first = events()[0]
-    assert isinstance(first, j.SearchStarted)
+    assert isinstance(first, SearchStarted)
     return SearchSettings.model_validate(first.settings)
 
 
@@ -184,14 +181,14 @@ def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
     told = text_of(stream)
     assert LINKS["mlflow"] in told.splitlines()[-4]
     assert "ray get-auth-token" in told
-    assert "trials wait at epoch" in told
+    assert "trials pause at epoch" in told
     assert "128 images" in told
 
 
 def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:
     default_late = [
         event.model_copy(update={"origin": "default" if event.trial == 4 else "sampler"})
-        if isinstance(event, j.TrialProposed)
+        if isinstance(event, TrialProposed)
         else event
         for event in events(trials=9)
     ]

@@ -7,12 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import START_MS, epoch_report, events
-from tune.history import journal as j
+from tune.history.events import (
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+)
 from tune.reporting.mlflow_runs import PARENT, Translator, Update, counted
 from vqc.tracking.mlflow_client import Point
 
 
-def merged(some: list[j.Event]) -> dict[int, Update]:
+def merged(some: list[Event]) -> dict[int, Update]:
     """Run -> all updates of it as one."""
     translator, runs = Translator(), {}
     for event in some:
@@ -24,7 +32,7 @@ def merged(some: list[j.Event]) -> dict[int, Update]:
     return runs
 
 
-def until(kind: type[j.Event], some: list[j.Event]) -> list[j.Event]:
+def until(kind: type[Event], some: list[Event]) -> list[Event]:
     """Events up to and with the first of a kind."""
     return some[: next(at for at, event in enumerate(some) if isinstance(event, kind)) + 1]
 
@@ -46,14 +54,14 @@ def test_one_parent_and_a_run_for_each_trial() -> None:
 def test_a_trial_ends_in_its_state(trial: int, state: str, status: str) -> None:
     some = events(trials=6)
     run = merged(some)[trial]
-    (ended,) = [event for event in some if isinstance(event, j.TrialEnded) and event.trial == trial]
+    (ended,) = [event for event in some if isinstance(event, TrialEnded) and event.trial == trial]
     assert (run.status, run.ended_ms) == (status, ended.at_ms)
     assert (run.tags["vqc.state"], run.tags["vqc.reason"]) == (state, ended.reason)
 
 
 def test_an_epoch_is_a_point_at_its_step_and_time() -> None:
     some = events()
-    epochs = [event for event in some if isinstance(event, j.EpochMeasured) and event.trial == 1]
+    epochs = [event for event in some if isinstance(event, EpochMeasured) and event.trial == 1]
     expected = [Point("val/ap50", event.report.scores.ap50 or 0.0, event.report.epoch, event.at_ms) for event in epochs]
     assert points(merged(some)[1], "val/ap50") == expected
 
@@ -71,7 +79,7 @@ def test_params_are_the_configuration() -> None:
     assert run.params["image_size"] == "160"
     assert run.params["augmentation.horizontal_flip"] == "0.5"
     assert run.params["gpu_optimization.cudnn_benchmark"] == "true"
-    (proposed,) = [event for event in events() if isinstance(event, j.TrialProposed) and event.trial == 2]
+    (proposed,) = [event for event in events() if isinstance(event, TrialProposed) and event.trial == 2]
     assert float(run.params["learning_rate"]) == proposed.params["learning_rate"]  # to the last digit
 
 
@@ -101,47 +109,47 @@ def test_parent_says_what_was_searched() -> None:
     [("trials", "FINISHED"), ("hours", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")],
 )
 def test_the_end_of_a_search_leaves_nothing_running(reason: str, status: str) -> None:
-    some = [*until(j.TrialStarted, events()), j.SearchEnded.model_validate({"at_ms": START_MS + 900, "reason": reason})]
+    some = [*until(TrialStarted, events()), SearchEnded.model_validate({"at_ms": START_MS + 900, "reason": reason})]
     runs = merged(some)
     assert (runs[PARENT].status, runs[PARENT].ended_ms) == (status, START_MS + 900)
     assert (runs[1].status, runs[1].ended_ms, runs[1].tags["vqc.state"]) == ("KILLED", START_MS + 900, "interrupted")
 
 
 def test_a_resumed_trial_runs_again_and_ends_properly() -> None:
-    some = until(j.EpochMeasured, events())
+    some = until(EpochMeasured, events())
     some += [
-        j.TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
-        j.SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
+        TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
+        SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
     ]
     assert merged(some)[1].status == "KILLED"
     some += [
-        j.SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
-        j.TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
+        SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
+        TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
     ]
     assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("RUNNING", None)
     assert merged(some)[PARENT].status == "RUNNING"
     some += [
-        j.EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
-        j.TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
+        EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
+        TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
     ]
     assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("FINISHED", START_MS + 9_900)
     assert [point.step for point in points(merged(some)[1], "val/ap50")] == [1, 2]
 
 
 def test_a_killed_search_ends_where_its_journal_ends() -> None:
-    some = until(j.EpochMeasured, events())
+    some = until(EpochMeasured, events())
     killed_ms = some[-1].at_ms
-    runs = merged([*some, j.SearchResumed(at_ms=killed_ms + 60_000, command="again", trials=6)])
+    runs = merged([*some, SearchResumed(at_ms=killed_ms + 60_000, command="again", trials=6)])
     assert (runs[1].status, runs[1].ended_ms) == ("KILLED", killed_ms)
     assert runs[PARENT].status == "RUNNING"
 
 
 def test_cut_short_ends_what_is_open() -> None:
     translator = Translator()
-    for event in until(j.EpochMeasured, events()):
+    for event in until(EpochMeasured, events()):
         translator.updates(event)
     assert [(update.run, update.status) for update in translator.cut_short()] == [(PARENT, "KILLED"), (1, "KILLED")]
-    translator.updates(j.SearchEnded(at_ms=START_MS, reason="interrupted"))
+    translator.updates(SearchEnded(at_ms=START_MS, reason="interrupted"))
     assert translator.cut_short() == []
 
 

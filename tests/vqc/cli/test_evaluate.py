@@ -17,6 +17,7 @@ from vqc.cli.main import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
 from vqc.inference.calibration import save_calibration
+from vqc.inference.model_file import open_predictor
 from vqc.models.checkpoint import save_model
 from vqc.tracking.mlflow_client import Tracker
 from vqc.training.loop import fit
@@ -149,6 +150,7 @@ def test_the_calibrations_thresholds_are_used(run: Path, parts: Path) -> None:
             "curves": found.curves[:2],
             "operating_point": point,
             "data_fingerprint": data.fingerprint,
+            "weights_sha256": open_predictor(run).weights_sha256,
         }
     )
     save_calibration(run, mine)
@@ -156,7 +158,7 @@ def test_the_calibrations_thresholds_are_used(run: Path, parts: Path) -> None:
     assert list(figures["thresholds"].values()) == [0.3, 0.4]
     assert figures["calibrated"]
     assert figures["score_errors"] != figures["score_errors_raw"]
-    assert "calibrated score (expected IoU)" in figures["threshold_source"]
+    assert "on the expected IoU" in figures["threshold_source"]
     assert any("val split also chose the calibration" in note for note in figures["notes"])
     rate = figures["per_part"]["escape"]
     assert (rate["total"], rate["low"], rate["high"]) == (3, None, None)  # val chose the threshold

@@ -18,7 +18,7 @@ from tests.builders import epoch_report
 from tests.vqc.training.test_loop import MEASURED, config
 from vqc.cli import train as train_command
 from vqc.cli.main import main
-from vqc.config import TrainConfig, load_record
+from vqc.config import TrainConfig, load_record, shipped_settings
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport, MachineUse
 from vqc.errors import NonFiniteLossError
@@ -155,8 +155,9 @@ def test_without_a_gpu_the_cpu_configuration_is_the_default(
     folder: Path, tiny: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--data", str(tiny.root), "--epochs", "1", "--mlflow", AWAY, "--name", "a"]) == 0
-    assert "The CPU configuration is used (configs/train_config_cpu.json)." in capsys.readouterr().out
-    shipped = load_record(TrainConfig, Path(train_command.CONFIGS) / "train_config_cpu.json")
+    path = shipped_settings("train_config_cpu.json")
+    assert f"The CPU configuration is used ({path})." in capsys.readouterr().out
+    shipped = load_record(TrainConfig, path)
     assert find_run(folder / "results", "a").config == shipped.model_copy(update={"num_epochs": 1})
 
 
@@ -165,7 +166,7 @@ def test_without_a_gpu_the_cpu_configuration_is_the_default(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal as a POSIX shell does")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (9, -9)])  # Windows has no SIGKILL
 def test_stopped_and_resumed_equals_never_stopped(folder: Path, tiny: Data, number: int, status: int) -> None:
     values = json.loads((folder / "small.json").read_text(encoding="utf-8"))
     (folder / "small.json").write_text(json.dumps({**values, "num_epochs": 12}), encoding="utf-8")
