@@ -18,7 +18,8 @@ from vqc.config import shipped_settings
 from vqc.data.dataset import Data, Split
 from vqc.epoch import Scores
 from vqc.files import write_atomically
-from vqc.inference.onnx_export import Latency, ParityReport
+from vqc.inference.latency import Latency
+from vqc.inference.parity import ParityReport
 from vqc.models.checkpoint import ModelInfo
 
 __all__ = ["SCHEMA", "Evidence", "markdown_card", "write_texts"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.builders import START_MS, epoch_report, events
+from tests.builders import START_MS, at, epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import Night, outcome, undisturbed
@@ -31,6 +31,7 @@ from tune.history.events import (
 )
 from tune.history.journal import Follower, Journal, read_table, table_of
 from tune.search import main
+from tune.settings import Budget
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
@@ -41,13 +42,13 @@ from vqc.training.state import LoopState, read_report, snapshot_of
 Record = Callable[[Row], None]
 SOME = events(trials=2, epochs=2)
 LAST: list[Event] = [
-    SearchResumed(at_ms=START_MS + 9, command="again", trials=40),
-    TrialProposed(at_ms=START_MS + 9, trial=3, params={"learning_rate": 0.1}, config=TrainConfig(), origin="sampler"),
-    TrialStarted(at_ms=START_MS + 9, trial=1, after_epoch=2, worker="1@here"),
-    EpochMeasured(at_ms=START_MS + 9, trial=1, report=epoch_report(3, ap50=0.9)),
-    TrialPaused(at_ms=START_MS + 9, trial=1, reason="waits"),
-    TrialEnded(at_ms=START_MS + 9, trial=1, state="completed", reason="all epochs"),
-    SearchEnded(at_ms=START_MS + 9, reason="trials"),
+    SearchResumed(**at(START_MS + 9), command="again", budget=Budget(trials=40)),
+    TrialProposed(**at(START_MS + 9), trial=3, params={"learning_rate": 0.1}, config=TrainConfig(), origin="sampler"),
+    TrialStarted(**at(START_MS + 9), trial=1, after_epoch=2, worker="1@here"),
+    EpochMeasured(**at(START_MS + 9), trial=1, report=epoch_report(3, ap50=0.9)),
+    TrialPaused(**at(START_MS + 9), trial=1, reason="waits"),
+    TrialEnded(**at(START_MS + 9), trial=1, state="completed", reason="all epochs"),
+    SearchEnded(**at(START_MS + 9), reason="trials"),
 ]
 
 
@@ -164,8 +165,8 @@ def test_a_checkpoint_damaged_at_every_byte_is_refused(
     path, content = tmp_path / name, files[name]
     read = {"last": read_report, "best": whole_info}[name]
     taken = 0
-    for at in range(len(content)):
-        path.write_bytes(damage(content, at))
+    for place in range(len(content)):
+        path.write_bytes(damage(content, place))
         taken += not _refuses(read, path)
     assert taken == 0
     how = request.node.callspec.id.split("-")[0]
@@ -184,10 +185,10 @@ def _refuses(read: Callable[[Path], object], path: Path) -> bool:
 def quiet(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[EpochReport], Path]:
     """The reports and the folder of a trial that nobody disturbed."""
     folder = tmp_path_factory.mktemp("quiet")
-    return told(tiny, folder, after_epoch=0, epochs=3), folder
+    return reports_of(tiny, folder, after_epoch=0, epochs=3), folder
 
 
-def told(data: Data, folder: Path, *, after_epoch: int, epochs: int) -> list[EpochReport]:
+def reports_of(data: Data, folder: Path, *, after_epoch: int, epochs: int) -> list[EpochReport]:
     config = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num_epochs=3, batch_size=4)
     worker = Worker(data, threads=1)
     worker.begin(
@@ -204,11 +205,11 @@ def test_a_trial_with_a_damaged_checkpoint_comes_to_the_same_end(
     tiny: Data, tmp_path: Path, quiet: tuple[list[EpochReport], Path], record: Record, name: str, place: float
 ) -> None:
     """It starts anew: what the journal holds is measured once more, and is the same."""
-    told(tiny, tmp_path, after_epoch=0, epochs=2)
+    reports_of(tiny, tmp_path, after_epoch=0, epochs=2)
     path = tmp_path / "t" / f"{name}.safetensors"
     content = path.read_bytes()
     path.write_bytes(flipped(content, int(place * len(content))))
-    again = told(tiny, tmp_path, after_epoch=2, epochs=3)
+    again = reports_of(tiny, tmp_path, after_epoch=2, epochs=3)
     reports, folder = quiet
     wrong = sum(
         (a.epoch, a.scores, a.losses) != (b.epoch, b.scores, b.losses) for a, b in zip(again, reports, strict=True)

@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="weights: a .safetensors file")
+    parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="model.safetensors or model.onnx")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with train/, val/ and test/")
     parser.add_argument("--split", choices=SPLITS, default="test", help="images to evaluate on (default: test)")
     parser.add_argument(
@@ -79,7 +79,8 @@ def _show(record: Evaluation) -> None:
     for name in ("ap", "ap50", "ap75", "ar"):
         value = getattr(record.coco, name)
         table.add_row(name.upper(), "cannot be told" if value is None else f"{value:.3f}", "")
-    table.add_row("latency p50, p95", f"{record.latency.p50_ms:.1f}, {record.latency.p95_ms:.1f} ms", record.device)
+    latency = record.latency
+    table.add_row("latency p50, p95", f"{latency.p50_ms:.1f}, {latency.p95_ms:.1f} ms", latency.device)
     console.print(table)
     for sentence in (record.threshold_source, record.per_image.escape.sentence, *record.notes):
         if sentence:

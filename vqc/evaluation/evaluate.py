@@ -13,9 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from vqc.config import Record
 from vqc.data.dataset import Data, Split, read_image
@@ -23,7 +21,7 @@ from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluation.calibration_fit import CalibrationErrors, calibrated_scores, errors, samples_of
-from vqc.evaluation.coco_metrics import AreaScores, Detections, coco_scores, coco_scores_by_area, detect
+from vqc.evaluation.coco_metrics import AreaScores, coco_scores, coco_scores_by_area
 from vqc.evaluation.error_cases import Case, false_alarms, misses
 from vqc.evaluation.image_metrics import (
     Froc,
@@ -41,24 +39,21 @@ from vqc.evaluation.image_metrics import (
 )
 from vqc.evaluation.intervals import FEWEST
 from vqc.files import file_sha256
-from vqc.hardware.precision import Precision
-from vqc.inference.calibration import Calibration, load_calibration
-from vqc.inference.onnx_export import Latency, measure_latency, torch_detector
-from vqc.models.build import move_detector
-from vqc.models.checkpoint import ModelInfo, load_model
-from vqc.reporting.html import percent
+from vqc.inference.calibration import Calibration
+from vqc.inference.detections import Detections
+from vqc.inference.latency import Latency, measure_latency
+from vqc.inference.model_file import open_predictor
+from vqc.inference.predictor import Predictor
+from vqc.inference.thresholds import resolve_thresholds
 
 __all__ = [
-    "DEFAULT_THRESHOLD",
     "Evaluated",
     "Evaluation",
     "check_categories",
     "detections_on",
     "evaluate",
-    "exact_precision",
 ]
 
-DEFAULT_THRESHOLD = 0.5
 WORST_SHOWN = 8
 LATENCY_IMAGES = 8
 BATCH_SIZE = 8
@@ -125,7 +120,7 @@ def evaluate(
 
     Args:
         model_path: weights; their calibration is used where one lies beside them.
-        threshold: lowest score that rejects, for all classes; None: the calibration's, else ``DEFAULT_THRESHOLD``.
+        threshold: lowest score that rejects, for all classes; None: the calibration's, else a default.
         command: that was typed.
         on_step: is told in few words what happens next.
 
@@ -136,84 +131,62 @@ def evaluate(
     judged = data.split(split)
     if not judged.images:
         raise DataError(f"{data.root}: the split '{split}' has no images, expected some to evaluate on")
-    model, info = load_model(model_path)
-    check_categories(model_path, info, data)
-    calibration = load_calibration(model_path)
-    thresholds, source = _thresholds(info, calibration, threshold)
-    precision = exact_precision()
+    predictor = open_predictor(model_path)
+    check_categories(model_path, predictor, data)
+    calibration = predictor.calibration
+    thresholds, source = resolve_thresholds(predictor, given=threshold)
     on_step(f"finding defects on {len(judged.images)} images of {split}")
-    raw = detections_on(data, split, model=model, info=info, precision=precision)
+    raw = detections_on(predictor, data, split)
     on_step("measuring latency")
     pictures = [read_image(record) for record in judged.images[:LATENCY_IMAGES]]
-    latency = measure_latency(torch_detector(model, size=info.config.image_size, precision=precision), pictures)
-    found = raw if calibration is None else [calibration.calibrated(one) for one in raw]
+    latency = measure_latency(predictor, pictures)
+    found = [predictor.calibrated(one) for one in raw]
     parts = _part_figures(judged, found, thresholds, data.train)
     record = Evaluation(
-        **_origin(model_path, info, data, judged, precision, command),
+        **_origin(model_path, predictor, data, judged, command),
         **_box_figures(judged, raw, calibration),
         **parts,
         calibrated=calibration is not None,
-        thresholds={name: thresholds[label] for label, (_, name) in enumerate(info.categories, start=1)},
+        thresholds={name: thresholds[label] for label, (_, name) in enumerate(predictor.categories, start=1)},
         threshold_source=source,
         latency=latency,
-        notes=(*_notes(info, data, judged, calibration), *_luck(parts["per_image"])),
+        notes=(*_notes(predictor, data, judged, calibration), *_luck(parts["per_image"])),
     )
     return Evaluated(record=record, split=judged, detections=tuple(found), thresholds=thresholds)
 
 
-def exact_precision() -> Precision:
-    """Float32, on the GPU where there is one."""
-    return Precision(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"), dtype=torch.float32)
+def detections_on(predictor: Predictor, data: Data, split: str) -> list[Detections]:
+    """What the detector finds on the images of a split, with raw scores."""
+    images = FittedImages(data, split, size=predictor.image_size, cache=None)
+    found: list[Detections] = []
+    for batch in evaluation_batches(images, batch_size=BATCH_SIZE, threads=1):
+        fitted = predictor.detect_fitted(batch.images.permute(0, 2, 3, 1).numpy())
+        for record, one in zip((images.split.images[k] for k in batch.indices), fitted, strict=True):
+            found.append(
+                one.in_image(record.image_id, width=record.width, height=record.height, size=predictor.image_size)
+            )
+    return found
 
 
-def detections_on(
-    data: Data, split: str, *, model: nn.Module, info: ModelInfo, precision: Precision
-) -> list[Detections]:
-    """What the detector finds on the images of a split, with raw scores; the model is moved to the device."""
-    images = FittedImages(data, split, size=info.config.image_size, cache=None)
-    batches = evaluation_batches(images, batch_size=BATCH_SIZE, threads=1)
-    move_detector(model, precision.device)
-    return detect(model, batches, images.split, size=info.config.image_size, precision=precision)
-
-
-def check_categories(model_path: Path, info: ModelInfo, data: Data) -> None:
+def check_categories(model_path: Path, predictor: Predictor, data: Data) -> None:
     """Raise ``ModelError`` unless the data has the categories that the detector was trained on."""
     there = tuple((category.id, category.name) for category in data.categories)
-    if there != info.categories:
-        names = [", ".join(f"{id_} '{name}'" for id_, name in some) for some in (info.categories, there)]
+    if there != predictor.categories:
+        names = [", ".join(f"{id_} '{name}'" for id_, name in some) for some in (predictor.categories, there)]
         raise ModelError(f"{model_path}: finds {names[0]}, but {data.root} has {names[1]}; expected the same")
 
 
-def _thresholds(
-    info: ModelInfo, calibration: Calibration | None, threshold: float | None
-) -> tuple[dict[int, float], str]:
-    """Label -> lowest score that rejects, and where that comes from."""
-    labels = range(1, len(info.categories) + 1)
-    scale = "calibrated" if calibration else "raw"
-    if threshold is not None:
-        return dict.fromkeys(labels, threshold), f"The threshold, {threshold:g} on the {scale} score, was given."
-    if calibration is None:
-        chosen = f"No operating threshold was chosen for this model; {DEFAULT_THRESHOLD:g} on the raw score is used."
-        return dict.fromkeys(labels, DEFAULT_THRESHOLD), chosen
-    point = calibration.operating_point
-    goal = f"for at most {percent(point.max_escape)} escapes" + ("" if point.reached else ", which val did not reach")
-    return calibration.thresholds, f"The threshold was chosen by the calibration on val {goal}."
-
-
-def _origin(
-    path: Path, info: ModelInfo, data: Data, split: Split, precision: Precision, command: str
-) -> dict[str, Any]:
-    cpu = f"CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+def _origin(path: Path, predictor: Predictor, data: Data, split: Split, command: str) -> dict[str, Any]:
     return {
         "model_file": path.name,
         "model_sha256": file_sha256(path),
-        "detector": info.config.model,
-        "image_size": info.config.image_size,
-        "epoch": info.epoch,
+        "detector": predictor.architecture,
+        "image_size": predictor.image_size,
+        "epoch": predictor.epoch,
         "data": data.summary(),
         "split": split.name,
         "images": len(split.images),
-        "device": torch.cuda.get_device_name(precision.device) if precision.device.type == "cuda" else cpu,
+        "device": predictor.detect_fitted.device,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
@@ -252,9 +225,9 @@ def _part_figures(
     }
 
 
-def _notes(info: ModelInfo, data: Data, split: Split, calibration: Calibration | None) -> Iterator[str]:
+def _notes(predictor: Predictor, data: Data, split: Split, calibration: Calibration | None) -> Iterator[str]:
     """What limits these figures."""
-    if data.fingerprint != info.fingerprint:
+    if data.fingerprint != predictor.fingerprint:
         yield "The detector was trained on other data than this: its figures there may differ."
     elif split.name == "train":
         yield "The detector was trained on these images: their figures say nothing of new parts."

@@ -30,6 +30,7 @@ __all__ = [
     "read_checkpoint",
     "read_info",
     "save_model",
+    "weights_sha256",
     "write_checkpoint",
 ]
 
@@ -105,6 +106,11 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     model = build_detector(info.config, num_classes=len(info.categories), load_backbone=False)
     found.load_weights(model)
     return model.eval(), info
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256, in hex, of a model's weights alone: equal on every device and in every file that holds them."""
+    return _digest({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, {})
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:

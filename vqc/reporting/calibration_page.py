@@ -23,11 +23,12 @@ from vqc.evaluation.calibration_fit import (
     reliability,
     samples_of,
 )
-from vqc.evaluation.evaluate import check_categories, detections_on, exact_precision
+from vqc.evaluation.evaluate import check_categories, detections_on
 from vqc.evaluation.image_metrics import PerImage, per_image
 from vqc.evaluation.operating_point import choose_operating_point
-from vqc.files import file_sha256
-from vqc.inference.calibration import Calibration, Curve, OperatingPoint
+from vqc.inference.calibration import Calibration, Curve, OperatingPoint, Proportion
+from vqc.inference.predictor import Predictor
+from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import load_model
 from vqc.reporting.html import both_widths, percent, render
 from vqc.reporting.plots import COLOUR, canvas, svg
@@ -65,18 +66,17 @@ def calibrate(
         ModelError: the weights cannot be used, or know other categories.
         DataError: val has no defective image.
     """
-    model, info = load_model(model_path)
-    check_categories(model_path, info, data)
-    precision = exact_precision()
+    predictor = torch_predictor(*load_model(model_path))
+    check_categories(model_path, predictor, data)
     found = {}
     for split in (split for split in (data.val, data.test) if split is not None):
         on_step(f"finding defects on {len(split.images)} images of {split.name}")
-        found[split.name] = detections_on(data, split.name, model=model, info=info, precision=precision)
+        found[split.name] = detections_on(predictor, data, split.name)
     choice = choose_curves(samples_of(data.val, found["val"]))
-    draft = _calibration(model_path, data, choice, _undecided(max_escape, len(info.categories)))
+    draft = _calibration(model_path, predictor, data, choice, _undecided(max_escape, len(data.categories)))
     on_val = [draft.calibrated(one) for one in found["val"]]
     point = choose_operating_point(data.val, on_val, max_escape=max_escape)
-    calibration = _calibration(model_path, data, choice, point)
+    calibration = _calibration(model_path, predictor, data, choice, point)
     if data.test is None:
         return CalibrationReport(calibration=calibration, choice=choice, val_images=len(data.val.images), before=None,
                                  after=None, bins_before=(), bins_after=(), on_test=None,
@@ -99,10 +99,12 @@ def calibrate(
     )
 
 
-def _calibration(model_path: Path, data: Data, choice: Choice, point: OperatingPoint) -> Calibration:
+def _calibration(
+    model_path: Path, predictor: Predictor, data: Data, choice: Choice, point: OperatingPoint
+) -> Calibration:
     return Calibration(
         model_file=model_path.name,
-        model_sha256=file_sha256(model_path),
+        weights_sha256=predictor.weights_sha256,
         data_fingerprint=data.fingerprint,
         categories=tuple((category.id, category.name) for category in data.categories),
         method=choice.method,
@@ -112,9 +114,7 @@ def _calibration(model_path: Path, data: Data, choice: Choice, point: OperatingP
 
 
 def _undecided(max_escape: float, classes: int) -> OperatingPoint:
-    from vqc.evaluation.intervals import Rate
-
-    nothing = Rate(count=0, total=0, reason="not counted yet")
+    nothing = Proportion(count=0, total=0)
     return OperatingPoint(max_escape=max_escape, thresholds=(0.0,) * classes, per_class=False, reached=False,
                           escape=nothing, overkill=nothing, parts_needed=1)  # fmt: skip
 

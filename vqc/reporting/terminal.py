@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-__all__ = ["duration", "sparkline"]
+__all__ = ["duration", "sparkline", "track"]
+
+T = TypeVar("T")
 
 SPARK_CELLS = 30
 
@@ -19,6 +23,14 @@ def duration(seconds: float) -> str:
         return f"{seconds / 3600:,.0f} h"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def track(items: Sequence[T]) -> Iterable[T]:
+    """The items; on a terminal, standard error shows meanwhile how many are done and the time left."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(items, "", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def sparkline(values: Sequence[float], *, top: float, ascii_only: bool) -> str:

@@ -11,14 +11,14 @@ from tests.images import edit_json
 from tests.vqc.cli.test_evaluate import EVIL, Tags, parts, run, trained
 from vqc.cli.main import main
 from vqc.data.dataset import load_data
-from vqc.inference.calibration import load_calibration
+from vqc.inference.model_file import open_predictor
 
 __all__ = ["parts", "run", "trained"]  # fixtures of the module beside
 
 
 def test_calibration_page_and_sentences(run: Path, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--model", str(run), "--data", str(parts), "--max-escape", "0.4"]) == 0
-    found = load_calibration(run)
+    found = open_predictor(run).calibration
     assert found is not None
     assert found.data_fingerprint == load_data(parts).fingerprint
     assert [name for _, name in found.categories] == [EVIL, "dent"]
@@ -39,7 +39,7 @@ def test_test_images_change_nothing_of_it(run: Path, parts: Path, tmp_path: Path
     saved = []
     for root in (parts, other):
         assert main(["calibrate", "--model", str(run), "--data", str(root)]) == 0
-        saved.append(load_calibration(run))
+        saved.append(open_predictor(run).calibration)
     first, second = (one.model_copy(update={"data_fingerprint": ""}) for one in saved if one is not None)
     assert first == second
 

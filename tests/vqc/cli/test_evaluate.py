@@ -16,6 +16,7 @@ from vqc.cli.main import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
 from vqc.inference.calibration import save_calibration
+from vqc.inference.model_file import open_predictor
 from vqc.models.checkpoint import save_model
 from vqc.tracking.mlflow_client import Tracker
 from vqc.training.loop import fit
@@ -125,6 +126,7 @@ def test_the_calibrations_thresholds_are_used(run: Path, parts: Path) -> None:
             "curves": found.curves[:2],
             "operating_point": point,
             "data_fingerprint": data.fingerprint,
+            "weights_sha256": open_predictor(run).weights_sha256,
         }
     )
     save_calibration(run, mine)
