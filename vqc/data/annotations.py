@@ -24,8 +24,6 @@ import numpy as np
 from vqc.data.findings import Report, printable, shown
 from vqc.files import read_at_most
 
-__all__ = ["Annotations", "Box", "Category", "ImageEntry", "read_annotations"]
-
 OVERHANG_PX = 1.0  # a box may leave its image by so much: tools differ in whether pixels are counted from 0 or 1
 ROUNDING_PX = 0.01  # x + width of decimal fractions; not worth a word
 FINE = 2.0**-20  # of its position: boxes are kept as float32, in which a sliver far from the origin has no width left
@@ -61,12 +59,19 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEntry:
-    """One image as the file describes it; ``file_name`` with forward slashes, never leaving its folder by name."""
+    """One image as the file describes it.
+
+    Attributes:
+        file_name: with forward slashes; it never leaves its folder by name.
+        group: the entry's "group", a string or a whole number: the physical part that is shown; None without one.
+        where: how findings name this image.
+    """
 
     image_id: int
     file_name: str
     width: int
     height: int
+    group: str | None
     where: str
 
 
@@ -254,10 +259,22 @@ class _Reader:
                 "file outside its folder", where, f"expected a name inside images/, got {shown(file_name)}"
             )
             return None
+        group = entry.get("group")
+        if group is not None and not _is_integer(group):
+            group = self._text(entry, "group", where)
+            if group is None:
+                return None
         if width is None or height is None:
             return None
         plain = PurePosixPath(plain).as_posix()  # one spelling a file, so that './a.png' is a duplicate of 'a.png'
-        return ImageEntry(image_id=id_, file_name=plain, width=width, height=height, where=where)
+        return ImageEntry(
+            image_id=id_,
+            file_name=plain,
+            width=width,
+            height=height,
+            group=None if group is None else str(group),
+            where=where,
+        )
 
     def boxes(
         self, entries: list[Entry], images: tuple[ImageEntry, ...], categories: tuple[Category, ...], reported: _Ids

@@ -27,18 +27,6 @@ from vqc.data.findings import Finding, Report, printable
 from vqc.data.image_io import Picture, decode_picture, picture_bytes, probe_picture
 from vqc.errors import DataError, nearest
 
-__all__ = [
-    "Category",
-    "Data",
-    "Finding",
-    "ImageRecord",
-    "Split",
-    "inspect_data",
-    "load_data",
-    "read_image",
-    "usable_data",
-]
-
 SPLITS = ("train", "val", "test")
 THREADS = 8  # each may hold one picture of the largest size in memory
 SHOWN_ERRORS = 10
@@ -53,6 +41,9 @@ class ImageRecord:
         image_id: as in the file.
         path: of the image file.
         sha256: of the file's bytes when they were checked, in hex.
+        group: the physical part that is shown. Photographs of one part share it: they are not independent, so rates and
+            resampling count parts. The COCO image entry's "group" (a string or an integer) where there is one, else the
+            file name as annotated, so that every photograph is a part of its own within its split.
         width, height: pixels, as the annotations see the image (after the rotation, if there is one).
         rotate: whether EXIF's orientation is applied when the file is decoded.
         boxes: ``[n, 4]`` float32, xyxy, pixels of the annotated image, inside it and not empty.
@@ -65,6 +56,7 @@ class ImageRecord:
     image_id: int
     path: Path
     sha256: str
+    group: str
     width: int
     height: int
     rotate: bool
@@ -384,6 +376,7 @@ def _record(
         image_id=image.image_id,
         path=path,
         sha256=sha256,
+        group=image.file_name if image.group is None else image.group,
         width=image.width,
         height=image.height,
         rotate=rotate,
