@@ -288,60 +288,29 @@ def _signals(controller: Controller) -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Search for the best detector on the data.")
-    parser.add_argument(
-        "--trials", dest=SETTING + "budget.trials", type=int, metavar="N", help="configurations to try (30)"
-    )
-    parser.add_argument(
-        "--hours",
-        dest=SETTING + "budget.hours",
-        type=float,
-        metavar="H",
-        help="search for so long, however many trials that is",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)"
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)"
-    )
-    parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
-    parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or with the latest")
-    parser.add_argument("--seed", dest=SETTING + "seed", type=int, metavar="N", help="of all random choices (0)")
-    parser.add_argument(
-        "--model", dest=SETTING + "train.model", metavar="NAME", help="detector; 'vqc models' lists them"
-    )
-    parser.add_argument("--epochs", dest=SETTING + "train.num_epochs", type=int, metavar="N", help="of a full training")
-    parser.add_argument("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
-    parser.add_argument(
-        "--confirm",
-        dest=SETTING + "confirm",
-        type=int,
-        metavar="N",
-        help="best configurations to run again at the end (2)",
-    )
-    parser.add_argument(
-        "--gpus-per-trial",
-        dest=SETTING + "gpus_per_trial",
-        type=_share,
-        metavar="SHARE",
-        help="0.5 runs two on one GPU, or auto (1)",
-    )
-    parser.add_argument(
-        "--vram-gb",
-        dest=SETTING + "vram_gb",
-        type=float,
-        metavar="GB",
-        help="GPU memory for all trials together (what it has)",
-    )
-    parser.add_argument("--concurrent", dest=SETTING + "concurrent", type=int, metavar="N", help="trials at a time (1)")
-    parser.add_argument("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
-    parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)"
-    )
+    flag = parser.add_argument
+
+    def setting(name: str, path: str, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
+        flag(name, dest=SETTING + path, type=kind, metavar=metavar, help=text)
+
+    setting("--trials", "budget.trials", "N", "configurations to try (30)", int)
+    setting("--hours", "budget.hours", "H", "search for so long, however many trials that is", float)
+    flag("--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop")
+    flag("--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)")
+    flag("--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)")
+    flag("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
+    flag("--resume", action="store_true", help="continue the search NAME, or the latest")
+    setting("--seed", "seed", "N", "of all random choices (0)", int)
+    setting("--model", "train.model", "NAME", "detector; 'vqc models' lists them")
+    setting("--epochs", "train.num_epochs", "N", "of a full training", int)
+    flag("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
+    setting("--confirm", "confirm", "N", "best configurations to train again at the end (2)", int)
+    setting("--gpus-per-trial", "gpus_per_trial", "SHARE", "0.5 runs two on one GPU, or auto (1)", _share)
+    setting("--vram-gb", "vram_gb", "GB", "GPU memory for all trials together (what it has)", float)
+    setting("--concurrent", "concurrent", "N", "trials at a time (1)", int)
+    flag("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
+    flag("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
+    flag("--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)")
     return parser
 
 
