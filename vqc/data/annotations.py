@@ -61,12 +61,19 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEntry:
-    """One image as the file describes it; ``file_name`` with forward slashes, never leaving its folder by name."""
+    """One image as the file describes it.
+
+    Attributes:
+        file_name: with forward slashes; it never leaves its folder by name.
+        group: the entry's "group", a string or a whole number: the physical part that is shown; None without one.
+        where: how findings name this image.
+    """
 
     image_id: int
     file_name: str
     width: int
     height: int
+    group: str | None
     where: str
 
 
@@ -254,10 +261,22 @@ class _Reader:
                 "file outside its folder", where, f"expected a name inside images/, got {shown(file_name)}"
             )
             return None
+        group = entry.get("group")
+        if group is not None and not _is_integer(group):
+            group = self._text(entry, "group", where)
+            if group is None:
+                return None
         if width is None or height is None:
             return None
         plain = PurePosixPath(plain).as_posix()  # one spelling a file, so that './a.png' is a duplicate of 'a.png'
-        return ImageEntry(image_id=id_, file_name=plain, width=width, height=height, where=where)
+        return ImageEntry(
+            image_id=id_,
+            file_name=plain,
+            width=width,
+            height=height,
+            group=None if group is None else str(group),
+            where=where,
+        )
 
     def boxes(
         self, entries: list[Entry], images: tuple[ImageEntry, ...], categories: tuple[Category, ...], reported: _Ids

@@ -53,6 +53,9 @@ class ImageRecord:
         image_id: as in the file.
         path: of the image file.
         sha256: of the file's bytes when they were checked, in hex.
+        group: the physical part that is shown. Photographs of one part share it: they are not independent, so rates and
+            resampling count parts. The COCO image entry's "group" (a string or an integer) where there is one, else the
+            file name as annotated, so that every photograph is a part of its own within its split.
         width, height: pixels, as the annotations see the image (after the rotation, if there is one).
         rotate: whether EXIF's orientation is applied when the file is decoded.
         boxes: ``[n, 4]`` float32, xyxy, pixels of the annotated image, inside it and not empty.
@@ -65,6 +68,7 @@ class ImageRecord:
     image_id: int
     path: Path
     sha256: str
+    group: str
     width: int
     height: int
     rotate: bool
@@ -384,6 +388,7 @@ def _record(
         image_id=image.image_id,
         path=path,
         sha256=sha256,
+        group=image.file_name if image.group is None else image.group,
         width=image.width,
         height=image.height,
         rotate=rotate,

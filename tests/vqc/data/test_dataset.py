@@ -66,6 +66,18 @@ def test_a_good_image_has_empty_arrays_of_the_same_rank(faultless: Path) -> None
     assert (record.boxes.shape, record.labels.shape, record.defective) == ((0, 4), (0,), False)
 
 
+@pytest.mark.parametrize(("entry", "group"), [({}, "rgb-1.png"), ({"group": "A7"}, "A7"), ({"group": 7}, "7")])
+def test_the_group_is_as_annotated_or_the_image_itself(root: Path, entry: dict[str, Any], group: str) -> None:
+    edit(root, lambda d: d["images"][0].update(entry))
+    assert load_data(root).train.images[0].group == group
+
+
+@pytest.mark.parametrize("group", ["", " ", 1.5, True, ["A7"]])
+def test_a_group_that_is_no_name_is_an_error(root: Path, group: object) -> None:
+    edit(root, lambda d: d["images"][0].update(group=group))
+    assert any("group: expected a name" in finding.message for finding in errors(root))
+
+
 def test_summary_is_json(faultless: Path) -> None:
     summary = load_data(faultless).summary()
     assert json.loads(json.dumps(summary)) == summary
