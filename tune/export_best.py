@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tune.model_card import Evidence
     from tune.promote import Promotion
 
-__all__ = ["main"]
-
 UNREGISTERED = 1
 INTERRUPTED = 130
 

@@ -22,8 +22,6 @@ from vqc.inference.latency import Latency
 from vqc.inference.parity import ParityReport
 from vqc.models.checkpoint import ModelInfo
 
-__all__ = ["SCHEMA", "Evidence", "markdown_card", "write_texts"]
-
 SCHEMA = "train_config.schema.json"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 OVERALL = ("ap", "ap50", "ap75", "ar")

@@ -12,8 +12,6 @@ from uuid import uuid4
 
 from vqc.errors import DataError
 
-__all__ = ["file_sha256", "make_empty_folder", "new_folder", "read_at_most", "write_atomically"]
-
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:

@@ -24,8 +24,6 @@ import numpy as np
 from vqc.data.findings import Report, printable, shown
 from vqc.files import read_at_most
 
-__all__ = ["Annotations", "Box", "Category", "ImageEntry", "read_annotations"]
-
 OVERHANG_PX = 1.0  # a box may leave its image by so much: tools differ in whether pixels are counted from 0 or 1
 ROUNDING_PX = 0.01  # x + width of decimal fractions; not worth a word
 FINE = 2.0**-20  # of its position: boxes are kept as float32, in which a sliver far from the origin has no width left

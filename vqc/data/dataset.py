@@ -27,18 +27,6 @@ from vqc.data.findings import Finding, Report, printable
 from vqc.data.image_io import Picture, decode_picture, picture_bytes, probe_picture
 from vqc.errors import DataError, nearest
 
-__all__ = [
-    "Category",
-    "Data",
-    "Finding",
-    "ImageRecord",
-    "Split",
-    "inspect_data",
-    "load_data",
-    "read_image",
-    "usable_data",
-]
-
 SPLITS = ("train", "val", "test")
 THREADS = 8  # each may hold one picture of the largest size in memory
 SHOWN_ERRORS = 10

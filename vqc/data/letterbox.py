@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PAD_VALUE", "fit_image", "fit_scale", "inner_size"]
-
 PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
 
 

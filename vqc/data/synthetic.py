@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from vqc.errors import DataError
 
-__all__ = ["CATEGORIES", "SAMPLE_IMAGES", "SAMPLE_VERSION", "choose_data", "default_data", "write_sample"]
-
 CATEGORIES = ("scratch", "dent", "stain")
 SAMPLE_IMAGES: Mapping[str, int] = MappingProxyType({"train": 128, "val": 48, "test": 64})
 SAMPLE_VERSION = 1  # rises when the same seed would write other bytes
