@@ -118,10 +118,12 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
 
 
 def _each(*steps: Callable[[], object]) -> None:
-    """Call each step, whatever became of those before it; the error of a step is raised after the last one."""
-    with ExitStack() as stack:
-        for step in reversed(steps):
-            stack.callback(step)
+    """Call each step, also after an error of an earlier one; the errors are raised after the last step, as a chain."""
+    if steps:
+        try:
+            steps[0]()
+        finally:
+            _each(*steps[1:])
 
 
 def _drain(mirror: Mirror, folder: Path, terminal: TextIO) -> None:
