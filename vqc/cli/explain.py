@@ -149,7 +149,7 @@ def _write(
 ) -> list[str]:
     """Explain one photograph after the other; returns a sentence for each that could not be read."""
     from vqc.data.findings import printable
-    from vqc.data.loader import fit_image, fit_scale
+    from vqc.data.letterbox import fit_image, fit_scale
     from vqc.files import write_atomically
     from vqc.inference.predictor import read_photograph
     from vqc.reporting.html import render
@@ -192,7 +192,7 @@ def _write(
 def _explain(
     opened: _Opened, fitted: NDArray[np.uint8], methods: Sequence[Method], args: argparse.Namespace
 ) -> list[_Explained]:
-    from vqc.evaluation.coco_metrics import Detections
+    from vqc.inference.detections import Detections
     from vqc.inference.saliency import Target, drise, faithfulness, grad_cam
 
     (raw,) = opened.find(fitted[None])

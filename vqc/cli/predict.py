@@ -17,7 +17,7 @@ from vqc.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vqc.evaluation.coco_metrics import Detections
+    from vqc.inference.detections import Detections
     from vqc.inference.predictor import OpenedDetector, Photograph, Verdict
 
 __all__ = ["add_flags", "run"]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vqc.config import TrainConfig, Workers
 from vqc.data.cache import cached_pixels
 from vqc.data.dataset import Data, ImageRecord, read_image
+from vqc.data.letterbox import fit_image, fit_scale
 from vqc.data.prefetch import prefetched
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
@@ -29,13 +30,10 @@ __all__ = [
     "FittedImages",
     "Target",
     "evaluation_batches",
-    "fit_image",
-    "fit_scale",
     "plain_batch",
     "training_batches",
 ]
 
-PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
 Target = dict[str, torch.Tensor]
 WriteImage = Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -71,31 +69,6 @@ class Batch:
         pairs = zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
         targets = [{"boxes": box, "labels": label} for box, label in pairs]
         return Batch(images=_sent(self.images, device), targets=targets, indices=self.indices)
-
-
-def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
-    """Factor by which an image is scaled to fit into ``size`` (height, width), its shape kept."""
-    return min(size[0] / height, size[1] / width)
-
-
-def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The image scaled into the top left corner of ``size`` (height, width); the rest is padding.
-
-    Args:
-        image: [h, w, 3].
-
-    Returns:
-        [H, W, 3]; a point (x, y) of the image lies at (x, y) * ``fit_scale``.
-    """
-    import cv2
-
-    height, width = image.shape[:2]
-    scale = fit_scale(width, height, size)
-    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-    fitted = np.full((*size, 3), PAD_VALUE, np.uint8)
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    fitted[: inner[1], : inner[0]] = cv2.resize(image, inner, interpolation=way)
-    return fitted
 
 
 class FittedImages:

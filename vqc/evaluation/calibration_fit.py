@@ -24,9 +24,9 @@ from pydantic import Field
 
 from vqc.config import Record
 from vqc.data.dataset import Split
-from vqc.evaluation.coco_metrics import Detections
 from vqc.evaluation.matching import IGNORED, match, paired
 from vqc.inference.calibration import EDGE, Curve, Method
+from vqc.inference.detections import Detections
 
 __all__ = [
     "CalibrationErrors",

@@ -10,7 +10,6 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,14 +19,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
+from vqc.boxes import xyxy_to_xywh
 from vqc.config import Record
 from vqc.data.dataset import ImageRecord, Split
-from vqc.data.loader import Batch, fit_scale
+from vqc.data.loader import Batch
 from vqc.epoch import Scores
 from vqc.hardware.memory import MicroBatch
 from vqc.hardware.precision import Precision
+from vqc.inference.detections import Detections
 
-__all__ = ["AreaScores", "Detections", "coco_scores", "coco_scores_by_area", "detect", "in_annotated_pixels"]
+__all__ = ["AreaScores", "coco_scores", "coco_scores_by_area", "detect"]
 
 IOU_50, IOU_75 = 0.5, 0.75
 
@@ -39,20 +40,6 @@ class AreaScores(Record):
     high_px2: float | None = Field(description="areas below this; None: no upper end")
     ap: float | None = Field(description="mean over IoU 0.50:0.05:0.95, 100 detections per image")
     ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95, 100 detections per image")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Detections:
-    """What was found on one image, best first.
-
-    ``boxes`` float32 [m, 4] xyxy pixels of the annotated image, ``scores`` float32 [m] in 0..1,
-    ``labels`` int64 [m] in 1..C.
-    """
-
-    image_id: int
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 def detect(
@@ -96,17 +83,8 @@ def _detected(
             outputs = model(part.images.to(precision.device, non_blocking=True))
         for index, (boxes, scores, labels) in zip(part.indices, _fetched(outputs), strict=True):
             record = split.images[index]
-            found.append(
-                in_annotated_pixels(
-                    boxes,
-                    scores,
-                    labels,
-                    image_id=record.image_id,
-                    width=record.width,
-                    height=record.height,
-                    size=size,
-                )
-            )
+            fitted = Detections.from_output(boxes, scores, labels)
+            found.append(fitted.in_image(record.image_id, width=record.width, height=record.height, size=size))
     return found
 
 
@@ -120,37 +98,6 @@ def _fetched(
         for name, kind in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64))
     )
     yield from zip(boxes, scores, labels, strict=True)
-
-
-def in_annotated_pixels(
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    image_id: int,
-    width: int,
-    height: int,
-    size: tuple[int, int],
-) -> Detections:
-    """What a detector found on a fitted image, put back into the image as annotated and sorted best first.
-
-    Args:
-        boxes: [m, 4] xyxy pixels of the fitted image.
-        scores: [m] in 0..1.
-        labels: [m] in 0..C; what is labelled 0 is left out.
-        width, height: of the annotated image, in pixels; boxes are clipped to it.
-        size: height and width that the image was fitted to.
-    """
-    scale = np.float32(fit_scale(width, height, size))
-    limits = np.array([width, height] * 2, np.float32)
-    best_first = np.argsort(-scores, kind="stable")
-    best_first = best_first[labels[best_first] > 0]  # torchvision's FCOS and RetinaNet score a class "background" too
-    return Detections(
-        image_id=image_id,
-        boxes=np.clip(boxes / scale, np.float32(0), limits)[best_first],
-        scores=scores[best_first],
-        labels=labels[best_first],
-    )
 
 
 def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
@@ -213,9 +160,8 @@ def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) ->
 def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for record in images:
-        for box, label, area, crowd in zip(
-            record.boxes.tolist(), record.labels, record.areas, record.crowd, strict=True
-        ):
+        boxes = xyxy_to_xywh(record.boxes.astype(np.float64)).tolist()
+        for box, label, area, crowd in zip(boxes, record.labels, record.areas, record.crowd, strict=True):
             rows.append(
                 _row(len(rows) + 1, record.image_id, box, int(label)) | {"area": float(area), "iscrowd": int(crowd)}
             )
@@ -225,15 +171,16 @@ def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
 def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for one in detections:
-        for box, score, label in zip(one.boxes.tolist(), one.scores.tolist(), one.labels, strict=True):
+        boxes = xyxy_to_xywh(one.boxes.astype(np.float64)).tolist()
+        for box, score, label in zip(boxes, one.scores.tolist(), one.labels, strict=True):
             row = _row(len(rows) + 1, one.image_id, box, int(label))
             rows.append(row | {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score})
     return rows
 
 
-def _row(number: int, image_id: int, box: list[float], label: int) -> dict[str, Any]:
-    x0, y0, x1, y1 = box
-    return {"id": number, "image_id": image_id, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+def _row(number: int, image_id: int, box: Sequence[float], label: int) -> dict[str, Any]:
+    """One entry of a COCO file; ``box`` is xywh."""
+    return {"id": number, "image_id": image_id, "category_id": label, "bbox": box}
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

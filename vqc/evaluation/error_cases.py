@@ -16,8 +16,8 @@ from pydantic import Field
 
 from vqc.config import Record
 from vqc.data.dataset import ImageRecord, Split
-from vqc.evaluation.coco_metrics import Detections
-from vqc.evaluation.matching import ALONE, match, paired, reaching
+from vqc.evaluation.matching import ALONE, match, paired
+from vqc.inference.detections import Detections
 
 __all__ = ["Case", "false_alarms", "misses"]
 
@@ -57,7 +57,7 @@ def false_alarms(
 
 
 def _miss(split: Split, record: ImageRecord, found: Detections, thresholds: Mapping[int, float]) -> Case | None:
-    said = reaching(found, thresholds)
+    said = found.reaching(thresholds)
     truth = match(record, said, iou=IOU).truth
     missed = [k for k in np.flatnonzero(~record.crowd) if k not in truth]
     if not missed:
@@ -77,7 +77,7 @@ def _miss(split: Split, record: ImageRecord, found: Detections, thresholds: Mapp
 
 
 def _false_alarm(split: Split, record: ImageRecord, found: Detections, thresholds: Mapping[int, float]) -> Case | None:
-    kept = reaching(found, thresholds)
+    kept = found.reaching(thresholds)
     wrong = np.flatnonzero(match(record, kept, iou=IOU, same_class=False).truth == ALONE)
     if not len(wrong):
         return None

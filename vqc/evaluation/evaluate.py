@@ -23,7 +23,7 @@ from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluation.calibration_fit import CalibrationErrors, calibrated_scores, errors, samples_of
-from vqc.evaluation.coco_metrics import AreaScores, Detections, coco_scores, coco_scores_by_area, detect
+from vqc.evaluation.coco_metrics import AreaScores, coco_scores, coco_scores_by_area, detect
 from vqc.evaluation.error_cases import Case, false_alarms, misses
 from vqc.evaluation.image_metrics import (
     Froc,
@@ -43,6 +43,7 @@ from vqc.evaluation.intervals import FEWEST
 from vqc.files import file_sha256
 from vqc.hardware.precision import Precision
 from vqc.inference.calibration import Calibration, load_calibration
+from vqc.inference.detections import Detections
 from vqc.inference.onnx_export import Latency, measure_latency, torch_detector
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model

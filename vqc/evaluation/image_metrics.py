@@ -18,9 +18,9 @@ from pydantic import Field
 
 from vqc.config import Record
 from vqc.data.dataset import Split
-from vqc.evaluation.coco_metrics import Detections
 from vqc.evaluation.intervals import Rate, rate
-from vqc.evaluation.matching import ALONE, IGNORED, match, paired, reaching
+from vqc.evaluation.matching import ALONE, IGNORED, match, paired
+from vqc.inference.detections import Detections
 
 __all__ = [
     "FoundAt",
@@ -109,11 +109,11 @@ def kinds(split: Split) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 def per_image(split: Split, detections: Sequence[Detections], *, thresholds: Thresholds) -> PerImage:
     """Escape and overkill at the thresholds, each with its interval."""
-    rejected = (class_scores(split, detections) >= _in_order(split, thresholds)).any(axis=1)
+    rejected = np.array([len(found.reaching(thresholds)) > 0 for _, found in paired(split, detections)], bool)
     defective, good = kinds(split)
     beside = 0
     for record, found in paired(split, detections):
-        kept = reaching(found, thresholds)
+        kept = found.reaching(thresholds)
         touches = match(record, kept, iou=0.0, same_class=False).truth != ALONE
         beside += record.defective and len(kept.scores) > 0 and not touches.any()
     return PerImage(
@@ -172,7 +172,7 @@ def confusion(split: Split, detections: Sequence[Detections], *, thresholds: Thr
     nothing = len(split.categories)
     table = np.zeros((nothing + 1, nothing + 1), np.int64)
     for record, here in paired(split, detections):
-        kept = reaching(here, thresholds)
+        kept = here.reaching(thresholds)
         truth = match(record, kept, iou=IOU, same_class=False).truth
         hit = truth >= 0
         np.add.at(table, (record.labels[truth[hit]] - 1, kept.labels[hit] - 1), 1)
@@ -234,13 +234,9 @@ def _defects(
     """Label, area in px2 and whether it is found, of every defect of the split."""
     labels, areas, hits = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0, bool)]
     for record, here in paired(split, detections):
-        truth = match(record, reaching(here, thresholds), iou=IOU).truth
+        truth = match(record, here.reaching(thresholds), iou=IOU).truth
         hit = np.isin(np.arange(len(record.labels)), truth)
         labels.append(record.labels[~record.crowd])
         areas.append(record.areas[~record.crowd].astype(np.float64))
         hits.append(hit[~record.crowd])
     return np.concatenate(labels), np.concatenate(areas), np.concatenate(hits)
-
-
-def _in_order(split: Split, thresholds: Thresholds) -> NDArray[np.float64]:
-    return np.array([thresholds[label] for label in range(1, len(split.categories) + 1)])

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from vqc.data.dataset import Split
 from vqc.errors import DataError
 from vqc.evaluation.calibration_fit import folds
-from vqc.evaluation.coco_metrics import Detections
-from vqc.evaluation.image_metrics import DEFECTIVE_IMAGES, GOOD_IMAGES, class_scores, kinds
-from vqc.evaluation.intervals import parts_needed, rate
-from vqc.inference.calibration import OperatingPoint
+from vqc.evaluation.image_metrics import class_scores, kinds
+from vqc.evaluation.intervals import parts_needed
+from vqc.inference.calibration import OperatingPoint, Proportion
+from vqc.inference.detections import Detections
 
 __all__ = ["choose_operating_point"]
 
@@ -55,8 +55,8 @@ def choose_operating_point(split: Split, detections: Sequence[Detections], *, ma
         thresholds=tuple(thresholds.tolist()),
         per_class=per_class,
         reached=escaped <= _allowed(total, max_escape),
-        escape=rate(escaped, total, of=DEFECTIVE_IMAGES),
-        overkill=rate(overkilled, int(good.sum()), of=GOOD_IMAGES),
+        escape=Proportion(count=escaped, total=total),
+        overkill=Proportion(count=overkilled, total=int(good.sum())),
         confidence=None if per_class else _confidence(escaped, total, max_escape),
         parts_needed=parts_needed(max_escape),
     )

@@ -8,6 +8,7 @@ A calibrated score is the overlap (IoU) to be expected with a defect of that cla
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,15 +18,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from vqc.config import Record
 from vqc.errors import ModelError
-from vqc.evaluation.coco_metrics import Detections
-from vqc.evaluation.intervals import Rate
 from vqc.files import file_sha256, write_atomically
+from vqc.inference.detections import Detections
 
 __all__ = [
     "Calibration",
     "Curve",
     "Method",
     "OperatingPoint",
+    "Proportion",
     "calibration_path",
     "load_calibration",
     "save_calibration",
@@ -69,6 +70,13 @@ class Curve(Record):
         return np.asarray(np.interp(raw, x, y), np.float32)
 
 
+class Proportion(Record):
+    """``count`` of ``total`` parts."""
+
+    count: int = Field(ge=0)
+    total: int = Field(ge=0)
+
+
 class OperatingPoint(Record):
     """The scores from which a part is rejected, and what they were chosen for on val."""
 
@@ -76,8 +84,8 @@ class OperatingPoint(Record):
     thresholds: tuple[float, ...] = Field(description="lowest calibrated score that rejects, per class in label order")
     per_class: bool = Field(description="whether the classes have thresholds of their own")
     reached: bool = Field(description="whether the escape rate on val is as low as asked")
-    escape: Rate = Field(description="on val, which chose the thresholds")
-    overkill: Rate = Field(description="on val, which chose the thresholds")
+    escape: Proportion = Field(description="on val, which chose the thresholds")
+    overkill: Proportion = Field(description="on val, which chose the thresholds")
     confidence: float | None = Field(
         None, ge=0, le=1, description="that the true escape rate is as asked; None with thresholds per class"
     )
@@ -114,13 +122,7 @@ class Calibration(Record):
         for label, curve in enumerate(self.curves, start=1):
             mine = found.labels == label
             scores[mine] = curve(found.scores[mine])
-        best_first = np.argsort(-scores, kind="stable")
-        return Detections(
-            image_id=found.image_id,
-            boxes=found.boxes[best_first],
-            scores=scores[best_first],
-            labels=found.labels[best_first],
-        )
+        return replace(found, scores=scores).best_first()
 
 
 def calibration_path(model: Path) -> Path:

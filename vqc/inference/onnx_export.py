@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqc.data.loader import PAD_VALUE, fit_image
+from vqc.data.letterbox import PAD_VALUE, fit_image
 from vqc.errors import ModelError
-from vqc.evaluation.coco_metrics import Detections, in_annotated_pixels
 from vqc.files import write_atomically
 from vqc.hardware.memory import free_memory, is_out_of_memory
 from vqc.hardware.precision import Precision
+from vqc.inference.detections import Detections
 from vqc.models.checkpoint import ModelInfo
 
 __all__ = [
@@ -110,8 +110,8 @@ class OnnxDetector:
     def __call__(self, image: NDArray[np.uint8]) -> Detections:
         """Detections in pixels of ``image``, [h, w, 3] RGB; their ``image_id`` is 0."""
         height, width = image.shape[:2]
-        boxes, scores, labels = self.raw(fit_image(image, self.size))
-        return in_annotated_pixels(boxes, scores, labels, image_id=0, width=width, height=height, size=self.size)
+        found = Detections.from_output(*self.raw(fit_image(image, self.size)))
+        return found.in_image(0, width=width, height=height, size=self.size)
 
     def raw(self, fitted: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
         """Boxes, scores and labels in pixels of the fitted image, [H, W, 3] of exactly ``size``."""
@@ -246,15 +246,8 @@ def torch_detector(model: nn.Module, *, size: tuple[int, int], precision: Precis
             return run(image)
         height, width = image.shape[:2]
         boxes, scores, labels = (found[name].cpu() for name in ("boxes", "scores", "labels"))  # waits for the GPU
-        return in_annotated_pixels(
-            boxes.float().numpy(),
-            scores.float().numpy(),
-            labels.numpy(),
-            image_id=0,
-            width=width,
-            height=height,
-            size=size,
-        )
+        fitted_found = Detections.from_output(boxes.float().numpy(), scores.float().numpy(), labels.numpy())
+        return fitted_found.in_image(0, width=width, height=height, size=size)
 
     return run
 

@@ -21,9 +21,8 @@ from vqc.data.annotations import ImageEntry, read_annotations
 from vqc.data.findings import Report
 from vqc.data.image_io import decode_picture, picture_bytes, probe_picture
 from vqc.errors import DataError, ModelError
-from vqc.evaluation.coco_metrics import Detections
-from vqc.evaluation.matching import reaching
 from vqc.inference.calibration import Calibration, load_calibration
+from vqc.inference.detections import Detections
 from vqc.inference.onnx_export import Detector, onnx_detector, torch_detector
 
 __all__ = ["OpenedDetector", "Photograph", "Verdict", "coco_results", "find_photographs", "judge", "open_detector",
@@ -222,7 +221,7 @@ def judge(
         found: best first.
         thresholds: label in 1..C -> lowest score that rejects the part.
     """
-    defects = len(reaching(found, thresholds).scores)
+    defects = len(found.reaching(thresholds))
     worst = None if len(found.scores) == 0 else detector.category(int(found.labels[0]))[1]
     return Verdict(
         image_id=photograph.image_id,

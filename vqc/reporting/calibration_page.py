@@ -27,7 +27,7 @@ from vqc.evaluation.evaluate import check_categories, detections_on, exact_preci
 from vqc.evaluation.image_metrics import PerImage, per_image
 from vqc.evaluation.operating_point import choose_operating_point
 from vqc.files import file_sha256
-from vqc.inference.calibration import Calibration, Curve, OperatingPoint
+from vqc.inference.calibration import Calibration, Curve, OperatingPoint, Proportion
 from vqc.models.checkpoint import load_model
 from vqc.reporting.html import both_widths, percent, render
 from vqc.reporting.plots import COLOUR, canvas, svg
@@ -112,9 +112,7 @@ def _calibration(model_path: Path, data: Data, choice: Choice, point: OperatingP
 
 
 def _undecided(max_escape: float, classes: int) -> OperatingPoint:
-    from vqc.evaluation.intervals import Rate
-
-    nothing = Rate(count=0, total=0, reason="not counted yet")
+    nothing = Proportion(count=0, total=0)
     return OperatingPoint(max_escape=max_escape, thresholds=(0.0,) * classes, per_class=False, reached=False,
                           escape=nothing, overkill=nothing, parts_needed=1)  # fmt: skip
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.data.dataset import ImageRecord, read_image
-from vqc.evaluation.coco_metrics import Detections
 from vqc.evaluation.error_cases import Case
 from vqc.evaluation.evaluate import Evaluated, Evaluation
 from vqc.evaluation.image_metrics import Froc, TradeOff
 from vqc.evaluation.intervals import clopper_pearson
-from vqc.evaluation.matching import paired, reaching
+from vqc.evaluation.matching import paired
+from vqc.inference.detections import Detections
 from vqc.reporting.html import both_widths, picture_uri, render
 from vqc.reporting.plots import COLOUR, canvas, svg
 
@@ -99,7 +99,7 @@ def _pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Case, s
     drawn = []
     for case in cases:
         record, found = by_id[case.image_id]
-        drawn.append((case, picture_uri(_cut_out(record, reaching(found, evaluated.thresholds), case))))
+        drawn.append((case, picture_uri(_cut_out(record, found.reaching(evaluated.thresholds), case))))
     return drawn
 
 

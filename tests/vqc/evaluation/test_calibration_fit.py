@@ -26,18 +26,19 @@ from vqc.evaluation.calibration_fit import (
     reliability,
     samples_of,
 )
-from vqc.evaluation.coco_metrics import Detections, coco_scores
-from vqc.evaluation.intervals import Rate
+from vqc.evaluation.coco_metrics import coco_scores
 from vqc.evaluation.operating_point import choose_operating_point
 from vqc.files import file_sha256
 from vqc.inference.calibration import (
     Calibration,
     Curve,
     OperatingPoint,
+    Proportion,
     calibration_path,
     load_calibration,
     save_calibration,
 )
+from vqc.inference.detections import Detections
 
 
 def overconfident(seed: int, count: int = 3000, *, classes: int = 2) -> Samples:
@@ -165,7 +166,7 @@ def test_folds_are_even_and_the_same_each_time() -> None:
 
 
 def calibration(model: Path, *, slope: float = 2.0) -> Calibration:
-    nothing = Rate(count=0, total=0, reason="none")
+    nothing = Proportion(count=0, total=0)
     point = OperatingPoint(max_escape=0.01, thresholds=(0.3, 0.3, 0.4), per_class=True, reached=True, escape=nothing,
                            overkill=nothing, parts_needed=299)  # fmt: skip
     return Calibration(
@@ -295,7 +296,7 @@ def test_the_confidence_is_kept_on_new_parts() -> None:
 
 def test_no_good_parts_and_no_defects() -> None:
     split, found = parts([0.5] * 12, [])
-    assert choose_operating_point(split, found, max_escape=0.01).overkill.value is None
+    assert choose_operating_point(split, found, max_escape=0.01).overkill.total == 0
     with pytest.raises(DataError, match="no image with a defect"):
         choose_operating_point(*parts([], [0.5]), max_escape=0.01)
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tests.vqc.evaluation.test_coco_metrics import CATEGORIES, random_case, record
 from vqc.data.dataset import Split
-from vqc.evaluation.coco_metrics import Detections
 from vqc.evaluation.error_cases import false_alarms, misses
 from vqc.evaluation.image_metrics import (
     confusion,
@@ -24,7 +23,8 @@ from vqc.evaluation.image_metrics import (
     trade_off,
 )
 from vqc.evaluation.intervals import FEWEST, clopper_pearson, parts_needed, rate
-from vqc.evaluation.matching import ALONE, IGNORED, match, reaching
+from vqc.evaluation.matching import ALONE, IGNORED, match
+from vqc.inference.detections import Detections
 
 HALF = {1: 0.5, 2: 0.5, 3: 0.5}
 BOX = (10.0, 10.0, 50.0, 50.0)
@@ -160,7 +160,7 @@ def test_froc_is_recall_and_false_alarms_at_its_thresholds(seed: int) -> None:
         assert point.sensitivity == pytest.approx(sum(r.found.count for r in rows) / sum(r.found.total for r in rows))
         by_id = {one.image_id: one for one in found}
         alone = sum(
-            int((match(image, reaching(by_id[image.image_id], at), iou=0.5).truth == ALONE).sum())
+            int((match(image, by_id[image.image_id].reaching(at), iou=0.5).truth == ALONE).sum())
             for image in split.images
             if image.image_id in by_id
         )
@@ -229,7 +229,7 @@ def test_what_scores_less_never_changes_a_better_match(seed: int, threshold: flo
     split, found = random_case(seed, images=5)
     by_id = {image.image_id: image for image in split.images}
     for one in found:
-        kept = reaching(one, dict.fromkeys((1, 2, 3), threshold))
+        kept = one.reaching(dict.fromkeys((1, 2, 3), threshold))
         whole, part = match(by_id[one.image_id], one, iou=0.5), match(by_id[one.image_id], kept, iou=0.5)
         assert whole.truth[: len(part.truth)].tolist() == part.truth.tolist()
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.models import CATEGORIES, SIZE, Pixels, decided, picture
-from vqc.data.loader import PAD_VALUE
+from vqc.data.letterbox import PAD_VALUE
 from vqc.errors import ModelError
-from vqc.evaluation.coco_metrics import Detections
 from vqc.hardware.precision import Precision
 from vqc.inference import onnx_export as export
+from vqc.inference.detections import Detections
 from vqc.inference.onnx_export import (
     OnnxDetector,
     ParityReport,

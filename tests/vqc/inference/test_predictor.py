@@ -16,10 +16,9 @@ from tests import images
 from tests.models import CATEGORIES, write_models
 from vqc.cli.main import main
 from vqc.errors import DataError
-from vqc.evaluation.coco_metrics import Detections
-from vqc.evaluation.intervals import rate
 from vqc.files import file_sha256
-from vqc.inference.calibration import Calibration, Curve, OperatingPoint, save_calibration
+from vqc.inference.calibration import Calibration, Curve, OperatingPoint, Proportion, save_calibration
+from vqc.inference.detections import Detections
 from vqc.inference.predictor import (
     OpenedDetector,
     Photograph,
@@ -156,7 +155,7 @@ def test_a_part_fails_when_one_score_reaches_its_class_threshold(
     ranked = sorted(scores, reverse=True)
     one = found(*[(0, 0, 9, 9, score, label) for score, label in ranked])
     verdict = judge(PHOTOGRAPH, one, DETECTOR, thresholds=dict(enumerate(limits, start=1)))
-    over = [score for score, label in scores if score >= limits[label - 1]]
+    over = [score for score, label in scores if score >= np.float32(limits[label - 1])]
     assert (verdict.verdict, verdict.defects) == ("fail" if over else "pass", len(over))
     assert verdict.worst_score == (round(ranked[0][0], 6) if ranked else None)
 
@@ -171,7 +170,7 @@ def calibration(model: Path, *, thresholds: tuple[float, ...], reached: bool = T
     """One that halves the logit of every score."""
     point = OperatingPoint(
         max_escape=0.01, thresholds=thresholds, per_class=True, reached=reached, parts_needed=299,
-        escape=rate(0, 40, of="defective images"), overkill=rate(1, 40, of="good images"),
+        escape=Proportion(count=0, total=40), overkill=Proportion(count=1, total=40),
     )  # fmt: skip
     return Calibration(
         model_file=model.name, model_sha256=file_sha256(model), data_fingerprint="f" * 64, categories=CATEGORIES,

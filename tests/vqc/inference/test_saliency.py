@@ -185,7 +185,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, l
     )  # fmt: skip
     data = load_data(root)
     *_, last = fit(config, data, cache=tmp_path_factory.mktemp("cache"))
-    from vqc.data.loader import fit_image
+    from vqc.data.letterbox import fit_image
 
     assert data.test is not None
     return last.state.model.eval(), [fit_image(read_image(one), (96, 96)) for one in data.test.images], config
