@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vqc.errors import SearchError, UserError
-from vqc.shell import as_typed
+from vqc.shell import as_typed, runnable, short_path
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="tune/export_best.py",
         description="Measure a search's best trial again, export it to ONNX, and make it the champion if it is better.",
     )
     parser.add_argument(
@@ -82,7 +81,7 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
         bundle=asked.bundle,
         data_root=asked.data,
         force=asked.force,
-        command=shlex.join(["python", "tune/export_best.py", *map(redacted, words)]),
+        command=runnable(shlex.join(["python", "tune/export_best.py", *map(redacted, words)])),
         on_step=_tell,
     )
 
@@ -132,7 +131,7 @@ def _summary(promotion: Promotion) -> RenderableType:
         *((name, f"p50 {time.p50_ms:.1f} ms, p95 {time.p95_ms:.1f} ms") for name, time in evidence.latency.items()),
         ("size", f"{evidence.onnx_bytes / 1e6:.1f} MB"),
         ("registry", f"{mark}{version}: {verdict.reason}"),
-        ("bundle", _shown(promotion.bundle)),
+        ("bundle", short_path(promotion.bundle)),
     ]
     facts = Grid.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
@@ -180,14 +179,8 @@ def _next(promotion: Promotion) -> RenderableType:
     if promotion.verdict.decision == "unregistered":
         return Text(f"The bundle is complete but was not registered.\n  next: {as_typed(promotion.evidence.command)}")
     config = promotion.bundle / "train_config.json"
-    train = as_typed(f"vqc train --config {_shown(config)}")
-    return Text(f"  next: {train}\n  read: {_shown(promotion.bundle / 'model_card.md')}")
-
-
-def _shown(path: Path) -> str:
-    """Relative to where the user stands, if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    train = as_typed(f"vqc train --config {short_path(config)}")
+    return Text(f"  next: {train}\n  read: {short_path(promotion.bundle / 'model_card.md')}")
 
 
 if __name__ == "__main__":

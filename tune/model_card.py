@@ -14,8 +14,7 @@ from typing import Any
 
 from tune.history.journal import Table, Trial
 from tune.history.queries import configuration, count_text, metric_name
-from tune.json_schema import schema_text
-from vqc.config import TrainConfig
+from vqc.config import shipped_settings
 from vqc.data.dataset import Data, Split
 from vqc.epoch import Scores
 from vqc.files import write_atomically
@@ -101,7 +100,7 @@ def write_texts(folder: Path, evidence: Evidence) -> None:
     config = {"$schema": SCHEMA, **evidence.info.config.model_dump(mode="json")}
     now = datetime.now(timezone.utc)
     _write_json(folder / "train_config.json", config)
-    write_atomically(folder / SCHEMA, schema_text(TrainConfig).encode())
+    write_atomically(folder / SCHEMA, shipped_settings(SCHEMA).read_bytes())
     _write_json(folder / "metrics.json", _metrics(evidence, now))
     write_atomically(folder / "model_card.md", markdown_card(evidence, now).encode())
 

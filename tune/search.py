@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vqc.errors import SearchError, UserError
-from vqc.shell import as_typed
+from vqc.shell import as_typed, runnable
 
 if TYPE_CHECKING:
     from tune.execution.controller import Conductor
@@ -185,7 +185,7 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitt
 
     results = arguments.results.resolve()
     words = [redacted(word) for word in (sys.argv[1:] if argv is None else argv)]
-    command = shlex.join(["python", "tune/search.py", *words])
+    command = runnable(shlex.join(["python", "tune/search.py", *words]))
     if arguments.resume:
         return resume(
             name=arguments.name, results=results, trials=arguments.trials, hours=arguments.hours, command=command
@@ -297,7 +297,7 @@ def _signals(conductor: Conductor) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tune/search.py", description="Search for the best detector on the data.")
+    parser = argparse.ArgumentParser(description="Search for the best detector on the data.")
     parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (30)")
     parser.add_argument("--hours", type=float, metavar="H", help="search for so long, however many trials that is")
     parser.add_argument(

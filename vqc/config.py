@@ -36,6 +36,7 @@ __all__ = [
     "load_record",
     "parse_record",
     "read_json",
+    "shipped_settings",
 ]
 
 ACCUMULATION = "gradient_accumulation_steps"
@@ -187,6 +188,13 @@ def load_record(kind: type[R], path: Path) -> R:
         ConfigError: the file is missing, is not JSON, or does not fit the record; all problems at once.
     """
     return parse_record(kind, read_json(path), source=str(path))
+
+
+def shipped_settings(name: str) -> Path:
+    """A file of ``configs/``: at the root of a checkout; a wheel has that folder inside the package."""
+    package = Path(__file__).resolve().parent
+    in_wheel, in_checkout = package / "configs", package.parent / "configs"
+    return (in_wheel if in_wheel.is_dir() else in_checkout) / name
 
 
 def read_json(path: Path) -> dict[str, Any]:

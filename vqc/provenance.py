@@ -24,6 +24,8 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
 
 def _commit() -> str | None:
     """The commit of this checkout; None where it is none, or git is not there."""
+    if not (ROOT / ".git").exists():  # git would answer for a repository around it: an environment often lies in one
+        return None
     try:
         asked = subprocess.run(
             ["git", "rev-parse", "HEAD"],

@@ -277,7 +277,7 @@ def test_without_a_tracker_the_bundle_is_whole(
     assert len(list(folder.iterdir())) == 6
     assert "newest search with a finished trial: demo" in said.err
     assert "cannot reach MLflow at http://***@127.0.0.1:9" in " ".join(said.out.split())
-    assert "next: python tune/export_best.py" in said.out
+    assert "next: vqc-export-best" in said.out
     assert "hush" not in said.out + said.err + "".join(
         path.read_text(encoding="utf-8") for path in folder.glob("*.*") if path.suffix in (".md", ".json")
     )

@@ -17,7 +17,7 @@ from tune.paths import check_name, find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_of, distinct
 from tune.settings import SearchSettings, load_settings
-from vqc.config import parse_record
+from vqc.config import parse_record, shipped_settings
 from vqc.data.dataset import Data, load_data, usable_data
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
@@ -25,10 +25,10 @@ from vqc.errors import ConfigError, SearchError
 from vqc.hardware.gpu import gpu_count
 from vqc.models.registry import check_model
 from vqc.provenance import versions
+from vqc.shell import short_path
 
 __all__ = ["Sitting", "begin", "resume"]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {
     "trials": "--trials",
@@ -115,8 +115,8 @@ def begin(
             command=f"python tune/search.py --name {name} --resume",
         )
     gpus = gpu_count()
-    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({CONFIGS.name}/search_cpu.json)."]
-    path = config or CONFIGS / ("search.json" if gpus else "search_cpu.json")
+    path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
+    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({short_path(path)})."]
     settings = _with_flags(path, flags)
     check_model(settings.train.model)
     chosen, said = choose_data(data_folder, results)

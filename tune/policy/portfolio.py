@@ -30,7 +30,7 @@ from pydantic import Field
 
 from tune.history.journal import Param, Table, Trial, read_table
 from tune.paths import JOURNAL
-from vqc.config import Record, load_record
+from vqc.config import Record, load_record, shipped_settings
 from vqc.errors import SearchError, UserError
 from vqc.files import write_atomically
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "Portfolio", "build", "main", "members_for", "own_file", "renew"]
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "portfolio.json"
 MEMBERS = 8
 TRIALS_OF_A_TASK = 8  # fewer say too little about what was not tried
 DRAWS = 64
@@ -74,7 +73,7 @@ def own_file(results: Path) -> Path:
 
 
 def members_for(
-    detector: str, results: Path, *, fields: Iterable[str], shipped: Path = SHIPPED
+    detector: str, results: Path, *, fields: Iterable[str], shipped: Path | None = None
 ) -> tuple[tuple[dict[str, Param], ...], str]:
     """Members for a detector that say something of all fields searched, those of the user's own searches first, and a
     sentence on where they come from.
@@ -82,7 +81,7 @@ def members_for(
     Raises:
         ConfigError: a portfolio's file is broken.
     """
-    sources = {"your searches": own_file(results), "the project's": shipped}
+    sources = {"your searches": own_file(results), "the project's": shipped or shipped_settings("portfolio.json")}
     found, counts = list[dict[str, Param]](), list[str]()
     for whose, path in sources.items():
         chosen = load_record(Portfolio, path).detectors.get(detector) if path.exists() else None

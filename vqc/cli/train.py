@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_flags", "run"]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 INTERRUPTED = 130
 DRAIN_TIMEOUT_S = 60.0
 PROFILE = "profile"
@@ -79,21 +78,22 @@ def _begun(args: argparse.Namespace) -> _Sitting:
     """A new run; everything that a user can get wrong is found before its folder is made."""
     from datetime import datetime
 
-    from vqc.config import TrainConfig, load_record, parse_record
+    from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import usable_data
     from vqc.data.findings import warning_lines
     from vqc.data.synthetic import choose_data
     from vqc.hardware.precision import choose_precision
     from vqc.models.pretrained import resolve_weights
     from vqc.results import check_name, new_name
+    from vqc.shell import short_path
     from vqc.training.run import begin_run
 
     name = args.name or new_name(datetime.now(), "train-")
     check_name(name)
     gpu, remarks = _choose_gpu(args.gpu)
-    path = args.config or CONFIGS / ("train_config.json" if gpu is not None else "train_config_cpu.json")
+    path = args.config or shipped_settings("train_config.json" if gpu is not None else "train_config_cpu.json")
     if args.config is None and gpu is None:
-        remarks.append(f"The CPU configuration is used ({CONFIGS.name}/{path.name}).")
+        remarks.append(f"The CPU configuration is used ({short_path(path)}).")
     config = load_record(TrainConfig, path)
     if args.epochs is not None:
         config = parse_record(TrainConfig, {**config.model_dump(), "num_epochs": args.epochs}, source="--epochs")

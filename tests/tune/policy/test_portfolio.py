@@ -14,7 +14,7 @@ from tune.policy import portfolio
 from tune.policy.warm_start import distinct
 from tune.settings import load_settings
 from tune.space import Params, default_params
-from vqc.config import load_record
+from vqc.config import load_record, shipped_settings
 
 SETTINGS = search_settings(epochs=2)
 RATES = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 9e-3, 5e-3, 2.5e-3]
@@ -120,8 +120,8 @@ def test_a_broken_journal_does_not_keep_the_others_from_teaching(tmp_path: Path)
 
 
 def test_the_shipped_portfolio_has_an_opening_for_the_shipped_space() -> None:
-    settings = load_settings(portfolio.SHIPPED.parent / "search_cpu.json", {}, {})
-    shipped = load_record(portfolio.Portfolio, portfolio.SHIPPED).detectors["fcos_tiny"]
+    settings = load_settings(shipped_settings("search_cpu.json"), {}, {})
+    shipped = load_record(portfolio.Portfolio, shipped_settings("portfolio.json")).detectors["fcos_tiny"]
     assert len(shipped.members) == portfolio.MEMBERS
     assert shipped.members[0] == default_params(settings.space, settings.train)
     assert len(distinct(shipped.members, settings)) == portfolio.MEMBERS - 1  # larger images come to the largest here

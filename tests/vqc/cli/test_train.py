@@ -18,7 +18,7 @@ from tests.builders import epoch_report
 from tests.vqc.training.test_loop import MEASURED, config
 from vqc.cli import train as train_command
 from vqc.cli.main import main
-from vqc.config import TrainConfig, load_record
+from vqc.config import TrainConfig, load_record, shipped_settings
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport, MachineUse
 from vqc.errors import NonFiniteLossError
@@ -155,8 +155,9 @@ def test_without_a_gpu_the_cpu_configuration_is_the_default(
     folder: Path, tiny: Data, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--data", str(tiny.root), "--epochs", "1", "--mlflow", AWAY, "--name", "a"]) == 0
-    assert "The CPU configuration is used (configs/train_config_cpu.json)." in capsys.readouterr().out
-    shipped = load_record(TrainConfig, Path(train_command.CONFIGS) / "train_config_cpu.json")
+    path = shipped_settings("train_config_cpu.json")
+    assert f"The CPU configuration is used ({path})." in capsys.readouterr().out
+    shipped = load_record(TrainConfig, path)
     assert find_run(folder / "results", "a").config == shipped.model_copy(update={"num_epochs": 1})
 
 
