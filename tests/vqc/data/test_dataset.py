@@ -179,12 +179,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
     "image": (lambda d: d["annotations"][0].update(image_id=99), "unknown image", "image_id 99"),
     "same image id": (lambda d: d["images"][1].update(id=1), "duplicate", "image id 1"),
     "same annotation id": (lambda d: d["annotations"][1].update(id=1), "duplicate", "annotation id 1"),
-    "same category id": (lambda d: d["categories"][1].update(id=3), "duplicate", "id 3"),
-    "same category name": (lambda d: d["categories"][1].update(name="scratch"), "duplicate", "'scratch'"),
+    "same category id": (lambda d: d["categories"][1].update(id=3), "duplicate", "category id 3"),
+    "same category name": (lambda d: d["categories"][1].update(name="scratch"), "duplicate", "name scratch"),
     "same file, spelt otherwise": (
-        lambda d: d["images"][1].update(file_name="./rgb-1.png"), "duplicate", "same file_name"
+        lambda d: d["images"][1].update(file_name="./rgb-1.png"), "duplicate", "file_name rgb-1.png"
     ),
-    "same file": (lambda d: d["images"][1].update(file_name="rgb-1.png"), "duplicate", "same file_name"),
+    "same file": (lambda d: d["images"][1].update(file_name="rgb-1.png"), "duplicate", "file_name rgb-1.png"),
     "control character": (lambda d: d["categories"][1].update(name="\x1b]0;x"), "malformed entry", "without control"),
     "surrogate category": (lambda d: d["categories"][1].update(name="\ud800"), "malformed entry", "without control"),
     "other name": (lambda d: d["categories"][1].update(name="pit"), "categories differ", "adds 7 'dent'"),
