@@ -18,7 +18,7 @@ from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_of, distinct
 from tune.settings import SearchSettings, load_settings
 from vqc.config import parse_record, shipped_settings
-from vqc.data.dataset import Data, load_data, usable_data
+from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
 from vqc.errors import ConfigError, SearchError
@@ -120,7 +120,7 @@ def begin(
     settings = _with_flags(path, flags)
     check_model(settings.train.model)
     chosen, said = choose_data(data_folder, results)
-    data, findings = usable_data(chosen)
+    data, findings = load_with_warnings(chosen)
     train, weights = resolve_weights(settings.train)
     settings = settings.model_copy(update={"train": train})
     settings = _side_by_side(settings, gpus=gpus)

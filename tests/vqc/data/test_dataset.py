@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import images
-from vqc.data.dataset import Finding, inspect_data, load_data, read_image
+from vqc.data.dataset import Finding, check_data, load_data, read_image
 from vqc.errors import DataError
 
 
@@ -30,7 +30,7 @@ def root(faultless: Path, tmp_path: Path) -> Path:
 
 
 def errors(root: Path) -> list[Finding]:
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     found = [finding for finding in findings if finding.severity == "error"]
     assert (data is None) == bool(found)
     return found
@@ -41,7 +41,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], object], split: str = "t
 
 
 def test_a_faultless_folder_has_no_findings(faultless: Path) -> None:
-    data, findings = inspect_data(faultless)
+    data, findings = check_data(faultless)
     assert findings == []
     assert data is not None
     assert [(split.name, len(split.images), split.good, split.defective) for split in data.splits] == [
@@ -220,7 +220,7 @@ def test_a_finding_names_file_image_and_box(root: Path) -> None:
 
 def test_a_small_overhang_is_clipped_with_a_warning(root: Path) -> None:
     edit(root, lambda d: d["annotations"][0].update(bbox=[-0.5, 6, 65.25, 43]))
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     assert [finding.kind for finding in findings] == ["box clipped"]
     assert data is not None
     assert data.train.images[0].boxes[0].tolist() == [0, 6, 64, 48]
@@ -318,7 +318,7 @@ SUSPICIOUS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_suspicious_data_is_usable_with_a_warning(root: Path, case: str) -> None:
     change, kind = SUSPICIOUS[case]
     change(root)
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     assert data is not None
     assert [(finding.severity, finding.kind) for finding in findings] == [("warning", kind)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqc.data.dataset import Data, inspect_data, load_data, read_image
+from vqc.data.dataset import Data, check_data, load_data, read_image
 from vqc.data.synthetic import CATEGORIES, SAMPLE_IMAGES, default_data, write_sample
 from vqc.errors import DataError
 
@@ -30,7 +30,7 @@ def data(sample: Path) -> Data:
 
 
 def test_it_has_no_findings(sample: Path) -> None:
-    data, findings = inspect_data(sample)
+    data, findings = check_data(sample)
     assert findings == []
     assert data is not None
     assert data.summary()["images"] == FEW
