@@ -1,7 +1,7 @@
 """Image bytes -> what the annotations need to know, and pixels. The only module that imports Pillow.
 
-Called by ``vqc.data.dataset``. Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become
-upright 8-bit RGB; everything is decoded in full, so a truncated file is found before training starts.
+Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become upright 8-bit RGB. Every file is decoded
+in full, so that a truncated one is found before training starts.
 """
 
 from __future__ import annotations
