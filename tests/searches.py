@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.builders import START_MS, write_journal
-from tune.history import journal as j
+from tests.builders import START_MS, at, write_journal
+from tune.history.events import (
+    EpochMeasured,
+    Event,
+    Param,
+    SearchEnded,
+    SearchStarted,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+)
 from tune.paths import journal_of, trial_folder
+from tune.settings import Budget
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.models.checkpoint import save_model
@@ -34,18 +44,18 @@ def write_search(folder: Path, data: Data, *, epochs: int = 2) -> Path:
     """Train two trials, as the engine would leave them: a journal and the best checkpoint of each."""
     header = {
         "metric": "ap50",
-        "trials": len(RATES),
         "train": train_config(learning_rate=RATES[0], epochs=epochs).model_dump(mode="json"),
         "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         "rungs": [],
     }
     clock = START_MS
-    events: list[j.Event] = [
-        j.SearchStarted(
-            at_ms=clock,
+    events: list[Event] = [
+        SearchStarted(
+            **at(clock),
             name=folder.name,
             search_id=f"id-of-{folder.name}",
             settings=header,
+            budget=Budget(trials=len(RATES)),
             data={**data.summary(), "root": str(data.root.resolve())},
             versions={"torch": "2"},
             command="python tune/search.py --trials 2",
@@ -54,9 +64,9 @@ def write_search(folder: Path, data: Data, *, epochs: int = 2) -> Path:
     for number, rate in enumerate(RATES, start=1):
         config = train_config(learning_rate=rate, epochs=epochs)
         origin = "default" if number == 1 else "sampler"
-        params: dict[str, j.Param] = {"learning_rate": rate}
-        events.append(j.TrialProposed(at_ms=clock, trial=number, params=params, config=config, origin=origin))
-        events.append(j.TrialStarted(at_ms=clock, trial=number, worker="1@host"))
+        params: dict[str, Param] = {"learning_rate": rate}
+        events.append(TrialProposed(**at(clock), trial=number, params=params, config=config, origin=origin))
+        events.append(TrialStarted(**at(clock), trial=number, worker="1@host"))
         best = float("-inf")
         for epoch in fit(config, data):
             clock += 1000
@@ -64,8 +74,8 @@ def write_search(folder: Path, data: Data, *, epochs: int = 2) -> Path:
             if value > best:
                 best = value
                 save_model(trial_folder(folder, number) / "best.safetensors", epoch.state.model, epoch.state.info)
-            events.append(j.EpochMeasured(at_ms=clock, trial=number, report=epoch.report))
-        events.append(j.TrialEnded(at_ms=clock, trial=number, state="completed", reason="all epochs"))
-    events.append(j.SearchEnded(at_ms=clock, reason="trials"))
+            events.append(EpochMeasured(**at(clock), trial=number, report=epoch.report))
+        events.append(TrialEnded(**at(clock), trial=number, state="completed", reason="all epochs"))
+    events.append(SearchEnded(**at(clock), reason="trials"))
     write_journal(journal_of(folder), events)
     return folder

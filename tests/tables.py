@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.builders import epoch_report
-from tune.history.journal import State, Table, Trial
+from tests.builders import START_MS, epoch_report
+from tune.history.events import SearchStarted, State
+from tune.history.table import Table, Trial
 from tune.policy.propose import Proposal
 from tune.settings import SearchSettings, with_params
 from tune.space import Params
@@ -18,10 +19,28 @@ SPACE = {
 }
 
 
-def search_settings(*, epochs: int = 12, trials: int = 30, **changes: object) -> SearchSettings:
+def search_settings(
+    *, epochs: int = 12, trials: int | None = 30, hours: float | None = None, **changes: object
+) -> SearchSettings:
     """A search of ``fcos_tiny`` over rate, batch and image size."""
     train = {"model": "fcos_tiny", "weights": "none", "image_size": 128, "num_epochs": epochs}
-    return SearchSettings.model_validate({"train": train, "space": SPACE, "trials": trials, "confirm": 0, **changes})
+    budget = {"trials": trials, "hours": hours}
+    return SearchSettings.model_validate({"train": train, "space": SPACE, "budget": budget, "confirm": 0, **changes})
+
+
+def search_started(settings: SearchSettings, *, at_ms: int = START_MS) -> SearchStarted:
+    """The first event of a search with these settings, on no data."""
+    return SearchStarted(
+        at_ms=at_ms,
+        awake_s=0.0,
+        name="t",
+        search_id="t",
+        settings=settings.model_dump(mode="json", exclude={"budget"}),
+        budget=settings.budget,
+        data={},
+        versions={},
+        command="",
+    )
 
 
 def add_trial(
@@ -40,7 +59,7 @@ def add_trial(
         params=params,
         config=with_params(settings.train, params),
         origin="test",
-        proposed_ms=number,
+        proposed_s=number,
         state=state,
         reports=[epoch_report(epoch, ap50=value) for epoch, value in enumerate(values, start=1)],
     )
@@ -55,7 +74,7 @@ def propose_trial(table: Table, settings: SearchSettings, proposal: Proposal) ->
     """
     number = len(table.trials) + 1
     trial = Trial(
-        number=number, params=proposal.params, config=settings.train, origin=proposal.origin, proposed_ms=number
+        number=number, params=proposal.params, config=settings.train, origin=proposal.origin, proposed_s=number
     )
     table.trials[number] = trial
     return trial

@@ -59,10 +59,9 @@ def test_flags_of_a_stage_are_known(name: str, capsys: pytest.CaptureFixture[str
     from tune import export_best, search
 
     words = shlex.split(STAGES[name]["cmd"].partition(" > ")[0])
-    program, flags = {
-        "-m": (main, words[3:]), "tune/search.py": (search.main, words[2:]),
-        "tune/export_best.py": (export_best.main, words[2:]),
-    }[words[1]]  # fmt: skip
+    program, flags = (main, words[1:]) if words[0] == "vqc" else (
+        {"tune/search.py": search.main, "tune/export_best.py": export_best.main}[words[1]], words[2:]
+    )  # fmt: skip
     with pytest.raises(SystemExit) as caught:
         program([*flags, "--help"])
     assert caught.value.code == 0

@@ -17,6 +17,7 @@ from vqc.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 GUIDE = README.partition("## The guide's commands")[2].partition("\n## ")[0]
 
 # Named in the guide, row by row; each must be found in the table's first column.
@@ -93,16 +94,18 @@ def test_flags_of_the_search_are_known(line: str, capsys: pytest.CaptureFixture[
     assert [word for word in words[1:] if word.startswith("-") and word not in known] == []
 
 
-@pytest.mark.parametrize("line", OURS)
+@pytest.mark.parametrize("line", [*OURS, *re.findall(r"`(uv run [^`]+)`", CONTRIBUTING)])
 def test_every_program_is_one_that_the_project_installs(line: str) -> None:
     """The rest: a tool's own command line, which needs a server, a browser or an extra, is named and not run."""
     words = [word for word in shlex.split(line.replace(" --extra pipeline", ""))[2:] if not word.startswith("-")]
-    assert words[0] in {"python", "vqc", "pytest", "mlflow", "tensorboard", "ray", "dvc"}
+    tools = {"mypy", "pytest", "ruff", "lint-imports"}
+    assert words[0] in tools | {"python", "vqc", "mlflow", "tensorboard", "ray", "dvc"}
 
 
-def test_every_path_of_the_map_exists() -> None:
-    paths = re.findall(r"`((?:vqc|tune|configs|tests|results)/[\w./]*)`", README.partition("## Map")[2])
-    assert len(paths) > 20
+@pytest.mark.parametrize("text", [README.partition("## Map")[2], CONTRIBUTING], ids=["map", "contributing"])
+def test_every_path_exists(text: str) -> None:
+    paths = re.findall(r"`((?:vqc|tune|configs|tests|results)/[\w./]*)`", text)
+    assert len(paths) > 15
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 

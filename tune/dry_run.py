@@ -56,7 +56,7 @@ def epoch_costs(
             yield EpochCost(image_size=size)
             continue
         seconds = [report.train_s * factors[0] + report.eval_s * factors[1] for report in reports]
-        yield EpochCost(image_size=size, epoch_s=median(seconds), low_s=min(seconds), high_s=max(seconds))
+        yield EpochCost(image_size=size, epoch_s=median(seconds))
 
 
 def _few(split: Split, count: int) -> Split:

@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tune.history.journal import Table, Trial
 from tune.history.queries import configuration, count_text, metric_name
+from tune.history.table import Table, Trial
 from vqc.config import shipped_settings
 from vqc.data.dataset import Data, Split
 from vqc.epoch import Scores
 from vqc.files import write_atomically
-from vqc.inference.onnx_export import Latency, ParityReport
+from vqc.inference.latency import Latency
+from vqc.inference.parity import ParityReport
 from vqc.models.checkpoint import ModelInfo
 
 __all__ = ["SCHEMA", "Evidence", "markdown_card", "write_texts"]

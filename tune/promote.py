@@ -7,10 +7,9 @@ Called by ``tune.export_best``. Reads the journal and the trial's best checkpoin
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -20,9 +19,11 @@ import torch
 from torch import nn
 
 from tune.history import queries as outcome
-from tune.history.journal import Table, Trial, read_table
+from tune.history.journal import read_table
+from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
 from tune.paths import cache_folder, journal_of, trial_folder
+from tune.policy.replication import best_trial
 from tune.reporting.mlflow_sync import Mirror
 from vqc.data.dataset import Data, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
@@ -30,15 +31,11 @@ from vqc.epoch import Scores
 from vqc.errors import ModelError, SearchError
 from vqc.evaluation.coco_metrics import coco_scores, detect
 from vqc.hardware.precision import Precision, choose_precision
-from vqc.inference.onnx_export import (
-    Latency,
-    ParityReport,
-    check_parity,
-    export_onnx,
-    measure_latency,
-    onnx_detector,
-    torch_detector,
-)
+from vqc.inference.latency import Latency, measure_latency, one_core_spared
+from vqc.inference.model_file import open_predictor
+from vqc.inference.onnx_export import export_onnx
+from vqc.inference.parity import ParityReport, check_parity
+from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
 from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError
@@ -123,7 +120,7 @@ def promote(
     bundle = _free(bundle or results / "promoted" / f"{folder.name}-{trial.number:03d}")
     draft = bundle.with_name(f".{bundle.name}.{uuid4().hex[:8]}.tmp")
     try:
-        with _one_core_spared():
+        with one_core_spared():
             evidence = _measured(
                 model,
                 info,
@@ -147,7 +144,7 @@ def promote(
 
 
 def _best_trial(table: Table, folder: Path) -> Trial:
-    best = outcome.best_trial(table)
+    best = best_trial(table)
     if best is None or not outcome.has_finished_trial(table):
         states = ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "no trials"
         raise SearchError(
@@ -284,30 +281,18 @@ def _exported(
 ) -> tuple[ParityReport, Mapping[str, Latency]]:
     fitted = FittedImages(data, "val", size=info.config.image_size, cache=cache)
     pictures = [read_image(record) for record in data.val.images[:LATENCY_IMAGES]]
-    threads = torch.get_num_threads()
-    on_cpu = f"CPU, {outcome.count_text(threads, 'thread')}"
-    on_torch = measure_latency(torch_detector(model, size=info.config.image_size, precision=precision), pictures)
-    device = "GPU" if next(model.parameters()).is_cuda else on_cpu  # a full GPU hands over to the CPU
+    on_torch = measure_latency(torch_predictor(model, info, precision=precision), pictures)
     export_onnx(model.cpu(), info, path)
-    exported = onnx_detector(path, threads=threads)
-    parity = check_parity(model, exported, [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))])
+    exported, exact = open_predictor(path), Precision(device=torch.device("cpu"), dtype=torch.float32)
+    images = [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))]
+    parity = check_parity(torch_predictor(model, info, precision=exact), exported, images)
     if not parity.passed:
         raise ModelError(
             f"the ONNX file does not find what torch finds on {parity.images} val images: {parity.unmatched} of "
             f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} apart"
         )
-    return parity, {f"torch, {device}": on_torch, f"onnxruntime, {on_cpu}": measure_latency(exported, pictures)}
-
-
-@contextmanager
-def _one_core_spared() -> Iterator[None]:
-    """On a CPU two threads that share a core with something else wait for each other, fifty times longer than alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, (os.cpu_count() or 1) - 1)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    on_onnx = measure_latency(exported, pictures)
+    return parity, {f"torch, {on_torch.device}": on_torch, f"onnxruntime, {on_onnx.device}": on_onnx}
 
 
 def _put_in_place(draft: Path, bundle: Path) -> None:
@@ -358,7 +343,7 @@ def _register(bundle: Path, evidence: Evidence, *, folder: Path, results: Path, 
 
 def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None:
     """Test figures in the trial's run, at a fixed time, so that a second promotion adds nothing."""
-    at_ms = evidence.trial.ended_ms or evidence.table.last_ms
+    at_ms = evidence.table.header.at_ms + round(1000 * (evidence.trial.ended_s or evidence.table.awake_s))
     points = [
         Point(name.replace("test_", "test/"), value, evidence.info.epoch, at_ms)
         for name, value in evidence.figures().items()

@@ -1,7 +1,7 @@
 """Command line of the search: ``python tune/search.py --trials 30``. Thin; every part has its own module.
 
-flags -> sitting (settings, data, journal) -> conductor -> engine (Ray)
-                                              journal -> progress, MLflow mirror, report
+flags -> session (settings, data, journal) -> controller -> Ray
+                                              journal -> live display, MLflow, report
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vqc.errors import SearchError, UserError
 from vqc.shell import as_typed, runnable
 
 if TYPE_CHECKING:
-    from tune.execution.controller import Conductor
-    from tune.execution.session import Sitting
+    from tune.execution.controller import Controller
+    from tune.execution.session import Session
     from tune.reporting.mlflow_sync import Mirror
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
-MOST_TRIALS = 1000  # of a search that is bounded by hours alone
+SETTING = "settings."  # what the destination of a flag begins with that overrides a setting, before its path
 DRAIN_TIMEOUT_S = 60.0
 LEAST_BYTES = 2**20  # on the disk, or a search does not begin
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -38,11 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume a search; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        sitting = _prepared(arguments, argv)
+        session = _prepared(arguments, argv)
         if arguments.dry_run:
-            return _rehearse(sitting)
-        with _only_one(sitting.folder):
-            return _run(sitting, arguments)
+            return _dry_run(session)
+        with _only_one(session.folder):
+            return _run(session, arguments)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -56,68 +56,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(sitting: Sitting, arguments: argparse.Namespace) -> int:
+def _run(session: Session, arguments: argparse.Namespace) -> int:
     """Open the journal, show the plan, search, and leave everything written."""
-    from tune.execution.controller import Conductor
+    from tune.execution.controller import Controller
     from tune.execution.disk_retry import write_probe
     from tune.execution.log_redirect import quiet_environment
     from tune.execution.resources import resources_of, this_machine
     from tune.paths import cache_folder, journal_of
     from tune.policy.portfolio import renew
-    from tune.reporting import console as briefing
+    from tune.reporting import console
     from tune.reporting.live_display import Progress
     from tune.reporting.mlflow_sync import Mirror
     from vqc.tracking.mlflow_client import default_uri
 
-    results, settings = arguments.results.resolve(), sitting.settings
-    uri = arguments.mlflow or default_uri(results)
-    path = journal_of(sitting.folder)
+    results, settings, folder = arguments.results.resolve(), session.settings, session.folder
+    uri, path = arguments.mlflow or default_uri(results), journal_of(folder)
     with ExitStack() as stack:
         stack.enter_context(_terminal_may_close())
-        write_probe(sitting.folder, LEAST_BYTES)
-        terminal = stack.enter_context(_terminal(sitting.folder))
-        for remark in sitting.remarks:
+        write_probe(folder, LEAST_BYTES)
+        terminal = stack.enter_context(_terminal(folder))
+        for remark in session.remarks:
             terminal.write(f"{remark}\n")
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
         quiet_environment(cluster=arguments.address is not None)  # before Ray is imported
-        from tune.execution import ray_backend as engine
+        from tune.execution import ray_backend
 
-        links = {"mlflow": _mlflow_command(uri), "dashboard": engine.connect(arguments.address) or ""}
-        journal = sitting.open_journal()  # not before: a cluster that cannot be joined leaves no search behind
+        links = {"mlflow": _mlflow_command(uri), "dashboard": ray_backend.connect(arguments.address) or ""}
+        stack.callback(shutil.rmtree, folder / "ray", ignore_errors=True)
+        stack.callback(ray_backend.disconnect)
+        journal = session.open_journal()  # not before: a cluster that cannot be joined leaves no search behind
         stack.callback(journal.close)
         if journal.torn_bytes:
-            terminal.write(f"The last line of {path} was torn, {journal.torn_bytes} bytes: it never counted.\n")
-        briefing.show(briefing.plan(settings, sitting.data.summary(), links), terminal)
-        conductor = Conductor(journal, sitting.table, settings=settings, folder=sitting.folder)
-        stack.enter_context(_signals(conductor))
-        progress = Progress(path, stream=terminal, extras=_extras(mirror), trouble=lambda: conductor.trouble)
+            terminal.write(f"The last line of {path} was incomplete; its {journal.torn_bytes} bytes were removed.\n")
+        console.show(console.plan(settings, session.data.summary(), links), terminal)
+        controller = Controller(journal, session.table, folder=folder)
+        stack.enter_context(_signals(controller))
+        display = Progress(path, stream=terminal, extras=_extras(mirror), trouble=lambda: controller.trouble)
         mirror.start()  # not before Ray: a new database takes MLflow seconds, which the first worker's start hides
-        progress.start()
+        display.start()
         crashed = True
         try:
-            engine.run(
-                conductor,
-                sitting.data,
-                settings=settings,
-                resources=resources_of(settings, engine.machines() if arguments.address else this_machine()),
-                folder=sitting.folder,
+            ray_backend.run(
+                controller,
+                session.data,
+                resources=resources_of(settings, ray_backend.machines() if arguments.address else this_machine()),
+                folder=folder,
                 cache=cache_folder(results),
             )
             crashed = False
         finally:
-            conductor.close(crashed=crashed)
-            progress.stop()
-            mirror.finish(_reported(path, sitting.folder, terminal))
-            briefing.show(briefing.summary(sitting.table, sitting.folder), terminal)
-            if not crashed:
-                with suppress(OSError):
-                    renew(results)  # what was learnt here opens the next search
-            _drain(mirror, sitting.folder, terminal)
-            engine.disconnect()  # last: whatever goes wrong in it, everything is written and said
-            shutil.rmtree(sitting.folder / "ray", ignore_errors=True)
-    if conductor.fault is not None:
-        raise conductor.fault
-    return INTERRUPTED if conductor.interrupted else 0
+            _each(
+                lambda: controller.close(crashed=crashed),
+                display.stop,
+                lambda: mirror.finish(_reported(path, folder, terminal)),
+                lambda: console.show(console.summary(session.table, folder), terminal),
+                lambda: None if crashed else renew(results),  # what was learnt here opens the next search
+                lambda: _drain(mirror, folder, terminal),
+            )
+    if controller.fault is not None:
+        raise controller.fault
+    return INTERRUPTED if controller.interrupted else 0
+
+
+def _each(*steps: Callable[[], object]) -> None:
+    """Call each step, whatever became of those before it; the error of a step is raised after the last one."""
+    with ExitStack() as stack:
+        for step in reversed(steps):
+            stack.callback(step)
 
 
 def _drain(mirror: Mirror, folder: Path, terminal: TextIO) -> None:
@@ -133,29 +138,30 @@ def _reported(journal: Path, folder: Path, terminal: TextIO) -> list[Path]:
 
     try:
         return [write_report(journal, folder), folder / "trials.csv"]
-    except (OSError, SearchError) as error:
-        terminal.write(
-            f"No report: {error}\n  next: {as_typed('python -m tune.reporting.html_report')} {folder.name}\n"
-        )
-        return []
+    except Exception as error:
+        command = as_typed("python -m tune.reporting.html_report")
+        terminal.write(f"No report: {error}\n  next: {command} {folder.name}\n")
+        if isinstance(error, OSError | SearchError):
+            return []
+        raise
 
 
-def _rehearse(sitting: Sitting) -> int:
+def _dry_run(session: Session) -> int:
     """Measure what an epoch takes, print the plan with its hours, and write nothing."""
     import torch
 
     from tune.dry_run import epoch_costs
     from tune.execution.resources import resources_of, this_machine
-    from tune.reporting import console as briefing
+    from tune.reporting import console
     from tune.reporting.eta import whole_search
 
-    torch.set_num_threads(resources_of(sitting.settings, this_machine()).threads)
-    for remark in sitting.remarks:
+    torch.set_num_threads(resources_of(session.settings, this_machine()).threads)
+    for remark in session.remarks:
         sys.stdout.write(f"{remark}\n")
     costs = list(
         epoch_costs(
-            sitting.settings,
-            sitting.data,
+            session.settings,
+            session.data,
             on_size=lambda size: sys.stderr.write(f"Measuring an epoch at {size} px.\n"),
         )
     )
@@ -165,9 +171,9 @@ def _rehearse(sitting: Sitting) -> int:
             f"no image size of the space fits into memory: tried {tried}",
             command="python tune/search.py --dry-run --config FILE",
         )
-    expected = whole_search(sitting.settings, costs)
-    plan = briefing.plan(sitting.settings, sitting.data.summary(), {}, costs=costs, expected=expected)
-    briefing.show(plan, sys.stdout)
+    expected = whole_search(session.settings, costs)
+    plan = console.plan(session.settings, session.data.summary(), {}, costs=costs, expected=expected)
+    console.show(plan, sys.stdout)
     return 0
 
 
@@ -176,46 +182,30 @@ def _share(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
 
-def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sitting:
+def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Session:
     from datetime import datetime
 
-    from tune.execution.session import begin, resume
+    from tune.execution.session import new_session, resumed_session
     from tune.paths import new_name
     from vqc.tracking.mlflow_client import redacted
 
     results = arguments.results.resolve()
     words = [redacted(word) for word in (sys.argv[1:] if argv is None else argv)]
+    given = {key: value for key, value in vars(arguments).items() if key.startswith(SETTING) and value is not None}
+    flags = {key.removeprefix(SETTING): value for key, value in given.items()}
     command = runnable(shlex.join(["python", "tune/search.py", *words]))
     if arguments.resume:
-        return resume(
-            name=arguments.name, results=results, trials=arguments.trials, hours=arguments.hours, command=command
-        )
-    return begin(
+        flags |= {name: None for name in ("data", "config", "warm_start") if getattr(arguments, name) is not None}
+        return resumed_session(name=arguments.name, results=results, flags=flags, command=command)
+    return new_session(
         name=arguments.name or new_name(datetime.now()),
         results=results,
         data_folder=arguments.data,
         config=arguments.config,
-        flags=_settings_of(arguments),
+        flags=flags,
         command=command,
         warm_start=arguments.warm_start,
     )
-
-
-def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The flags that are settings, by their path in the settings; those not given are left out."""
-    given = {
-        "trials": MOST_TRIALS if arguments.hours and arguments.trials is None else arguments.trials,
-        "hours": arguments.hours,
-        "policy": arguments.policy,
-        "confirm": arguments.confirm,
-        "seed": arguments.seed,
-        "gpus_per_trial": arguments.gpus_per_trial,
-        "vram_gb": arguments.vram_gb,
-        "concurrent": arguments.concurrent,
-        "train.model": arguments.model,
-        "train.num_epochs": arguments.epochs,
-    }
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
@@ -280,13 +270,13 @@ def _terminal_may_close() -> Iterator[None]:
 
 
 @contextmanager
-def _signals(conductor: Conductor) -> Iterator[None]:
+def _signals(controller: Controller) -> Iterator[None]:
     """Once: the running epoch is finished and saved. Twice: at once."""
 
     def on_signal(number: int, frame: object) -> None:
-        if conductor.interrupted:
+        if controller.interrupted:
             raise KeyboardInterrupt
-        conductor.interrupted = True
+        controller.interrupted = True
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -298,33 +288,29 @@ def _signals(conductor: Conductor) -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Search for the best detector on the data.")
-    parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (30)")
-    parser.add_argument("--hours", type=float, metavar="H", help="search for so long, however many trials that is")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)"
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)"
-    )
-    parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
-    parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or with the latest")
-    parser.add_argument("--seed", type=int, metavar="N", help="of all random choices (0)")
-    parser.add_argument("--model", metavar="NAME", help="detector; 'vqc models' lists them")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of a full training")
-    parser.add_argument("--policy", metavar="NAME", help="race, or to compare with: random, i-epoch, stock (race)")
-    parser.add_argument("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
-    parser.add_argument("--confirm", type=int, metavar="N", help="best configurations to run again at the end (2)")
-    parser.add_argument("--gpus-per-trial", type=_share, metavar="SHARE", help="0.5 runs two on one GPU, or auto (1)")
-    parser.add_argument("--vram-gb", type=float, metavar="GB", help="GPU memory for all trials together (what it has)")
-    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (1)")
-    parser.add_argument("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
-    parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)"
-    )
+    flag = parser.add_argument
+
+    def setting(name: str, path: str, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
+        flag(name, dest=SETTING + path, type=kind, metavar=metavar, help=text)
+
+    setting("--trials", "budget.trials", "N", "configurations to try (30)", int)
+    setting("--hours", "budget.hours", "H", "search for so long, however many trials that is", float)
+    flag("--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop")
+    flag("--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)")
+    flag("--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)")
+    flag("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
+    flag("--resume", action="store_true", help="continue the search NAME, or the latest")
+    setting("--seed", "seed", "N", "of all random choices (0)", int)
+    setting("--model", "train.model", "NAME", "detector; 'vqc models' lists them")
+    setting("--epochs", "train.num_epochs", "N", "of a full training", int)
+    flag("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
+    setting("--confirm", "confirm", "N", "best configurations to train again at the end (2)", int)
+    setting("--gpus-per-trial", "gpus_per_trial", "SHARE", "0.5 runs two on one GPU, or auto (1)", _share)
+    setting("--vram-gb", "vram_gb", "GB", "GPU memory for all trials together (what it has)", float)
+    setting("--concurrent", "concurrent", "N", "trials at a time (1)", int)
+    flag("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
+    flag("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
+    flag("--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)")
     return parser
 
 

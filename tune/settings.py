@@ -11,7 +11,7 @@ from pydantic import Field, PlainValidator, StrictBool, StrictFloat, StrictInt, 
 from vqc.config import Record, TrainConfig, parse_record, read_json
 from vqc.errors import ConfigError, nearest
 
-__all__ = ["Dimension", "SearchSettings", "load_settings", "with_params"]
+__all__ = ["Budget", "Dimension", "SearchSettings", "load_settings", "with_params"]
 
 INSIDE = 0.3819660112501051  # share of a range at which a value inside it is tried: on no grid
 
@@ -71,6 +71,21 @@ Share: TypeAlias = Annotated[
 ]
 
 
+class Budget(Record):
+    """What a search may use. Both may be given: the search ends with whichever is reached first."""
+
+    trials: StrictInt | None = Field(
+        None, ge=1, le=100_000, description="configurations to try, those before a resumption included"
+    )
+    hours: StrictFloat | None = Field(None, gt=0, description="time awake after which no further trial starts")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Budget:
+        if self.trials is None and self.hours is None:
+            raise ValueError("expected trials, hours, or both")
+        return self
+
+
 class SearchSettings(Record):
     """All that decides what a search does, but for the data."""
 
@@ -79,14 +94,13 @@ class SearchSettings(Record):
         min_length=1, description="field of the training configuration -> what is tried"
     )
     metric: Literal["ap", "ap50", "ap75", "ar"] = Field("ap50", description="val score to maximise")
-    trials: StrictInt = Field(30, ge=1, le=100_000, description="configurations to try")
-    hours: StrictFloat | None = Field(None, gt=0, description="wall clock after which no further trial starts")
+    budget: Budget = Field(Budget(trials=30), description="how many trials, how many hours, or both")
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of the search's random streams")
-    policy: Literal["race", "random", "i-epoch", "stock"] = Field(
-        "race", description="who proposes and stops; all but the first are there to be compared with"
+    initial_points: tuple[dict[str, StrictFloat | StrictInt | StrictStr], ...] = Field(
+        (), description="searched values to try right after the default; none given: those of the portfolio"
     )
-    opening: tuple[dict[str, StrictFloat | StrictInt | StrictStr], ...] = Field(
-        (), description="searched values to try right after the default: from a portfolio or an earlier search"
+    initial_points_origin: Literal["settings", "portfolio", "warm start"] = Field(
+        "settings", description="where the initial points come from; set by the program"
     )
     confirm: StrictInt = Field(
         2, ge=0, le=10, description="best configurations that are run again at the end, with another seed"
@@ -94,11 +108,12 @@ class SearchSettings(Record):
     startup_trials: StrictInt = Field(
         8,
         ge=1,
-        description="configurations that open a search, the default among them: of a portfolio, else half of so many "
-        "spread over the space, before the sampler models it",
+        description="configurations before the sampler proposes, the default among them: initial points, else half of "
+        "so many spread over the space",
     )
     rungs: tuple[StrictFloat, ...] = Field(
-        (1 / 6, 1 / 2), description="shares of num_epochs at which trials wait, and only the best go on"
+        (1 / 6, 1 / 2),
+        description="shares of num_epochs at which trials pause and only the best are promoted; []: none is stopped",
     )
     gpus_per_trial: Share = Field(
         1.0, description="share of the GPU that a trial asks for; 0.5 packs two; auto: what it needs, where that pays"
@@ -130,8 +145,8 @@ class SearchSettings(Record):
         if any(not 0 < rung < 1 for rung in self.rungs) or list(self.rungs) != sorted(set(self.rungs)):
             problems.append(f"rungs: got {list(self.rungs)}, expected rising shares between 0 and 1")
         problems += [
-            f"opening: got {', '.join(params) or 'nothing'}, expected a value for each of {', '.join(self.space)}"
-            for params in self.opening
+            f"initial_points: got {', '.join(params) or 'nothing'}, expected a value for {', '.join(self.space)}"
+            for params in self.initial_points
             if params.keys() != self.space.keys()
         ]
         if problems:
@@ -148,18 +163,30 @@ def with_params(base: TrainConfig, params: Mapping[str, float | int | str]) -> T
     return parse_record(TrainConfig, {**base.model_dump(), **params}, source="trial")
 
 
-def load_settings(path: Path, overrides: Mapping[str, Any], train_overrides: Mapping[str, Any]) -> SearchSettings:
+def load_settings(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
     """Settings from a file, with the command line's flags put over it.
 
-    ``train`` in the file is a training configuration or the name of its file, relative to this one.
+    Args:
+        path: its ``train`` is a training configuration or the name of its file, relative to this one.
+        flags: by their path in the settings, such as ``train.model``. Hours without trials lift the file's limit on
+            trials.
 
     Raises:
         ConfigError: with every problem found.
     """
     values = read_json(path)
-    train = values.get("train", {})
-    if isinstance(train, str):
-        train = read_json(path.parent / train)
-    if isinstance(train, dict):
-        train = {**train, **train_overrides}
-    return parse_record(SearchSettings, {**values, **overrides, "train": train}, source=str(path))
+    outside = [key for key in Budget.model_fields if key in values]  # where version 1 had them
+    if outside:
+        raise ConfigError(str(path), [f'{key}: expected inside "budget": {{"{key}": ...}}' for key in outside])
+    if isinstance(values.get("train", {}), str):
+        values["train"] = read_json(path.parent / values["train"])
+    if "budget.hours" in flags and "budget.trials" not in flags:
+        values["budget"] = {}
+    for key, value in flags.items():
+        *parents, name = key.split(".")
+        record = values
+        for parent in parents:
+            record = record.setdefault(parent, {})
+        if isinstance(record, dict):  # else a mistake in the file, reported below
+            record[name] = value
+    return parse_record(SearchSettings, values, source=str(path))

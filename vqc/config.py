@@ -1,7 +1,7 @@
-"""Frozen records of one training run, and how their mistakes are told.
+"""Frozen settings of one training run, and how errors in them are reported.
 
 A file is JSON with the guide's keys (``configs/train_config.json``). Unknown keys are errors, all
-mistakes are reported at once, and each is spelled as its path in the file. Numbers and switches are strict:
+mistakes are reported at once, each with its path in the file. Numbers and switches are strict:
 Python would take ``true`` for 1.
 """
 
@@ -111,7 +111,7 @@ def _workers(value: object) -> object:
     raise ValueError(f"expected 'auto' or a whole number from 0 to {MOST_WORKERS}")
 
 
-# A validator of its own, so that a mistake is told once and not for each kind of value.
+# A validator of its own, so that a mistake is reported once and not for each kind of value.
 Workers = Annotated[
     int | Literal["auto"],
     PlainValidator(
@@ -126,7 +126,7 @@ def _with_second_spelling(schema: dict[str, Any]) -> None:
 
 
 class TrainConfig(Record):
-    """All that decides what a training run computes, but for the data.
+    """All that decides what a training run computes, besides the data.
 
     Equal configurations on equal data give equal results on the same hardware and versions.
     """
@@ -172,7 +172,7 @@ class TrainConfig(Record):
         rest = {key: value for key, value in values.items() if key != ACCUMULATION}
         inner = rest.get("gpu_optimization", {})
         if not isinstance(inner, Mapping):
-            return rest  # its own mistake is told
+            return rest  # that mistake is reported by its own field
         if ACCUMULATION in inner:
             raise ValueError(f"{ACCUMULATION}: is there twice, expected it in gpu_optimization alone")
         return {**rest, "gpu_optimization": {**inner, ACCUMULATION: values[ACCUMULATION]}}

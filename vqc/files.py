@@ -13,7 +13,15 @@ from uuid import uuid4
 
 from vqc.errors import DataError
 
-__all__ = ["LineFile", "file_sha256", "new_folder", "read_at_most", "whole_lines", "write_atomically"]
+__all__ = [
+    "LineFile",
+    "file_sha256",
+    "make_empty_folder",
+    "new_folder",
+    "read_at_most",
+    "whole_lines",
+    "write_atomically",
+]
 
 
 @contextmanager
@@ -24,8 +32,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         DataError: there is something of that name, and it is not an empty folder.
     """
     path = path.absolute()
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise DataError(f"{path}: holds something already, expected a new or empty folder")
+    _check_empty(path)
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     draft.mkdir(parents=True)
     try:
@@ -35,6 +42,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def make_empty_folder(path: Path) -> None:
+    """Make a folder for what is written bit by bit.
+
+    Raises:
+        DataError: there is something of that name already, and it is not an empty folder.
+    """
+    _check_empty(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def _check_empty(path: Path) -> None:
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise DataError(f"{path}: holds something already, expected a new or empty folder")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ INSTALLED = {"tune/search.py": "vqc-search", "tune/export_best.py": "vqc-export-
 def as_typed(command: str, environment: Mapping[str, str] = os.environ) -> str:
     """The command behind ``uv run`` where that is how this process was started: without it nothing would be found."""
     prefix = "uv run " if "UV_RUN_RECURSION_DEPTH" in environment else ""
-    return prefix + runnable(command)
+    return prefix + runnable(command.removeprefix(prefix))
 
 
 def runnable(command: str) -> str:

@@ -23,10 +23,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tune.execution.controller import Conductor
+from tune.execution.controller import Controller
 from tune.execution.log_redirect import library_noise_to, quiet_environment
 from tune.execution.resources import resources_of, this_machine
-from tune.execution.session import begin
+from tune.execution.session import new_session
 from tune.execution.worker import Assignment
 from tune.history.journal import read_table
 from tune.paths import journal_of
@@ -55,34 +55,35 @@ def no_training(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
 def ours(results: Path) -> float:
     """Seconds of one search."""
     quiet_environment()
-    from tune.execution import ray_backend as engine
+    from tune.execution import ray_backend
 
     data = write_sample(results / "data", images={"train": 4, "val": 4, "test": 4})
-    flags = {"trials": TRIALS, "train.num_epochs": EPOCHS}
-    sitting = begin(name="overhead", results=results, data_folder=data, config=None, flags=flags, command="overhead")
-    sitting.folder.mkdir(parents=True)
-    path = journal_of(sitting.folder)
-    with library_noise_to(sitting.folder / "search.log"), (results / "terminal.txt").open("w") as terminal:
-        journal = sitting.open_journal()
+    flags = {"budget.trials": TRIALS, "train.num_epochs": EPOCHS}
+    session = new_session(
+        name="overhead", results=results, data_folder=data, config=None, flags=flags, command="overhead"
+    )
+    session.folder.mkdir(parents=True)
+    path = journal_of(session.folder)
+    with library_noise_to(session.folder / "search.log"), (results / "terminal.txt").open("w") as terminal:
+        journal = session.open_journal()
         mirror = Mirror(path, default_uri(results), artifacts=results / "mlartifacts")
         progress = Progress(path, stream=terminal)
         mirror.start()  # in the order of tune/search.py
-        engine.connect(None)
-        conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
+        ray_backend.connect(None)
+        controller = Controller(journal, session.table, folder=session.folder)
         started_s = time.monotonic()
         progress.start()
-        engine.run(
-            conductor,
-            sitting.data,
-            settings=sitting.settings,
-            resources=resources_of(sitting.settings, this_machine()),
-            folder=sitting.folder,
+        ray_backend.run(
+            controller,
+            session.data,
+            resources=resources_of(session.settings, this_machine()),
+            folder=session.folder,
             cache=results / "cache",
             reports=no_training,
         )
         took_s = time.monotonic() - started_s
-        conductor.close()
-        engine.disconnect()
+        controller.close()
+        ray_backend.disconnect()
         progress.stop()
         mirror.stop(60)
     return took_s

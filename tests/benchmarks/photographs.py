@@ -31,7 +31,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tune.history.journal import EpochMeasured, Follower, TrialEnded, TrialProposed
+from tune.history.events import EpochMeasured, TrialEnded, TrialProposed
+from tune.history.journal import Follower
 from tune.paths import journal_of
 from vqc.config import TrainConfig
 from vqc.models.registry import ARCHITECTURES

@@ -24,15 +24,25 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
+from tests.benchmarks.rivals import (
+    asha,
+    i_epoch_decision,
+    i_epoch_promotion,
+    never_stop,
+    propose_by_gp,
+    propose_by_tpe,
+    propose_random,
+)
 from tests.tables import measure, propose_trial
-from tune.history.journal import State, Table, Trial
-from tune.policy.early_stopping import Verdict, asha, hopeless, to_resume, verdict
-from tune.policy.propose import Proposal, propose, propose_by_tpe
-from tune.settings import Dimension, SearchSettings
+from tune.history.events import State
+from tune.history.table import Table, Trial
+from tune.policy.early_stopping import RungDecision, decide, next_promotion, trials_to_prune
+from tune.policy.propose import Proposal, propose
+from tune.settings import Budget, Dimension, SearchSettings
 from tune.space import Params
 from vqc.config import Record, TrainConfig
 
@@ -46,8 +56,9 @@ EARLIER_SEED = 1000  # of the searches that the portfolio is learnt from
 AIM = dict(zip(SHOWN, (0.50, 0.42, 0.33, 0.20, 0.12, 0.06), strict=True))
 AIM_OPENED = dict(zip(SHOWN, (0.14, 0.12, 0.05, 0.01, 0.00, -0.01), strict=True))
 OURS, OPENED = "ours", "ours, portfolio first"
+GP = "Optuna GPSampler, our early stopping"
 TPE, STOCK, BEST_STOCK = "Optuna TPE, full length", "stock, defaults", "stock at its best: grace 3, factor 3"
-STATES: dict[str, State] = {"go on": "running", "stop": "stopped", "pause": "paused"}
+STATES: dict[str, State] = {"continue": "running", "stop": "stopped", "pause": "paused"}
 
 
 class CurveConfig(Record):
@@ -65,33 +76,34 @@ class CurveConfig(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
-    """One row: how it proposes, and when a trial stops."""
+    """One row: how it proposes, when a trial stops or pauses, which paused one goes on and which is given up."""
 
     label: str
     propose: Callable[[Table, SearchSettings], Proposal] = propose
-    verdict: Callable[[Table, Trial, SearchSettings], Verdict] = verdict
-    policy: Literal["race", "random", "i-epoch", "stock"] = "race"
-    opened: bool = False
+    decide: Callable[[Table, Trial, SearchSettings], RungDecision] = decide
+    promote: Callable[[Table, SearchSettings], Trial | None] = next_promotion
+    prune: Callable[[Table, SearchSettings], Sequence[Trial]] = trials_to_prune
+    with_portfolio: bool = False
 
 
-def _in_full(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
-    return Verdict(action="go on")
+def _no_pruning(table: Table, settings: SearchSettings) -> Sequence[Trial]:
+    return ()
 
 
 RIVALS = (
-    Rival(label="random, full length", policy="random"),
-    Rival(label="random + ASHA, grace 3, factor 3", policy="random", verdict=partial(asha, grace=3, factor=3)),
-    Rival(label="i-Epoch", policy="i-epoch"),
-    Rival(label=TPE, propose=partial(propose_by_tpe, multivariate=True), verdict=_in_full, policy="stock"),
+    Rival(label="random, full length", propose=propose_random, decide=never_stop),
+    Rival(label="random + ASHA, grace 3, factor 3", propose=propose_random, decide=partial(asha, grace=3, factor=3)),
     Rival(
-        label=STOCK,
-        propose=partial(propose_by_tpe, multivariate=True),
-        verdict=partial(asha, grace=1, factor=4),
-        policy="stock",
+        label="i-Epoch", propose=propose_random, decide=i_epoch_decision, promote=i_epoch_promotion, prune=_no_pruning
     ),
-    Rival(label=BEST_STOCK, policy="stock"),
+    Rival(label=TPE, propose=partial(propose_by_tpe, multivariate=True), decide=never_stop),
+    Rival(label=STOCK, propose=partial(propose_by_tpe, multivariate=True), decide=partial(asha, grace=1, factor=4)),
+    Rival(
+        label=BEST_STOCK, propose=partial(propose_by_tpe, multivariate=False), decide=partial(asha, grace=3, factor=3)
+    ),
     Rival(label=OURS),
-    Rival(label=OPENED, opened=True),
+    Rival(label=OPENED, with_portfolio=True),
+    Rival(label=GP, propose=propose_by_gp),
 )
 
 
@@ -192,14 +204,15 @@ def simulate(search: Search, *, trials: int) -> Simulated:
     """One search, until the budget is spent or so many trials were launched and nothing is left to do."""
     data, task, rival = search.data, search.task, search.rival
     settings = SearchSettings.model_construct(
-        train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50", trials=trials, seed=search.seed,
-        policy=rival.policy, opening=portfolio(data, task) if rival.opened else (),
+        train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50",
+        budget=Budget(trials=trials), seed=search.seed,
+        initial_points=portfolio(data, task) if rival.with_portfolio else (), initial_points_origin="portfolio",
     )  # fmt: skip
     chance = np.random.default_rng([search.seed, int(task)])
     table, noisy, final = Table(), dict[int, Any](), dict[int, float]()
     spent, leader, marks = 0, (-np.inf, np.inf), list[float]()
     while len(marks) < MOST * MARKS:
-        trial = to_resume(table, settings)
+        trial = rival.promote(table, settings)
         if trial is None:
             if len(table.trials) >= trials:
                 break
@@ -215,10 +228,8 @@ def simulate(search: Search, *, trials: int) -> Simulated:
             spent += 1
             if spent % (EPOCHS // MARKS) == 0:
                 marks.append(leader[1])
-            trial.state = (
-                "completed" if trial.epochs == EPOCHS else STATES[rival.verdict(table, trial, settings).action]
-            )
-        for given_up in hopeless(table, settings):
+            trial.state = "completed" if trial.epochs == EPOCHS else STATES[rival.decide(table, trial, settings).action]
+        for given_up in rival.prune(table, settings):
             given_up.state = "stopped"
     return Simulated(marks=marks[: MOST * MARKS], cost=spent / EPOCHS, last=leader[1], table=table)
 
@@ -315,7 +326,9 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="policies whose name begins so; no checks")
     asked = parser.parse_args()
-    rivals = [one for one in RIVALS if asked.only is None or one.label.startswith(tuple(asked.only))]
+    rivals = [
+        one for one in RIVALS if one.label.startswith(tuple(asked.only or [""])) and (asked.only or one.label != GP)
+    ]
     searches = [
         Search(rival=rival, task=task, seed=seed, data=asked.data, noise=asked.noise)
         for rival in rivals

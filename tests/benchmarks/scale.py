@@ -2,9 +2,9 @@
 
     python tests/benchmarks/scale.py [--trials 30 300 1000 3000]
 
-Each size is a search of its own process: the conductor with its journal on the disk and made-up epochs, then the mirror
-into a new MLflow database, the report, and a redraw of the terminal. "Last" is the mean over the last tenth of the
-trials: where the cost of one grows with their number, it shows there.
+Each size is a search of its own process: the controller with its journal on the disk and made-up epochs, then the
+mirror into a new MLflow database, the report, and a redraw of the terminal. "Last" is the mean over the last tenth of
+the trials: where the cost of one grows with their number, it shows there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.builders import epoch_report
-from tests.tables import search_settings
-from tune.execution.controller import Conductor
-from tune.history.journal import Journal, SearchStarted, Table, Trial, now_ms
+from tests.tables import search_settings, search_started
+from tune.execution.controller import Controller
+from tune.execution.outcomes import Measured
+from tune.history.journal import Journal, now_ms
+from tune.history.table import Table, Trial
 from tune.paths import journal_of
 from tune.reporting.html_report import write_report
 from tune.reporting.live_display import snapshot
@@ -53,29 +55,27 @@ def search(trials: int, folder: Path) -> dict[str, float]:
     settings = search_settings(trials=trials)
     path = journal_of(folder)
     journal, table = Journal(path), Table()
-    first = SearchStarted(
-        at_ms=now_ms(), name=folder.name, search_id="scale", settings=settings.model_dump(mode="json"),
-        data={"root": "none", "fingerprint": "none"}, versions={}, command="scale",
-    )  # fmt: skip
+    first = search_started(settings, at_ms=now_ms())
     journal.append(first)
     table.apply(first)
-    conductor = Conductor(journal, table, settings=settings, folder=folder)
+    controller = Controller(journal, table, folder=folder)
     proposals_s: list[float] = []
     others_s = 0.0
     while True:
         began_s = time.perf_counter()
-        task = conductor.next_task()
+        task = controller.next_task()
         proposals_s.append(time.perf_counter() - began_s)
         if task is None:
             break
         began_s = time.perf_counter()
-        conductor.started(task.trial.number, worker="none")
+        controller.started(task.trial.number, worker="none")
         epoch, goes_on = task.after_epoch, True
         while goes_on:
             epoch += 1
-            goes_on = conductor.measured(task.trial.number, epoch_report(epoch, ap50=value(task.trial, epoch)))
+            report = epoch_report(epoch, ap50=value(task.trial, epoch))
+            goes_on = controller.record(task.trial.number, Measured(report=report)) == "continue"
         others_s += time.perf_counter() - began_s
-    conductor.close()
+    controller.close()
     journal.close()
     last = proposals_s[-max(1, len(proposals_s) // 10) :]
     return {

@@ -8,7 +8,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tune.history.journal import EpochMeasured, Follower, Trial, read_table
+from tune.history.events import EpochMeasured, TrialEnded
+from tune.history.journal import Follower, read_table
+from tune.history.table import Trial
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 
 __all__ = ["differences", "rows"]
@@ -40,7 +42,7 @@ def differences(database: Path, journal: Path) -> list[str]:
             run = by_trial.get(str(number))
             if run is not None:
                 status, tags = runs[run]
-                found += _different(f"trial {number}", _trial_facts(trial, by_trial.get("0")), {
+                found += _different(f"trial {number}", _trial_facts(journal, trial, by_trial.get("0")), {
                     "status": status[0], "end": status[1], "state": tags.get("vqc.state"),
                     "reason": tags.get("vqc.reason"), "epochs": tags.get("vqc.epochs"),
                     "parent": tags.get("mlflow.parentRunId"), "params": _params(connection, run),
@@ -68,10 +70,12 @@ def _runs(
     }
 
 
-def _trial_facts(trial: Trial, parent: str | None) -> dict[str, Any]:
+def _trial_facts(journal: Path, trial: Trial, parent: str | None) -> dict[str, Any]:
+    some = Follower(journal).poll()
+    *_, ended_ms = (event.at_ms for event in some if isinstance(event, TrialEnded) and event.trial == trial.number)
     return {
         "status": STATUS[trial.state],
-        "end": trial.ended_ms,
+        "end": ended_ms,
         "state": trial.state,
         "reason": trial.reason,
         "epochs": str(trial.epochs) if trial.epochs else None,

@@ -1,4 +1,4 @@
-"""A real search in processes of its own, there to be disturbed: begun, watched through its journal, killed, resumed.
+"""A real search in processes of its own, there to be disturbed: started, watched through its journal, killed, resumed.
 
 Small enough for a test: fcos_tiny on pictures of 64 px, six trials of four epochs, every value of which is a function
 of the seed. ``Night`` starts ``tune/search.py`` as a user does; nothing of the search runs in the test's process.
@@ -19,21 +19,24 @@ from typing import Any, Literal
 import psutil
 
 from tests.images import write_data
-from tune.execution.controller import Conductor
-from tune.execution.session import begin
-from tune.execution.worker import Assignment, Worker, trained
-from tune.history.journal import Follower, Table
+from tune.execution.controller import Controller
+from tune.execution.outcomes import Measured
+from tune.execution.session import new_session
+from tune.execution.worker import Assignment, Worker, train
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 180.0  # a shared machine needs a while for Ray's processes
+PATIENCE_S = 600.0  # a shared machine needs a while for Ray's processes,
+START_S = "240"  # and much longer than the half minute that Ray gives them
 SETTINGS: Mapping[str, Any] = {
     "train": {
         "model": "fcos_tiny", "weights": "none", "image_size": [64, 64], "batch_size": 4, "num_epochs": 4,
         "learning_rate": 1e-3, "gpu_optimization": {"mixed_precision": "float32"},
     },
     "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "batch_size": {"choices": [2, 4]}},
-    "trials": 6,
+    "budget": {"trials": 6},
     "startup_trials": 2,
     "confirm": 1,
     "threads_per_trial": 1,
@@ -45,7 +48,7 @@ COMMANDS: Mapping[Part, str] = {"worker": "ray::ResourceTrainable", "raylet": "r
 
 @dataclass(kw_only=True)
 class Night:
-    """One search, in as many sittings as it takes.
+    """One search, in as many sessions as it takes.
 
     Args:
         folder: everything lies here: the data, the settings, the results.
@@ -60,7 +63,7 @@ class Night:
     name: str = "night"
     images: int = 9
     process: subprocess.Popen[bytes] | None = None
-    seen: set[psutil.Process] = field(default_factory=set)  # every process of every sitting
+    seen: set[psutil.Process] = field(default_factory=set)  # every process of every session
 
     def __post_init__(self) -> None:
         if not (self.folder / "data").exists():
@@ -81,7 +84,7 @@ class Night:
 
     @property
     def output(self) -> Path:
-        """What the terminal showed, over all sittings."""
+        """What the terminal showed, over all sessions."""
         return self.folder / f"{self.name}.txt"
 
     @property
@@ -97,7 +100,7 @@ class Night:
         self._start("--data", str(self.folder / "data"), "--config", str(self.config), *flags)
 
     def resume(self, *flags: str) -> None:
-        """Start its next sitting; returns at once."""
+        """Start its next session; returns at once."""
         self._start("--resume", *flags)
 
     def run(self, *flags: str) -> Table:
@@ -125,7 +128,7 @@ class Night:
         return self.process is not None and self.process.poll() is None
 
     def ended(self, *, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for the sitting's end; returns its exit status, negative for a signal."""
+        """Wait for the session's end; returns its exit status, negative for a signal."""
         assert self.process is not None
         started_s = time.monotonic()
         while self.running:
@@ -135,7 +138,7 @@ class Night:
         return self.process.wait()
 
     def processes(self, part: Part | None = None) -> list[psutil.Process]:
-        """The living processes of the sitting, or those of one kind."""
+        """The living processes of the session, or those of one kind."""
         assert self.process is not None
         try:
             driver = psutil.Process(self.process.pid)
@@ -150,7 +153,7 @@ class Night:
         return [one for one in found if COMMANDS[part] in _command(one)]
 
     def kill(self, part: Part) -> None:
-        """``kill -9`` of the sitting's driver, training worker, raylet or GCS; waits until there is one."""
+        """``kill -9`` of the session's driver, training worker, raylet or GCS; waits until there is one."""
         deadline_s = time.monotonic() + PATIENCE_S
         while not (victims := self.processes(part)):
             assert self.running, f"the search ended before there was a {part} to kill: {self.said[-2000:]}"
@@ -176,7 +179,7 @@ class Night:
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, **self.environment}, start_new_session=True,
+                env={**os.environ, "RAY_raylet_start_wait_time_s": START_S, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
 
@@ -201,33 +204,33 @@ def outcome(table: Table) -> dict[int, dict[str, Any]]:
 def undisturbed(night: Night) -> Table:
     """What the search must come to: the same one in this process, without Ray, one call after the other."""
     results = night.folder / "undisturbed"
-    sitting = begin(
+    session = new_session(
         name="plain", results=results, data_folder=night.folder / "data", config=night.config, flags={}, command="",
     )  # fmt: skip
-    journal = sitting.open_journal()
-    conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
-    worker = Worker(sitting.data, threads=1, reports=trained)
-    while (task := conductor.next_task()) is not None:
+    journal = session.open_journal()
+    controller = Controller(journal, session.table, folder=session.folder)
+    worker = Worker(session.data, threads=1, reports=train)
+    while (task := controller.next_task()) is not None:
         number = task.trial.number
-        conductor.started(number, worker="this process")
+        controller.started(number, worker="this process")
         worker.begin(
             Assignment(
-                config=task.trial.config, metric=sitting.settings.metric, after_epoch=task.after_epoch,
-                folder=trial_folder(sitting.folder, number), cache=results / "cache",
+                config=task.trial.config, metric=session.settings.metric, after_epoch=task.after_epoch,
+                folder=trial_folder(session.folder, number), cache=results / "cache",
             )
         )  # fmt: skip
-        while conductor.measured(number, worker.epoch()):
+        while controller.record(number, Measured(report=worker.epoch())) == "continue":
             pass
         worker.release()
-    conductor.close()
+    controller.close()
     journal.close()
-    return conductor.table
+    return controller.table
 
 
 def repeated_epochs(journal: Path) -> int:
     """How many epochs stand in the journal more than once."""
-    told = [(event.trial, event.report.epoch) for event in Follower(journal).poll() if event.event == "epoch"]
-    return len(told) - len(set(told))
+    epochs = [(event.trial, event.report.epoch) for event in Follower(journal).poll() if event.event == "epoch"]
+    return len(epochs) - len(set(epochs))
 
 
 def _command(process: psutil.Process) -> str:

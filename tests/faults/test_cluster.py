@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import Row
-from tests.faults.night import PATIENCE_S, SETTINGS, Night, repeated_epochs
+from tests.faults.night import PATIENCE_S, SETTINGS, START_S, Night, repeated_epochs
 from tests.faults.test_program import Fault, alone, differing, write_faults
 from tune.history.journal import Follower
 from vqc.data.dataset import load_data
@@ -75,7 +75,7 @@ class Cluster:
             "PYTHONPATH": str(self.injected),
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": "120",  # a busy machine takes longer than Ray waits
+            "RAY_raylet_start_wait_time_s": START_S,
         }
         with self._log(len(self.nodes)).open("wb") as log:
             process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -127,7 +127,7 @@ def test_a_lost_machine_costs_its_trial_an_epoch_at_most(
     night: Callable[..., Night], record: Callable[[Row], None], cluster: Cluster, tmp_path: Path
 ) -> None:
     train = {**SETTINGS["train"], "num_epochs": EPOCHS}
-    search = night(settings={"train": train, "trials": NODES + 1, "policy": "random", "confirm": 0})
+    search = night(settings={"train": train, "budget": {"trials": NODES + 1}, "rungs": [], "confirm": 0})
     search.begin("--address", cluster.address, "--concurrent", str(NODES))
     search.wait_for(lambda table: [trial.epochs for trial in table.trials.values()] == [2] * NODES)
     cluster.lose(NODES - 1)

@@ -1,4 +1,4 @@
-"""Pictures and annotations that vanish, change or break before, during and between the sittings of a search."""
+"""Pictures and annotations that vanish, change or break before, during and between the sessions of a search."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from tests import images
 from tests.faults.conftest import Row
 from tests.faults.night import ROOT, Night, outcome, repeated_epochs
-from tune.execution.worker import Assignment, Worker, trained
-from tune.history.journal import Table
+from tune.execution.worker import Assignment, Worker, train
+from tune.history.table import Table
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
 from vqc.errors import DataError
@@ -52,9 +52,9 @@ ordinary, *bombs = map(Path, sys.argv[1:])
 assert read(ordinary) == []
 for bomb in bombs:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before_mb, begun_s = memory_mb("VmRSS:"), time.process_time()
+    before_mb, started_s = memory_mb("VmRSS:"), time.process_time()
     said = read(bomb)
-    print(json.dumps({"said": said, "mb": memory_mb("VmHWM:") - before_mb, "s": time.process_time() - begun_s}))
+    print(json.dumps({"said": said, "mb": memory_mb("VmHWM:") - before_mb, "s": time.process_time() - started_s}))
 """
 
 
@@ -166,7 +166,7 @@ HARM = pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_worker_names_the_picture(fault: str, cached: bool, tmp_path: Path, record: Callable[[Row], None]) -> None:
     """Without a cache at the next access; with one only where a size is not in it yet, and so of no consequence."""
-    harm, told = FAULTS[fault]
+    harm, sentence = FAULTS[fault]
     data = load_data(images.write_data(tmp_path / "data"))
     cache = tmp_path / "cache"
     if not cached:
@@ -181,14 +181,14 @@ def test_a_worker_names_the_picture(fault: str, cached: bool, tmp_path: Path, re
             )
         )  # fmt: skip
 
-    worker = Worker(data, threads=1, reports=trained)
+    worker = Worker(data, threads=1, reports=train)
     begin(1, 64)
     worker.epoch()
     harm(data.train.images[2].path)
     if cached:
         assert worker.epoch().epoch == 2
         begin(2, 96)
-    with pytest.raises(DataError, match=rf"rgb-3\.png: {told}"):
+    with pytest.raises(DataError, match=rf"rgb-3\.png: {sentence}"):
         worker.epoch()
     worker.release()
     left = list(cache.glob("*96x96*")) if cached else []
@@ -200,21 +200,21 @@ def test_a_worker_names_the_picture(fault: str, cached: bool, tmp_path: Path, re
 def test_a_search_ends_in_a_sentence_and_goes_on_when_the_pictures_are_back(
     tmp_path: Path, record: Callable[[Row], None]
 ) -> None:
-    """Each fault in a sitting of its own, all in one search; then all is as in a search that nobody disturbed."""
+    """Each fault in a session of its own, all in one search; then all is as in a search that nobody disturbed."""
     with _night(tmp_path / "harmed") as night:
         picture = night.folder / "data/train/images/rgb-3.png"
         annotations = night.folder / "data/train/annotations.json"
         sound, sound_annotations = picture.read_bytes(), annotations.read_bytes()
         again_s: list[float] = []
         night.begin()
-        for harm, told in FAULTS.values():
+        for harm, sentence in FAULTS.values():
             known = _epochs(night.table)
             again_s.append(night.wait_for(lambda table, known=known: _epochs(table) > known))  # type: ignore[misc]
             harm(picture)
             for file in cache_folder(night.results).glob("*.npy"):
                 file.unlink()  # as anybody may at any time; the next trial decodes all pictures again
             assert night.ended() == 2
-            _is_told(night, picture, told)
+            _is_reported(night, picture, sentence)
             if harm is _change:
                 _is_refused(night, "train/images changed since .* would not be comparable")
             picture.write_bytes(sound)
@@ -249,10 +249,10 @@ def _epochs(table: Table) -> int:
     return sum(trial.epochs for trial in table.trials.values())
 
 
-def _is_told(night: Night, picture: Path, told: str) -> None:
+def _is_reported(night: Night, picture: Path, sentence: str) -> None:
     """One sentence that names the file and the command; no trial is to blame."""
     last = night.said.splitlines()[-2:]
-    assert f"{picture}: {told}" in last[0]
+    assert f"{picture}: {sentence}" in last[0]
     assert "the results would not be comparable" in last[0]
     assert "--resume" in last[1]
     assert "Traceback" not in night.said
@@ -262,9 +262,9 @@ def _is_told(night: Night, picture: Path, told: str) -> None:
     assert night.left_behind() == []
 
 
-def _is_refused(night: Night, told: str) -> None:
+def _is_refused(night: Night, sentence: str) -> None:
     before = night.journal.read_bytes()
     night.resume()
     assert night.ended() == 2
-    assert re.search(told, night.said)
+    assert re.search(sentence, night.said)
     assert night.journal.read_bytes() == before

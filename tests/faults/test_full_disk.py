@@ -14,21 +14,24 @@ import pytest
 from tests.builders import epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import Night, outcome, repeated_epochs, undisturbed
+from tests.faults.night import PATIENCE_S, Night, outcome, repeated_epochs, undisturbed
 from tests.faults.small_disk import SmallDisk, small_disk
-from tests.tables import search_settings
-from tune.execution.controller import Conductor
+from tests.tables import search_settings, search_started
+from tune.execution.controller import Controller
+from tune.execution.outcomes import Measured, Unwritable
 from tune.execution.worker import Assignment, UnwritableError, Worker
-from tune.history.journal import Follower, Journal, SearchStarted, Table, read_table, table_of
+from tune.history.journal import Follower, Journal, read_table, table_of
+from tune.history.table import Table
 from tune.search import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
-from vqc.models.checkpoint import read_report
+from vqc.training.state import read_report
 
 Record = Callable[[Row], None]
 SOME = events(trials=12)
 LARGE = epoch_report(1, ap50=0.5).model_copy(update={"losses": {f"term {number}": 0.5 for number in range(400)}})
-WAITS = "The search waits, and goes on as soon as it can write there"
+REFUSED = Unwritable(reason="checkpoints cannot be written", needed_bytes=10**6)
+WAITS = "The search waits until it can write there"
 
 
 @pytest.fixture
@@ -80,27 +83,25 @@ def test_a_journal_that_is_deleted_is_written_again(tmp_path: Path, record: Reco
                lost=len(SOME) - len(kept)))  # fmt: skip
 
 
-# The conductor
+# The controller
 
 
 @pytest.fixture
-def begun(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Conductor]]:
+def new_controller(disk: SmallDisk, tmp_path: Path) -> Iterator[Callable[..., Controller]]:
     """A search with its first trial started; its journal lies on the small disk, or only its checkpoints do."""
     journals: list[Journal] = []
 
-    def begin(*, journal_on_disk: bool = True) -> Conductor:
-        settings = search_settings(epochs=4, trials=3, policy="random")
+    def make(*, journal_on_disk: bool = True) -> Controller:
         journals.append(Journal((disk.folder if journal_on_disk else tmp_path) / "journal.jsonl"))
-        told = settings.model_dump(mode="json")
-        first = SearchStarted(at_ms=1, name="t", search_id="t", settings=told, data={}, versions={}, command="")
+        first = search_started(search_settings(epochs=4, trials=3, rungs=()))
         journals[-1].append(first)
-        search = Conductor(journals[-1], table_of([first], disk.folder), settings=settings, folder=disk.folder)
+        search = Controller(journals[-1], table_of([first]), folder=disk.folder)
         search._disk._pause_s = 0.1
         assert search.next_task() is not None
         search.started(1, worker="test")
         return search
 
-    yield begin
+    yield make
     for journal in journals:
         journal.close()
 
@@ -111,73 +112,77 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
         time.sleep(0.02)
 
 
 def test_an_epoch_is_kept_until_it_can_be_written(
-    begun: Callable[..., Conductor], disk: SmallDisk, record: Record
+    new_controller: Callable[..., Controller], disk: SmallDisk, record: Record
 ) -> None:
-    search = begun()
+    search = new_controller()
     disk.fill()
-    tells = in_thread(lambda: search.measured(1, LARGE))  # more than what is left of the journal's last block
+    records = in_thread(
+        lambda: search.record(1, Measured(report=LARGE))
+    )  # more than what is left of the journal's last block
     wait_for(lambda: "No space left on device" in search.trouble)
     assert WAITS in search.trouble
     disk.empty()
     freed_s = time.monotonic()
-    tells.join(20)
+    records.join(PATIENCE_S)
     kept = read_table(search._journal.path).trials[1].epochs
     assert (kept, search.trouble) == (1, "")
-    record(Row(fault="disk full when an epoch is told", injected=1, lost=1 - kept,
+    record(Row(fault="disk full when an epoch is recorded", injected=1, lost=1 - kept,
                again_s=time.monotonic() - freed_s))  # fmt: skip
 
 
-@pytest.mark.parametrize(("break_", "mend", "told"), [
+@pytest.mark.parametrize(("break_", "mend", "reason"), [
     (lambda disk: disk.fill(leave_bytes=64 * 1024), SmallDisk.empty, "No space left on device"),
     (lambda disk: disk.set_read_only(True), lambda disk: disk.set_read_only(False), "Read-only file system"),
 ], ids=["full", "read-only"])  # fmt: skip
 def test_checkpoints_wait_and_are_no_failure(
-    begun: Callable[..., Conductor],
+    new_controller: Callable[..., Controller],
     disk: SmallDisk,
     record: Record,
     break_: Callable[[SmallDisk], None],
     mend: Callable[[SmallDisk], None],
-    told: str,
+    reason: str,
 ) -> None:
-    search = begun(journal_on_disk=False)
+    search = new_controller(journal_on_disk=False)
     break_(disk)
-    waits = in_thread(lambda: search.unwritable(1, "checkpoints cannot be written", needed_bytes=10**6))
-    wait_for(lambda: told in search.trouble)
+    waits = in_thread(lambda: search.record(1, REFUSED))
+    wait_for(lambda: reason in search.trouble)
     assert search.next_task() is None
     mend(disk)
     mended_s = time.monotonic()
-    waits.join(20)
+    waits.join(PATIENCE_S)
     task = search.next_task()
     assert task is not None
-    assert (task.trial.number, task.after_epoch, search._failures) == (1, 0, {})
-    record(Row(fault=f"checkpoints refused: {told.lower()}", injected=1, lost=len(search._failures),
+    assert (task.trial.number, task.after_epoch, task.trial.failures) == (1, 0, [])
+    record(Row(fault=f"checkpoints refused: {reason.lower()}", injected=1, lost=len(task.trial.failures),
                again_s=time.monotonic() - mended_s))  # fmt: skip
 
 
-def test_checkpoints_that_are_refused_where_there_is_room_are_a_failure(begun: Callable[..., Conductor]) -> None:
-    search = begun()
+def test_checkpoints_that_are_refused_where_there_is_room_are_a_failure(
+    new_controller: Callable[..., Controller],
+) -> None:
+    search = new_controller()
     for _ in range(2):
-        search.unwritable(1, "checkpoints cannot be written: Is a directory", needed_bytes=10**6)
+        search.record(1, REFUSED)
         search.next_task()
     assert search.table.trials[1].state == "failed"
 
 
 def test_ctrl_c_ends_the_waiting_and_leaves_what_a_resumption_needs(
-    begun: Callable[..., Conductor], disk: SmallDisk
+    new_controller: Callable[..., Controller], disk: SmallDisk
 ) -> None:
-    search = begun()
+    search = new_controller()
     disk.fill()
     search.interrupted = True
     with pytest.raises(KeyboardInterrupt):
-        search.measured(1, LARGE)
+        search.record(1, Measured(report=LARGE))
     search.close(crashed=True)
     trial = read_table(search._journal.path).trials[1]
     assert trial.epochs == 0

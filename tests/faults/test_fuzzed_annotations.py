@@ -80,7 +80,7 @@ def read(content: bytes, root: Path, watch: Watch, worst: Worst) -> str:
     watch.opened.clear()
     if LINUX:
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before_mb, begun_s = psutil.Process().memory_info().rss / 2**20, time.process_time()  # not what others compute
+    before_mb, started_s = psutil.Process().memory_info().rss / 2**20, time.process_time()  # not what others compute
     said, watch.on = "", True
     try:
         json.dumps(load_data(root).summary(), ensure_ascii=False).encode()  # the journal must be able to hold it
@@ -89,7 +89,7 @@ def read(content: bytes, root: Path, watch: Watch, worst: Worst) -> str:
         said = str(error)
     finally:
         watch.on = False
-    worst.seconds = max(worst.seconds, time.process_time() - begun_s)
+    worst.seconds = max(worst.seconds, time.process_time() - started_s)
     worst.mb = max(worst.mb, _peak_mb() - before_mb)
     worst.files += 1
     assert "Traceback" not in said
@@ -243,11 +243,11 @@ HEAVY: Mapping[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("case", HEAVY)
 def test_heavy_files_cost_little(case: str, root: Path, watch: Watch, record: Callable[[Row], None]) -> None:
-    make, told = HEAVY[case]
+    make, expected = HEAVY[case]
     content, worst = make(), Worst()
     said = read(content, root, watch, worst)
-    assert re.search(told, said)
-    assert bool(worst.used) == (told == "")
+    assert re.search(expected, said)
+    assert bool(worst.used) == (expected == "")
     _within(worst, record, fault="a heavy annotation file")
 
 

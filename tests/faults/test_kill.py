@@ -17,10 +17,12 @@ from filelock import FileLock
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import PATIENCE_S, Night, Part, outcome, repeated_epochs, undisturbed
-from tune.history.journal import EpochMeasured, Event, Follower, Table, TrialEnded, TrialProposed, TrialStarted
+from tune.history.events import EpochMeasured, Event, TrialEnded, TrialProposed, TrialStarted
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 from vqc.errors import ModelError
-from vqc.models.checkpoint import read_report
+from vqc.training.state import read_report
 
 SEED = 6
 KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}
@@ -33,7 +35,7 @@ LONG = {
         "model": "fcos_tiny", "weights": "none", "image_size": [64, 64], "batch_size": 4, "num_epochs": 6,
         "learning_rate": 1e-3, "gpu_optimization": {"mixed_precision": "float32"},
     },
-    "trials": 9,
+    "budget": {"trials": 9},
 }  # fmt: skip
 GONE_S = 90.0  # two of Ray's processes look for a GCS that is gone for a minute, and hold nothing meanwhile:
 AGENT = re.compile("ray::(RuntimeEnv|Dashboard)Agent")
@@ -44,7 +46,7 @@ FINISHED = ("completed", "stopped", "infeasible", "failed")
 class Kill:
     """One instant: once so many proposals and epochs are in the journal, and a while after that.
 
-    ``early``: a while after the sitting began, while Ray still starts.
+    ``early``: a while after the session began, while Ray still starts.
     """
 
     part: Part
@@ -79,13 +81,13 @@ def events(night: Night) -> list[Event]:
 
 def progress(journal: Path) -> list[tuple[int, int]]:
     """Proposals (epoch 0) and epochs, in the order in which they came; a kill adds none to them."""
-    told = []
+    found = []
     for event in Follower(journal).poll():
         if isinstance(event, TrialProposed):
-            told.append((event.trial, 0))
+            found.append((event.trial, 0))
         elif isinstance(event, EpochMeasured):
-            told.append((event.trial, event.report.epoch))
-    return told
+            found.append((event.trial, event.report.epoch))
+    return found
 
 
 def drawn(length: int) -> list[Kill]:
@@ -103,7 +105,7 @@ def drawn(length: int) -> list[Kill]:
 
 
 def inject(night: Night, kill: Kill, cost: Cost) -> None:
-    """Wait for the instant, kill, and begin the next sitting where that ended this one."""
+    """Wait for the instant, kill, and start the next session where that ended this one."""
     if not kill.early:
         wait_until_going_again(night, cost)
         wait_until(night, lambda: len(progress(night.journal)) >= kill.progress)
@@ -156,12 +158,17 @@ def without_checkpoint(night: Night) -> int:
     missing = 0
     for trial in night.table.trials.values():
         if trial.state in ("running", "paused") and trial.epochs:
-            saved = 0
-            with suppress(ModelError):
-                saved = read_report(trial_folder(night.results / night.name, trial.number) / "last.safetensors").epoch
+            saved = saved_epochs(night, trial.number)
             assert saved <= trial.epochs + 1
             missing += max(0, trial.epochs - saved)
     return missing
+
+
+def saved_epochs(night: Night, number: int) -> int:
+    """Epochs in the checkpoint that a trial would go on from."""
+    with suppress(ModelError):
+        return read_report(trial_folder(night.results / night.name, number) / "last.safetensors").epoch
+    return 0
 
 
 def shared_memory(night: Night) -> set[Path]:
@@ -187,8 +194,8 @@ def started_again(night: Night) -> list[int]:
     return again
 
 
-def lost(night: Night, whole: Table) -> int:
-    """Trials that differ from the undisturbed ones in any value, missing ones included, and epochs told twice."""
+def trials_lost(night: Night, whole: Table) -> int:
+    """Trials that differ from the undisturbed ones in any value, missing ones included, and epochs recorded twice."""
     found, expected = outcome(night.table), outcome(whole)
     differing = [number for number in found.keys() | expected.keys() if found.get(number) != expected.get(number)]
     return len(differing) + repeated_epochs(night.journal)
@@ -209,7 +216,7 @@ def test_twenty_kills_cost_a_search_nothing_but_time(
     wrong = differences(disturbed.results / "mlflow.db", disturbed.journal)
     left = disturbed.left_behind(timeout_s=GONE_S)
     for part, count in KILLS.items():
-        gone = lost(disturbed, whole) + cost.retrained + len(wrong) + len(left)
+        gone = trials_lost(disturbed, whole) + cost.retrained + len(wrong) + len(left)
         record(Row(fault=f"kill -9 of the {part}", injected=count, lost=gone, again_s=cost.again_s[part]))
     assert outcome(disturbed.table) == outcome(whole)
     assert progress(disturbed.journal) == order  # nothing twice, and nothing out of its turn
@@ -224,7 +231,7 @@ def test_twenty_kills_cost_a_search_nothing_but_time(
 
 
 def test_a_killed_search_comes_to_the_same_end(night: Callable[..., Night]) -> None:
-    disturbed = night(settings={"trials": 4})
+    disturbed = night(settings={"budget": {"trials": 4}})
     disturbed.begin()
     disturbed.wait_for(lambda table: sum(trial.epochs for trial in table.trials.values()) >= 3)
     disturbed.kill("driver")

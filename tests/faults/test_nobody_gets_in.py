@@ -43,7 +43,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    night = Night(folder=tmp_path_factory.mktemp("watched"), settings={"trials": 3})
+    night = Night(folder=tmp_path_factory.mktemp("watched"), settings={"budget": {"trials": 3}})
     seen = Seen(night=night)
     for name in RAYS:
         (night.results / night.name / "ray").mkdir(parents=True, exist_ok=True)
@@ -106,11 +106,11 @@ def test_the_secrets_of_an_address_reach_no_file(seen: Seen, record: Callable[[R
     """Not the journal, the report, a log or the terminal; nor what Ray keeps of a session."""
     folders = [seen.night.results, *seen.sessions]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()] + [seen.night.output]
-    told = [path for path in files if any(one.encode() in path.read_bytes() for one in (LOGIN, QUERY))]
+    found = [path for path in files if any(one.encode() in path.read_bytes() for one in (LOGIN, QUERY))]
     assert any(path.name == "journal.jsonl" for path in files)
     assert "cannot reach MLflow" in seen.night.said  # it was tried, with the secrets
-    assert told == []
-    record(Row(fault="a password in MLflow's address", injected=len(files), lost=len(told)))
+    assert found == []
+    record(Row(fault="a password in MLflow's address", injected=len(files), lost=len(found)))
 
 
 @pytest.mark.slow
@@ -200,14 +200,6 @@ def _portfolio(path: Path) -> None:
     members_for("fcos_tiny", path.parent, fields=["learning_rate"])
 
 
-def _memory_book(path: Path) -> None:
-    from vqc.hardware.memory_book import FILE, MemoryBook
-
-    path.rename(path.parent / FILE)
-    assert MemoryBook(path.parent).entries() == {}
-    raise UserError("begun anew")
-
-
 def _settings(path: Path) -> None:
     from tune.settings import load_settings
 
@@ -227,22 +219,22 @@ def _model(path: Path) -> None:
 
 
 def _last(path: Path) -> None:
-    from vqc.models.checkpoint import read_report
+    from vqc.training.state import read_report
 
     read_report(path)
 
 
 def _onnx(path: Path) -> None:
-    from vqc.inference.onnx_export import onnx_detector
+    from vqc.inference.model_file import open_predictor
 
-    onnx_detector(path)
+    open_predictor(path)
 
 
 def _calibration(path: Path) -> None:
     from vqc.inference.calibration import load_calibration
 
     path.rename(path.parent / "model.calibration.json")
-    load_calibration(path.parent / "model.onnx")
+    load_calibration(path.parent / "model.onnx", weights_sha256="")
 
 
 def _backbone(path: Path) -> None:
@@ -267,7 +259,6 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "the cache": _cache,
     "the journal": _journal,
     "the portfolio": _portfolio,
-    "memory.json": _memory_book,
     "the settings": _settings,
     "train_config.json": _train_config,
     "model.safetensors": _model,
@@ -326,18 +317,18 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.handlers: list[str] = []
-        self.told = ""
+        self.text = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.told += " ".join(value or "" for _, value in attrs)
+        self.text += " ".join(value or "" for _, value in attrs)
         self.handlers += [
             name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "") or value == "x"
         ]
 
     def handle_data(self, data: str) -> None:
-        self.told += data
+        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -387,18 +378,19 @@ def _run(command: str, folder: Path, *flags: str) -> None:
 def _report(folder: Path) -> str:
     """Of a search whose name, settings and reasons are markup."""
     from tests.builders import events
-    from tune.history.journal import SearchStarted, TrialEnded, table_of
+    from tune.history.events import SearchStarted, TrialEnded
+    from tune.history.journal import table_of
     from tune.reporting.html_report import page, trials_csv
 
-    told = []
+    changed = []
     for event in events(trials=9, epochs=3, name=MARKUP):
         if isinstance(event, SearchStarted):
             event = event.model_copy(update={"command": MARKUP, "data": {MARKUP: MARKUP}, "versions": {MARKUP: MARKUP}})
         if isinstance(event, TrialEnded):
             reason = f"=cmd|'/c calc'!A0 {MARKUP}" if event.trial % 2 else f"\r=1+1 {MARKUP}"
             event = event.model_copy(update={"state": "failed", "reason": reason})
-        told.append(event)
-    table = table_of(told, folder)
+        changed.append(event)
+    table = table_of(changed, folder)
     rows = list(csv.reader(io.StringIO(trials_csv(table), newline="")))
     assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for row in rows for cell in row)
     assert any("=cmd" in cell for row in rows for cell in row)
@@ -412,8 +404,8 @@ PAGES = {"evaluation": _evaluation, "calibration": _calibrated, "explanation": _
 def test_a_page_runs_nothing_of_what_it_shows(which: str, hostile: Path, record: Callable[[Row], None]) -> None:
     page = Page(PAGES[which](hostile))
     lost = int("script" in page.tags) + len(page.handlers)
-    record(Row(fault="markup in the names on a page", injected=page.told.count("onerror"), lost=lost))
+    record(Row(fault="markup in the names on a page", injected=page.text.count("onerror"), lost=lost))
     assert "script" not in page.tags
     assert page.handlers == []
-    assert page.told.count("onerror=alert(1)") >= 2  # it is shown, as what it is
-    assert "{{7*7}}" in page.told
+    assert page.text.count("onerror=alert(1)") >= 2  # it is shown, as what it is
+    assert "{{7*7}}" in page.text

@@ -14,7 +14,9 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.night import SETTINGS, Night, repeated_epochs
-from tune.history.journal import Follower, State, Table, Trial
+from tune.history.events import State
+from tune.history.journal import Follower
+from tune.history.table import Table, Trial
 from tune.policy.propose import propose
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
@@ -90,8 +92,8 @@ def test_whatever_a_trial_does_the_others_go_on(
     search = night(
         settings={
             "train": {**SETTINGS["train"], "num_epochs": EPOCHS},
-            "trials": FAULTS[-1].trial + 1,
-            "policy": "random",
+            "budget": {"trials": FAULTS[-1].trial + 1},
+            "rungs": [],
             "confirm": 0,
         },
         environment={
@@ -126,17 +128,17 @@ def test_what_breaks_every_trial_ends_the_search_and_loses_none(
 ) -> None:
     every = [
         Fault(name="", trial=number, kind="raise", place=place, times=ALWAYS)
-        for number in range(2, SETTINGS["trials"] + 1)
+        for number in range(2, SETTINGS["budget"]["trials"] + 1)
         for place in ("start", "after epoch 1")
     ]
     injected = write_faults(tmp_path / "injected", every)
     search = night(
-        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "policy": "random", "confirm": 0},
+        settings={"train": {**SETTINGS["train"], "num_epochs": EPOCHS}, "rungs": [], "confirm": 0},
         environment={"PYTHONPATH": str(injected)},
     )
     search.begin()
     assert search.ended() == 2
-    assert "3 trials failed one after the other, at last with UnpicklableError: broken on purpose" in search.said
+    assert "3 trials failed one after the other, the last with: UnpicklableError: broken on purpose" in search.said
     assert "Traceback" not in search.said
     assert "UnpicklableError" in (search.results / search.name / "search.log").read_text(encoding="utf-8")
     states = [trial.state for trial in search.table.trials.values()]
@@ -147,7 +149,7 @@ def test_what_breaks_every_trial_ends_the_search_and_loses_none(
     assert search.ended() == 0, search.said
     data = load_data(tmp_path / "data")
     lost = sum(differing(trial, alone(trial.config, data)) for trial in search.table.trials.values())
-    lost += SETTINGS["trials"] - sum(trial.state == "completed" for trial in search.table.trials.values())
+    lost += SETTINGS["budget"]["trials"] - sum(trial.state == "completed" for trial in search.table.trials.values())
     assert lost == 0
     record(Row(fault="program: every trial fails, as after a driver's reset", injected=3, lost=lost, again_s=again_s))
 
@@ -165,16 +167,16 @@ def alone(config: TrainConfig, data: Data) -> list[EpochReport]:
 
 def differing(trial: Trial, undisturbed: Sequence[EpochReport]) -> int:
     """How many of the undisturbed epochs the trial lacks, or has with other figures."""
-    told = [(report.scores, report.losses) for report in trial.reports]
-    return sum(told[k : k + 1] != [(report.scores, report.losses)] for k, report in enumerate(undisturbed))
+    found = [(report.scores, report.losses) for report in trial.reports]
+    return sum(found[k : k + 1] != [(report.scores, report.losses)] for k, report in enumerate(undisturbed))
 
 
 def again_s(journal: Path, fault: Fault, strike: Path) -> float:
-    """Seconds from a fault to the next epoch of any trial; the one that it struck after may be told late."""
+    """Seconds from a fault to the next epoch of any trial; the one that it struck after may be recorded late."""
     struck_ms = strike.stat().st_mtime * 1000
-    told = [event for event in Follower(journal).poll() if event.event == "epoch" and event.at_ms > struck_ms]
-    late = (fault.trial, f"after epoch {told[0].report.epoch}") == (told[0].trial, fault.place)
-    return (told[1 if late else 0].at_ms - struck_ms) / 1000
+    epochs = [event for event in Follower(journal).poll() if event.event == "epoch" and event.at_ms > struck_ms]
+    late = (fault.trial, f"after epoch {epochs[0].report.epoch}") == (epochs[0].trial, fault.place)
+    return (epochs[1 if late else 0].at_ms - struck_ms) / 1000
 
 
 def without(table: Table, state: State) -> Table:

@@ -14,51 +14,63 @@ import pytest
 import torch
 from torch import nn
 
-from tests.builders import START_MS, epoch_report, events
+from tests.builders import START_MS, at, epoch_report, events
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
 from tests.faults.night import Night, outcome, undisturbed
 from tune.execution.worker import Assignment, Worker
-from tune.history import journal as j
+from tune.history.events import (
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    TrialEnded,
+    TrialPaused,
+    TrialProposed,
+    TrialStarted,
+)
+from tune.history.journal import Follower, Journal, read_table, table_of
 from tune.search import main
+from tune.settings import Budget
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError, SearchError
-from vqc.models.checkpoint import LoopState, ModelInfo, load_model, read_info, read_report, save_model, save_state
+from vqc.models.checkpoint import ModelInfo, load_model, read_info, save_model
+from vqc.training.state import LoopState, read_report, snapshot_of
 
 Record = Callable[[Row], None]
 SOME = events(trials=2, epochs=2)
-LAST: list[j.Event] = [
-    j.SearchResumed(at_ms=START_MS + 9, command="again", trials=40),
-    j.TrialProposed(at_ms=START_MS + 9, trial=3, params={"learning_rate": 0.1}, config=TrainConfig(), origin="sampler"),
-    j.TrialStarted(at_ms=START_MS + 9, trial=1, after_epoch=2, worker="1@here"),
-    j.EpochMeasured(at_ms=START_MS + 9, trial=1, report=epoch_report(3, ap50=0.9)),
-    j.TrialPaused(at_ms=START_MS + 9, trial=1, reason="waits"),
-    j.TrialEnded(at_ms=START_MS + 9, trial=1, state="completed", reason="all epochs"),
-    j.SearchEnded(at_ms=START_MS + 9, reason="trials"),
+LAST: list[Event] = [
+    SearchResumed(**at(START_MS + 9), command="again", budget=Budget(trials=40)),
+    TrialProposed(**at(START_MS + 9), trial=3, params={"learning_rate": 0.1}, config=TrainConfig(), origin="sampler"),
+    TrialStarted(**at(START_MS + 9), trial=1, after_epoch=2, worker="1@here"),
+    EpochMeasured(**at(START_MS + 9), trial=1, report=epoch_report(3, ap50=0.9)),
+    TrialPaused(**at(START_MS + 9), trial=1, reason="waits"),
+    TrialEnded(**at(START_MS + 9), trial=1, state="completed", reason="all epochs"),
+    SearchEnded(**at(START_MS + 9), reason="trials"),
 ]
 
 
-def line(event: j.Event) -> bytes:
+def line(event: Event) -> bytes:
     return event.model_dump_json().encode() + b"\n"
 
 
 WHOLE = b"".join(map(line, SOME))
-BEFORE = j.table_of(SOME, Path("journal.jsonl"))
+BEFORE = table_of(SOME, Path("journal.jsonl"))
 
 
 # The journal
 
 
 @pytest.mark.parametrize("last", LAST, ids=lambda event: event.event)
-def test_a_journal_cut_at_every_byte_of_its_last_record(tmp_path: Path, record: Record, last: j.Event) -> None:
+def test_a_journal_cut_at_every_byte_of_its_last_record(tmp_path: Path, record: Record, last: Event) -> None:
     path, torn = tmp_path / "journal.jsonl", line(last)
     differ = 0
     for kept in range(len(torn)):
         path.write_bytes(WHOLE + torn[:kept])
-        found = j.read_table(path)
-        j.Journal(path).close()
+        found = read_table(path)
+        Journal(path).close()
         differ += found != BEFORE or path.read_bytes() != WHOLE
     assert differ == 0
     record(Row(fault="journal cut at every byte of its last record", injected=len(torn), lost=differ))
@@ -80,9 +92,9 @@ POWER_CUT = {
 def test_what_a_power_cut_leaves_is_taken_back(tmp_path: Path, record: Record, left: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(WHOLE + left)
-    follower = j.Follower(path)  # one that was there before the journal is opened again
+    follower = Follower(path)  # one that was there before the journal is opened again
     assert [*follower.poll()] == SOME
-    journal = j.Journal(path)
+    journal = Journal(path)
     assert journal.torn_bytes == len(left)
     journal.append(LAST[-1])
     journal.close()
@@ -113,7 +125,7 @@ def test_a_last_line_that_another_version_wrote_is_not_removed(tmp_path: Path) -
     path = tmp_path / "journal.jsonl"
     path.write_bytes(WHOLE + b'{"event": "coffee", "at_ms": 1}\n')
     with pytest.raises(SearchError, match="not an event of this journal"):
-        j.read_table(path)
+        read_table(path)
 
 
 # Checkpoints
@@ -129,7 +141,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     optimizer.step()
     info = ModelInfo(config=TrainConfig(), categories=((1, "scratch"),), fingerprint="ab", epoch=1)
     state = LoopState(info=info, step=1, model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=False))
-    save_state(folder / "last", state, epoch_report(1, ap50=0.5))
+    snapshot_of(state, epoch_report(1, ap50=0.5)).write_state(folder / "last")
     save_model(folder / "best", model, info)
     return {name: (folder / name).read_bytes() for name in ("last", "best")}
 
@@ -153,8 +165,8 @@ def test_a_checkpoint_damaged_at_every_byte_is_refused(
     path, content = tmp_path / name, files[name]
     read = {"last": read_report, "best": whole_info}[name]
     taken = 0
-    for at in range(len(content)):
-        path.write_bytes(damage(content, at))
+    for place in range(len(content)):
+        path.write_bytes(damage(content, place))
         taken += not _refuses(read, path)
     assert taken == 0
     how = request.node.callspec.id.split("-")[0]
@@ -173,10 +185,10 @@ def _refuses(read: Callable[[Path], object], path: Path) -> bool:
 def quiet(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[EpochReport], Path]:
     """The reports and the folder of a trial that nobody disturbed."""
     folder = tmp_path_factory.mktemp("quiet")
-    return told(tiny, folder, after_epoch=0, epochs=3), folder
+    return reports_of(tiny, folder, after_epoch=0, epochs=3), folder
 
 
-def told(data: Data, folder: Path, *, after_epoch: int, epochs: int) -> list[EpochReport]:
+def reports_of(data: Data, folder: Path, *, after_epoch: int, epochs: int) -> list[EpochReport]:
     config = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num_epochs=3, batch_size=4)
     worker = Worker(data, threads=1)
     worker.begin(
@@ -193,11 +205,11 @@ def test_a_trial_with_a_damaged_checkpoint_comes_to_the_same_end(
     tiny: Data, tmp_path: Path, quiet: tuple[list[EpochReport], Path], record: Record, name: str, place: float
 ) -> None:
     """It starts anew: what the journal holds is measured once more, and is the same."""
-    told(tiny, tmp_path, after_epoch=0, epochs=2)
+    reports_of(tiny, tmp_path, after_epoch=0, epochs=2)
     path = tmp_path / "t" / f"{name}.safetensors"
     content = path.read_bytes()
     path.write_bytes(flipped(content, int(place * len(content))))
-    again = told(tiny, tmp_path, after_epoch=2, epochs=3)
+    again = reports_of(tiny, tmp_path, after_epoch=2, epochs=3)
     reports, folder = quiet
     wrong = sum(
         (a.epoch, a.scores, a.losses) != (b.epoch, b.scores, b.losses) for a, b in zip(again, reports, strict=True)

@@ -19,7 +19,9 @@ from tests.builders import events, write_journal
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences, rows
 from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night
-from tune.history.journal import EpochMeasured, Follower, Table
+from tune.history.events import EpochMeasured
+from tune.history.journal import Follower
+from tune.history.table import Table
 from tune.reporting.mlflow_sync import Mirror
 from tune.search import DRAIN_TIMEOUT_S
 from vqc.tracking.mlflow_client import default_uri
@@ -96,10 +98,10 @@ def epochs_of(table: Table) -> int:
 
 def longest_idle_s(journal: Path) -> float:
     """The longest time between two events from the first epoch on, less what the epoch itself took."""
-    told = list(Follower(journal).poll())
-    first = next(at for at, event in enumerate(told) if isinstance(event, EpochMeasured))
+    found = list(Follower(journal).poll())
+    first = next(at for at, event in enumerate(found) if isinstance(event, EpochMeasured))
     idle_s = [0.0]
-    for before, event in zip(told[first:], told[first + 1 :], strict=False):
+    for before, event in zip(found[first:], found[first + 1 :], strict=False):
         worked_s = event.report.train_s + event.report.eval_s if isinstance(event, EpochMeasured) else 0.0
         idle_s.append((event.at_ms - before.at_ms) / 1000 - worked_s)
     return max(idle_s)
@@ -114,8 +116,8 @@ def test_a_server_killed_and_started_again_holds_everything(
     night: Callable[..., Night], server: Server, record: Record
 ) -> None:
     """Killed in the first third of the search's epochs; begins to start in the last, which takes a while."""
-    search = night(images=900, settings={"policy": "random", "confirm": 0})
-    whole = SETTINGS["trials"] * SETTINGS["train"]["num_epochs"]
+    search = night(images=900, settings={"rungs": [], "confirm": 0})
+    whole = SETTINGS["budget"]["trials"] * SETTINGS["train"]["num_epochs"]
     search.begin("--mlflow", server.uri)
     search.wait_for(lambda table: epochs_of(table) >= 2)
     server.send(signal.SIGKILL)

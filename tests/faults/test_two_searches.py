@@ -12,17 +12,17 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.mirrored import differences
-from tests.faults.night import ROOT, SETTINGS, Night, outcome, repeated_epochs
+from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night, outcome, repeated_epochs
 from tests.images import write_data
-from tune.execution.session import Sitting, begin, resume
+from tune.execution.session import Session, new_session, resumed_session
 from tune.history.journal import read_table
 from tune.paths import cache_folder, journal_of
 from vqc.errors import SearchError
 
-SHORT = {"trials": 3}
+SHORT = {"budget": {"trials": 3}}
 
 
-def begun(night: Night) -> bool:
+def has_epoch(night: Night) -> bool:
     return any(trial.epochs for trial in night.table.trials.values())
 
 
@@ -30,38 +30,43 @@ def refused(night: Night, *flags: str) -> str:
     """What a second search of the same name says, once it has been refused."""
     words = ["--name", night.name, "--results", str(night.results), *flags]
     second = subprocess.run(
-        [sys.executable, "tune/search.py", *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "tune/search.py", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert second.returncode == 2
     assert second.stdout == ""
     return second.stderr.replace("uv run ", "")  # where the tests run under uv
 
 
-def prepared(folder: Path, *, again: bool) -> Sitting:
-    """A sitting of one and the same search, as a process prepares it before it waits for the lock."""
+def prepared(folder: Path, *, again: bool) -> Session:
+    """A session of one and the same search, as a process prepares it before it waits for the lock."""
     if again:
-        return resume(name="night", results=folder, trials=None, hours=None, command="")
+        return resumed_session(name="night", results=folder, flags={}, command="")
     config = folder / "night.json"
     config.write_text(json.dumps({**SETTINGS, **SHORT}), encoding="utf-8")
-    return begin(name="night", results=folder, data_folder=folder / "data", config=config, flags={}, command="")
+    return new_session(name="night", results=folder, data_folder=folder / "data", config=config, flags={}, command="")
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["both begin", "both resume"])
-def test_what_was_read_before_another_process_wrote_is_not_gone_on_from(tmp_path: Path, again: bool) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["both start", "both resume"])
+def test_what_was_read_before_another_process_wrote_is_not_continued(tmp_path: Path, again: bool) -> None:
     write_data(tmp_path / "data")
     if again:
         prepared(tmp_path, again=False).open_journal().close()
     first, second = prepared(tmp_path, again=again), prepared(tmp_path, again=again)
     first.open_journal().close()
     before = journal_of(first.folder).read_bytes()
-    with pytest.raises(SearchError, match="another process went on with this search in the meantime"):
+    with pytest.raises(SearchError, match="another process continued this search in the meantime"):
         second.open_journal()
     assert journal_of(first.folder).read_bytes() == before
     prepared(tmp_path, again=True).open_journal().close()
 
 
 @pytest.mark.parametrize("written", [b"", b'{"at_ms":1'])
-def test_a_search_that_was_killed_over_its_first_line_can_be_begun_again(tmp_path: Path, written: bytes) -> None:
+def test_a_search_that_was_killed_over_its_first_line_can_be_started_again(tmp_path: Path, written: bytes) -> None:
     write_data(tmp_path / "data")
     journal = journal_of(tmp_path / "night")
     journal.parent.mkdir()
@@ -76,11 +81,11 @@ def test_the_second_of_a_name_is_refused_until_the_first_is_gone(
 ) -> None:
     first = night(settings=SHORT, images=40)
     first.begin()
-    first.wait_for(lambda _: begun(first))
+    first.wait_for(lambda _: has_epoch(first))
     new = refused(first, "--data", str(first.folder / "data"), "--config", str(first.config))
     resumed = refused(first, "--resume")
     assert new.splitlines() == [
-        f"{first.results / first.name}: a search of this name was begun already",
+        f"{first.results / first.name}: a search of this name exists",
         f"  next: python tune/search.py --name {first.name} --resume",
     ]
     assert resumed.splitlines() == [

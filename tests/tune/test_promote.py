@@ -27,8 +27,8 @@ from vqc.config import TrainConfig, load_record
 from vqc.data.dataset import load_data, read_image
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
-from vqc.inference import onnx_export as export
-from vqc.inference.onnx_export import onnx_detector
+from vqc.inference import latency
+from vqc.inference.model_file import open_predictor
 from vqc.models.checkpoint import load_model, save_model
 from vqc.tracking.mlflow_client import ChampionInfo, Tracker, default_uri
 
@@ -39,7 +39,7 @@ NOWHERE = "http://127.0.0.1:9"
 def _quick() -> Iterator[None]:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "TIMED_RUNS", 5)
+        patch.setattr(latency, "TIMED_RUNS", 5)
         yield
 
 
@@ -107,8 +107,8 @@ def test_the_figures_are_those_of_the_journal(first: Promotion) -> None:
 
 
 def test_the_exported_file_runs_alone(first: Promotion) -> None:
-    detector = onnx_detector(first.bundle / "model.onnx", threads=1)
-    found = detector(read_image(first.evidence.data.val.images[0]))
+    detector = open_predictor(first.bundle / "model.onnx")
+    found = detector.detect(read_image(first.evidence.data.val.images[0]))
     assert detector.categories == ((3, "scratch"), (7, "dent"))
     assert found.boxes.shape == (len(found.scores), 4)
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.images import write_data
 from tune.history.journal import read_table
-from tune.history.queries import best_trial
+from tune.policy.replication import best_trial
 from tune.search import main
 from vqc.tracking.mlflow_client import Tracker, default_uri
 
@@ -32,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     write_data(folder / "data")
     (folder / "small.json").write_text(json.dumps(SMALL), encoding="utf-8")
+    (folder / "full.json").write_text(json.dumps({**SMALL, "rungs": []}), encoding="utf-8")  # nothing pauses
     return folder
 
 
@@ -71,7 +72,7 @@ def test_all_trials_end_and_the_next_command_is_told(place: Path, searched: str)
     table = read_table(place / "results" / "first" / "journal.jsonl")
     assert [trial.origin for trial in table.searched][0] == "default"
     assert len(table.searched) == 3
-    assert [trial.repeats for trial in table.trials.values() if trial.origin == "confirm"] == [
+    assert [trial.repeats for trial in table.trials.values() if trial.origin == "repeat"] == [
         trial.number for trial in table.leaders() if trial.repeats is None
     ][:2]
     assert {trial.state for trial in table.trials.values()} <= {"completed", "stopped"}
@@ -104,8 +105,7 @@ def test_the_folder_holds_report_table_and_best_weights_and_nothing_of_rays(plac
 
 @pytest.mark.slow
 def test_ctrl_c_ends_after_the_epoch_and_resume_goes_on(place: Path) -> None:
-    words = ("--trials", "2", "--epochs", "30", "--name", "cut", "--config", "small.json", "--data", "data")
-    words += ("--policy", "random")  # nothing pauses at a rung
+    words = ("--trials", "2", "--epochs", "30", "--name", "cut", "--config", "full.json", "--data", "data")
     process = start(place, *words)
     journal = place / "results" / "cut" / "journal.jsonl"
     deadline_s = time.monotonic() + 180
@@ -129,7 +129,7 @@ MISTAKES = {
     "no data": (["--data", "nowhere"], "nowhere: no such folder"),
     "no trials": (["--data", "data", "--trials", "0"], "--trials: got 0"),
     "unknown model": (["--data", "data", "--model", "fcos_tinny"], "did you mean 'fcos_tiny'?"),
-    "unknown key": (["--data", "data", "--config", "wrong.json"], "trails: unknown key; did you mean 'trials'?"),
+    "unknown key": (["--data", "data", "--config", "wrong.json"], "confrim: unknown key; did you mean 'confirm'?"),
     "no JSON": (["--data", "broken"], "not JSON: line 1"),
     "nothing to resume": (["--resume"], "no search was run here"),
     "bad name": (["--data", "data", "--name", "a/b"], "--name: got 'a/b'"),
@@ -145,7 +145,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     write_data(tmp_path / "data")
     write_data(tmp_path / "broken")
     (tmp_path / "broken" / "train" / "annotations.json").write_text("nope{", encoding="utf-8")
-    (tmp_path / "wrong.json").write_text(json.dumps({**SMALL, "trails": 3}), encoding="utf-8")
+    (tmp_path / "wrong.json").write_text(json.dumps({**SMALL, "confrim": 3}), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
     said = capfd.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tune.settings import Dimension, SearchSettings, load_settings, with_params
+from tune.settings import Budget, Dimension, SearchSettings, load_settings, with_params
 from vqc.config import TrainConfig, parse_record
 from vqc.errors import ConfigError
 
@@ -60,12 +60,13 @@ def test_rungs_must_rise_between_0_and_1(rungs: list[float]) -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"trials": 0}, "trials: got 0, expected greater than or equal to 1"),
-        ({"trials": True}, "trials: got True, expected a valid integer"),
-        ({"hours": 0}, "hours: got 0, expected greater than 0"),
+        ({"budget": {"trials": 0}}, "budget.trials: got 0, expected greater than or equal to 1"),
+        ({"budget": {"trials": True}}, "budget.trials: got True, expected a valid integer"),
+        ({"budget": {"hours": 0}}, "budget.hours: got 0, expected greater than 0"),
+        ({"budget": {}}, "budget: expected trials, hours, or both"),
         ({"gpus_per_trial": 2}, "gpus_per_trial: got 2, expected 'auto' or a share above 0 and at most 1"),
         ({"metric": "map"}, "metric: got 'map', expected 'ap', 'ap50', 'ap75' or 'ar'"),
-        ({"trails": 3}, "trails: unknown key; did you mean 'trials'?"),
+        ({"confrim": 3}, "confrim: unknown key; did you mean 'confirm'?"),
         ({"train": {"batchsize": 3}}, "train.batchsize: unknown key; did you mean 'batch_size'?"),
         ({"train": 3}, "train: got 3"),
     ],
@@ -114,17 +115,39 @@ def test_params_that_do_not_fit() -> None:
 
 
 def test_flags_go_over_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "search.json", trials=9, seed=3)
-    settings = load_settings(path, {"trials": 2}, {"model": "fcos_tiny"})
-    assert (settings.trials, settings.seed) == (2, 3)
+    path = write(tmp_path / "search.json", budget={"trials": 9}, seed=3)
+    settings = load_settings(path, {"budget.trials": 2, "train.model": "fcos_tiny"})
+    assert (settings.budget, settings.seed) == (Budget(trials=2), 3)
     assert (settings.train.model, settings.train.num_epochs) == ("fcos_tiny", 5)
 
 
 def test_the_training_file_lies_beside_the_search_file(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text('{"$schema": "x", "num_epochs": 11}', encoding="utf-8")
-    assert load_settings(write(tmp_path / "search.json", train="mine.json"), {}, {}).train.num_epochs == 11
+    assert load_settings(write(tmp_path / "search.json", train="mine.json"), {}).train.num_epochs == 11
 
 
 def test_a_training_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.json: no such file"):
-        load_settings(write(tmp_path / "search.json", train="absent.json"), {}, {})
+        load_settings(write(tmp_path / "search.json", train="absent.json"), {})
+
+
+@pytest.mark.parametrize(
+    ("in_file", "flags", "expected"),
+    [
+        ({"trials": 9, "hours": 8.0}, {}, Budget(trials=9, hours=8.0)),
+        ({"trials": 9, "hours": 8.0}, {"budget.trials": 2}, Budget(trials=2, hours=8.0)),
+        ({"trials": 9}, {"budget.hours": 6.0}, Budget(hours=6.0)),
+        ({"trials": 9}, {"budget.hours": 6.0, "budget.trials": 5}, Budget(trials=5, hours=6.0)),
+    ],
+    ids=str,
+)
+def test_hours_given_alone_lift_the_limit_on_trials(
+    tmp_path: Path, in_file: dict[str, float], flags: dict[str, float], expected: Budget
+) -> None:
+    assert load_settings(write(tmp_path / "search.json", budget=in_file), flags).budget == expected
+
+
+@pytest.mark.parametrize("key", ["trials", "hours"])
+def test_a_settings_file_of_version_1_is_told_where_its_budget_belongs(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match=f'{key}: expected inside "budget"'):
+        load_settings(write(tmp_path / "search.json", **{key: 9}), {})

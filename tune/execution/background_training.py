@@ -1,9 +1,9 @@
 """A trial's epochs, trained in a thread that may be one epoch ahead of what is reported.
 
-Made by ``tune.execution.worker``. While an epoch's checkpoint is written and its report travels to the journal and the
-answer back, the next one trains already. A report is handed on only when its checkpoint is on the disk, so the journal
-never says more than the disk does. A checkpoint is written only when its report is asked for, so the disk is never more
-than one epoch before the journal, whoever is killed. Where the answer may be "no further", training waits for it.
+While an epoch's checkpoint is written and its report travels to the journal and the decision back, the next epoch is
+already trained. A report is returned only when its checkpoint is on the disk, so the journal never knows more than the
+disk. A checkpoint is written only when its report is asked for, so the disk is never more than one epoch ahead of the
+journal, whichever process is killed. Where the decision may be to stop, training waits for it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import TypeAlias
 
 from vqc.epoch import EpochReport
 
-__all__ = ["Ahead", "Measured", "Training"]
+__all__ = ["BackgroundTraining", "Measured", "Training"]
 
 Measured: TypeAlias = tuple[EpochReport, Callable[[], None]]  # the second writes the checkpoints of the first
 Training: TypeAlias = Callable[[Callable[[int, int], None]], Generator[Measured, None, None]]  # takes fit()'s on_step
 
 
-class _LetGoError(BaseException):
-    """Ends the training between two steps; nothing in it may take this for an error of its own."""
+class _ClosedError(BaseException):
+    """Ends the training between two steps; a ``BaseException``, so that nothing in the training catches it."""
 
 
-class Ahead(Iterator[EpochReport]):
+class BackgroundTraining(Iterator[EpochReport]):
     """The reports in their order; errors of training and writing come where the report would have come.
 
     Nothing is trained before the first report is asked for. ``close()`` ends the training after its present step.
@@ -73,7 +73,7 @@ class Ahead(Iterator[EpochReport]):
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint") as writer:
             try:
                 self._train_with(writer)
-            except _LetGoError:
+            except _ClosedError:
                 pass
             except BaseException as error:  # noqa: BLE001  (handed on to whoever asks for the report)
                 failed: Future[EpochReport] = Future()
@@ -114,7 +114,7 @@ class Ahead(Iterator[EpochReport]):
 
     def _on_step(self, step: int, steps: int) -> None:
         if self._closed:
-            raise _LetGoError
+            raise _ClosedError
 
 
 def _written(report: EpochReport, write: Callable[[], None]) -> EpochReport:

@@ -1,8 +1,8 @@
-"""Seconds in which this process could run: of sleep nothing counts.
+"""Seconds in which this process could run: time asleep does not count.
 
-A laptop that sleeps searches nothing meanwhile, so sleep counts neither as time of the search nor against its hours.
-Linux and macOS stop ``time.monotonic`` while a machine sleeps, Windows lets it go on, and nothing stops it for a
-process that is only halted. Whoever reads this clock all the time sees sleep as a gap between two readings.
+A laptop that sleeps does not search, so sleep counts neither as time of the search nor against its hours. Linux and
+macOS stop ``time.monotonic`` while a machine sleeps, Windows does not, and nothing stops it for a process that is only
+suspended. This clock is read several times a second, so sleep is a gap between two readings.
 """
 
 from __future__ import annotations

@@ -1,387 +1,278 @@
-"""What the engine asks and tells: which trial next, does it go on, it ended. The only writer of the journal.
+"""The search's decisions and their record: which trial is next, does it go on, is the search over.
 
-Knows nothing of Ray. Every answer is a function of the table, and every event is on the disk before its
-consequence is drawn, so a search that was killed goes on where it stopped.
+The only writer of the journal; knows nothing of Ray. Every decision is a function of the table, and every event is on
+the disk before its consequence is drawn, so a search that was killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tune.execution.checkpoints import delete_unneeded
 from tune.execution.clock import AwakeClock
-from tune.execution.disk_retry import DiskWait, GivenUpError, write_probe
-from tune.execution.watchdog import patience_s
-from tune.history.journal import (
-    ClockLeapt,
+from tune.execution.disk_retry import DiskRetry, InterruptedWaitError, write_probe
+from tune.execution.outcomes import DataChanged, Decision, Failed, Infeasible, Measured, Outcome, Unwritable, WorkerLost
+from tune.history.events import (
+    AttemptFailed,
     Ended,
     EpochMeasured,
     Event,
-    Journal,
     SearchEnded,
     SearchEndReason,
-    Table,
-    Trial,
     TrialEnded,
     TrialPaused,
     TrialProposed,
     TrialStarted,
     WorkerReplaced,
-    now_ms,
 )
-from tune.paths import trial_folders
-from tune.policy.early_stopping import hopeless, to_resume, verdict
+from tune.history.journal import Journal, now_ms
+from tune.history.queries import resume_command
+from tune.history.table import Table, Trial
+from tune.policy.early_stopping import decide, trials_to_prune
 from tune.policy.propose import propose
-from tune.policy.replication import confirmed, full_run_s, next_repeat, repeat_seed, repeats_s
-from tune.settings import SearchSettings, with_params
+from tune.policy.replication import repeat_seed
+from tune.policy.schedule import Continue, Promote, Propose, Repeat, is_complete, may_run, next_step
+from tune.settings import with_params
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError, UserError
 
-__all__ = ["Conductor", "Task"]
+__all__ = ["Controller", "Task"]
 
-LEAP_S = 5.0  # between wall clock and the search's own, before the journal is told
-MOST_KEPT = 0.25  # of the hours, for running the best again
-RETRIES = 1  # a trial that failed by our fault is tried once more after the same epoch
-MOST_FAILED = 3  # trials one after the other, with no epoch measured between them: it is the machine, or ourselves
+RETRIES = 1  # a trial that failed is tried once more after the same epoch
+OUTAGE = 3  # trials that fail one after the other, with no epoch measured between them: the machine is at fault
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is given: a trial, and the epoch that the journal knows it to have reached."""
+    """What a worker is given: a trial, and the epoch after which it goes on."""
 
     trial: Trial
     after_epoch: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Failure:
-    """Where a trial broke off, and whether the machine's memory had run out."""
-
-    after_epoch: int
-    out_of_memory: bool
-
-
-class Conductor:
-    """One sitting of a search, from start or resumption to its end.
+class Controller:
+    """One session of a search, from its start or resumption to its end.
 
     Args:
-        journal: open for writing.
+        journal: open for writing, its latest event that of the session's beginning.
         table: all that the journal holds; kept up to date from here on.
-        settings: of this search, with this sitting's trials and hours.
         folder: the search's results.
-        clock_s: seconds in which the search could run; replaced in tests.
+        clock_s: seconds awake since the session began; replaced in tests.
     """
 
     def __init__(
-        self,
-        journal: Journal,
-        table: Table,
-        *,
-        settings: SearchSettings,
-        folder: Path,
-        clock_s: Callable[[], float] | None = None,
+        self, journal: Journal, table: Table, *, folder: Path, clock_s: Callable[[], float] | None = None
     ) -> None:
-        self.table = table
-        self._journal, self._settings, self._folder = journal, settings, folder
-        self._clock_s = clock_s or AwakeClock()
-        self._started_s = self._clock_s()
-        self._offset_s = self._wall_ahead_s()
-        begun = [trial for trial in table.trials.values() if trial.state in ("proposed", "running", "interrupted")]
-        self._waiting = sorted(begun, key=lambda trial: trial.acquitted)
-        self._unjudged = {trial.number for trial in self._waiting if trial.epochs}
-        self._live: set[int] = set()
-        self._failures: dict[int, list[_Failure]] = {}
-        self._failed_in_a_row: list[Trial] = []
-        self._works = False  # some epoch was measured in this sitting
-        self._exhausted = False
+        self.table, self.settings = table, table.settings
+        self.clock_s = clock_s or AwakeClock()
         self.interrupted = False
         self.fault: UserError | None = None  # what has to be put right before any trial can go on
-        self._disk = DiskWait(lambda: self.interrupted)
+        self._journal, self._folder = journal, folder
+        self._start_s = table.awake_s - self.clock_s()
+        self._with_worker: set[int] = set()  # trials given out; of the journal only those that a worker has taken
+        self._exhausted = False
+        self._disk = DiskRetry(lambda: self.interrupted)
 
     @property
-    def _left_s(self) -> float:
-        """Seconds of wall clock that are left to this sitting."""
-        hours = self._settings.hours
-        return math.inf if hours is None else hours * 3600 - (self._clock_s() - self._started_s)
-
-    @property
-    def out_of_time(self) -> bool:
-        return self._left_s <= 0
-
-    @property
-    def _closing(self) -> bool:
-        """What time is left is kept for running the best again, up to a quarter of all."""
-        if self._settings.hours is None:
-            return False
-        kept_s = min(repeats_s(self.table, self._settings), self._settings.hours * 3600 * MOST_KEPT)
-        return self._left_s <= kept_s
-
-    @property
-    def finished(self) -> bool:
-        """No further trial will be given out in this sitting."""
-        return self._over is not None or self._exhausted
-
-    @property
-    def _over(self) -> str | None:
-        """Why the sitting is over for all trials, or nothing."""
-        if self.fault is not None:
-            return self.fault.what
-        if self.interrupted:
-            return "by hand"
-        return f"the {self._settings.hours:g} h are over" if self.out_of_time else None
-
-    def tick(self) -> None:
-        """To be called several times a second: tells the journal of time that passed without the search."""
-        leapt_s = self._wall_ahead_s() - self._offset_s
-        if abs(leapt_s) > LEAP_S:
-            self._offset_s += leapt_s
-            self._write(ClockLeapt(at_ms=now_ms(), lost_ms=round(leapt_s * 1000)))
-
-    def _wall_ahead_s(self) -> float:
-        return now_ms() / 1000 - self._clock_s()
+    def left_s(self) -> float:
+        """Awake seconds that the budget leaves to this session."""
+        hours = self.table.budget.hours
+        spent_s = self._start_s + self.clock_s() - self.table.session_started_s
+        return math.inf if hours is None else hours * 3600 - spent_s
 
     @property
     def trouble(self) -> str:
         """Why the search waits, as a sentence; empty while it does not."""
         return self._disk.trouble
 
+    @property
+    def finished(self) -> bool:
+        """No further trial will be given out in this session."""
+        return self._exhausted or self._over is not None
+
+    @property
+    def _over(self) -> str | None:
+        """Why the session is over for all trials, or nothing."""
+        if self.fault is not None:
+            return self.fault.what
+        if self.interrupted:
+            return "interrupted by the user"
+        return f"the {self.table.budget.hours:g} h are over" if self.left_s <= 0 else None
+
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
-        if self.finished or len(self._live) >= self._settings.concurrent:
+        if self.finished or len(self._with_worker) >= self.settings.concurrent:
             return None
         trial = self._next_trial()
         if trial is None:
-            self._exhausted = not self._live
+            self._exhausted = not self._with_worker
             return None
-        self._live.add(trial.number)
+        self._with_worker.add(trial.number)
         return Task(trial=trial, after_epoch=trial.epochs)
 
     def _next_trial(self) -> Trial | None:
-        """First what was begun, then what has earned its next epochs, then what is new, at last the repeats.
-
-        Acquitted trials wait for an epoch of another, which shows that it works again.
-        """
-        begun = self._begun(acquitted=self._works)
-        if begun is not None:
-            return begun
-        if not self._closing:
-            promoted = to_resume(self.table, self._settings)
-            if promoted is not None:
-                # Between being given out and being started it still looks paused: another slot waits that long.
-                return None if promoted.number in self._live else promoted
-            if len(self.table.searched) < self._settings.trials:
-                return self._proposed()
-        if self._live:
-            return None
-        begun = self._begun(acquitted=True)
-        if begun is not None:
-            return begun
-        best = next_repeat(self.table, self._settings)
-        return None if best is None or full_run_s(best) > self._left_s else self._repeated(best)
-
-    def _begun(self, *, acquitted: bool) -> Trial | None:
-        """The next of those that were begun and still go on; acquitted ones only if asked for."""
-        while self._waiting and (acquitted or not self._waiting[0].acquitted):
-            trial = self._waiting.pop(0)
-            if self._still_goes_on(trial):
-                return trial
-        return None
-
-    def _still_goes_on(self, trial: Trial) -> bool:
-        """The sitting before may have been killed between a trial's epoch and what follows from it."""
-        if trial.number not in self._unjudged:
-            return True
-        self._unjudged.remove(trial.number)
-        return self._goes_on(trial)
+        while True:
+            match next_step(self.table, self.settings, left_s=self.left_s, with_worker=self._with_worker):
+                case Continue(trial=trial) if trial.epochs and not self._goes_on(trial):
+                    continue  # the session before was killed between its epoch and what follows from it
+                case Continue(trial=trial) | Promote(trial=trial):
+                    return trial
+                case Propose():
+                    return self._proposed()
+                case Repeat(trial=trial):
+                    return self._repeated(trial)
+                case _:
+                    return None
 
     def _proposed(self) -> Trial:
-        proposal = propose(self.table, self._settings)
-        config = with_params(self._settings.train, proposal.params)
+        proposal = propose(self.table, self.settings)
+        config = with_params(self.settings.train, proposal.params)
         return self._added(params=proposal.params, config=config, origin=proposal.origin)
 
     def _repeated(self, trial: Trial) -> Trial:
-        config = trial.config.model_copy(update={"seed": repeat_seed(self._settings, trial)})
-        return self._added(params=trial.params, config=config, origin="confirm", repeats=trial.number)
+        config = trial.config.model_copy(update={"seed": repeat_seed(self.settings, trial)})
+        return self._added(params=trial.params, config=config, origin="repeat", repeats=trial.number)
 
     def _added(self, **what: Any) -> Trial:
         number = len(self.table.trials) + 1
-        self._write(TrialProposed(at_ms=now_ms(), trial=number, **what))
+        self._write(TrialProposed, trial=number, **what)
         return self.table.trials[number]
 
     def started(self, number: int, *, worker: str) -> None:
         """A worker took the trial."""
-        trial = self.table.trials[number]
-        self._write(TrialStarted(at_ms=now_ms(), trial=number, after_epoch=trial.epochs, worker=worker))
+        self._write(TrialStarted, trial=number, after_epoch=self.table.trials[number].epochs, worker=worker)
 
-    def measured(self, number: int, report: EpochReport) -> bool:
-        """Take in an epoch; True if the trial goes on, False if it has ended here."""
+    def record(self, number: int, outcome: Outcome) -> Decision:
+        """Write what an attempt at a trial's next epoch came to, and say whether the worker goes on with the trial."""
         trial = self.table.trials[number]
+        match outcome:
+            case Measured():
+                return self._measured(trial, outcome.report)
+            case Infeasible():
+                self._end(trial, "infeasible", outcome.reason)
+            case DataChanged():
+                self.fault = DataError(
+                    f"{outcome.reason}; the results would not be comparable: restore the file and resume",
+                    command=resume_command(self._folder.name),
+                )
+                self._end(trial, "interrupted", outcome.reason)
+            case Unwritable():
+                self._unwritable(trial, outcome)
+            case WorkerLost(before_trial=True):
+                self._retry(trial, outcome.reason)
+            case Failed() | WorkerLost() if number in self._with_worker:
+                self._failed(trial, outcome)
+            case Failed() | WorkerLost():  # it has ended or was paused already: only a worker was lost
+                self._write(WorkerReplaced, worker=f"after trial {number}", reason=outcome.reason)
+        return "release"
+
+    def _measured(self, trial: Trial, report: EpochReport) -> Decision:
         if report.epoch == trial.epochs + 1:  # a worker that lost its checkpoint measures known epochs again
-            self._write(EpochMeasured(at_ms=now_ms(), trial=number, report=report))
-            self._failed_in_a_row.clear()
-            self._works = True
+            self._write(EpochMeasured, trial=trial.number, report=report)
         if report.epoch < trial.epochs:
-            return True
+            return "continue"
         if not self._goes_on(trial):
-            return False
-        if self._over is not None or (self._closing and trial.repeats is None):
-            return self._end(trial, "interrupted", self._over or f"the {self._settings.hours:g} h are over")
-        return True
+            return "release"
+        if self._over is not None or not may_run(self.table, self.settings, trial, left_s=self.left_s):
+            self._end(trial, "interrupted", self._over or f"the {self.table.budget.hours:g} h are nearly over")
+            return "release"
+        return "continue"
 
     def _goes_on(self, trial: Trial) -> bool:
-        """What follows from a trial's latest epoch."""
+        """Decide what follows from a trial's latest epoch; writes it where the trial ends or waits."""
         if trial.epochs >= trial.config.num_epochs:
-            return self._end(trial, "completed", "all epochs")
-        if trial.repeats is None:
-            judged = verdict(self.table, trial, self._settings)
-            if judged.action == "stop":
-                return self._end(trial, "stopped", judged.reason)
-            if judged.action == "pause":
-                return self._pause(trial, judged.reason)
-        return True
+            self._end(trial, "completed", "all epochs")
+            return False
+        if trial.repeats is not None:
+            return True
+        judged = decide(self.table, trial, self.settings)
+        if judged.action == "stop":
+            self._end(trial, "stopped", judged.reason)
+        elif judged.action == "pause":
+            self._with_worker.discard(trial.number)
+            self._write(TrialPaused, trial=trial.number, reason=judged.reason)
+            self._prune()
+        return judged.action == "continue"
 
-    def patience_s(self, number: int) -> float:
-        """Seconds that the trial may take for its next epoch; after that it hangs."""
-        return patience_s(self.table, self.table.trials[number])
+    def _failed(self, trial: Trial, outcome: Failed | WorkerLost) -> None:
+        """Try the trial once more from its checkpoint; where it fails again with no epoch in between, it has failed.
 
-    def infeasible(self, number: int, reason: str) -> None:
-        """The configuration cannot work."""
-        self._end(self.table.trials[number], "infeasible", reason)
-
-    def data_changed(self, number: int, reason: str) -> None:
-        """The images are not what they were: nothing can be compared any more, and the trial is not to blame."""
-        self.fault = DataError(
-            f"{reason}; the results would not be comparable: put it back as it was and go on", command=self._resumption
+        Where the machine's memory runs out twice at the same epoch, the second time in a new process, the
+        configuration needs more than there is, and the sampler should learn that.
+        """
+        self._with_worker.discard(trial.number)
+        self._write(
+            AttemptFailed,
+            trial=trial.number,
+            after_epoch=trial.epochs,
+            reason=outcome.reason,
+            out_of_memory=outcome.out_of_memory,
         )
-        self._end(self.table.trials[number], "interrupted", reason)
-
-    def failed(self, number: int, reason: str, *, out_of_memory: bool = False) -> None:
-        """The program's fault, or the worker's end; the trial goes on from its checkpoint.
-
-        It counts as failed when it does so again without an epoch in between: what ends at ever new places is not the
-        trial's doing. The machine's memory may have run out because of others the first time; where it runs out again
-        at the same epoch, in a new process, the configuration needs more than there is, and the sampler should know.
-        """
-        if number not in self._live:  # it has ended or was paused already: only a worker was lost
-            self._write(WorkerReplaced(at_ms=now_ms(), worker=f"after trial {number}", reason=reason))
+        failures = trial.failures_here()
+        if len(failures) <= RETRIES:
             return
-        self._live.discard(number)
-        trial = self.table.trials[number]
-        failures = self._failures.setdefault(number, [])
-        failures.append(_Failure(after_epoch=trial.epochs, out_of_memory=out_of_memory))
-        here = [failure for failure in failures if failure.after_epoch == trial.epochs]
-        if len(here) > RETRIES and all(failure.out_of_memory for failure in here):
-            self._end(trial, "infeasible", reason)
-        elif len(here) > RETRIES:
-            self._failed_in_a_row.append(trial)  # before it ends: its checkpoint is kept
-            self._end(trial, "failed", reason)
-            if len(self._failed_in_a_row) >= MOST_FAILED:
-                self._acquit([trial for trial in self._failed_in_a_row if not trial.acquitted])
-        else:
-            self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=reason))
-            self._waiting.insert(0, trial)
+        out_of_memory = all(failure.out_of_memory for failure in failures)
+        self._end(trial, "infeasible" if out_of_memory else "failed", outcome.reason)
+        if len(self.table.failed_in_a_row) >= OUTAGE:
+            self._outage(outcome.reason.partition("\n")[0])
 
-    def _acquit(self, failed: Sequence[Trial]) -> None:
-        """When one trial after the other fails, it is hardly theirs: none is lost, and the night is not used up.
-
-        Args:
-            failed: those of them that were not acquitted before; the others had their second chance.
-        """
+    def _outage(self, reason: str) -> None:
+        """Trials that failed one after the other are tried again in the next session; once, or they would for ever."""
+        failed = [trial for trial in self.table.failed_in_a_row if not trial.after_outage]
         if not failed:
-            self._failed_in_a_row.clear()
             return
-        said = failed[-1].reason.partition("\n")[0]
         self.fault = SearchError(
-            f"{MOST_FAILED} trials failed one after the other, at last with {said}; it is hardly theirs: "
-            f"{self._folder / 'search.log'} has what they said, and they are tried again when the search goes on",
-            command=self._resumption,
+            f"{OUTAGE} trials failed one after the other, the last with: {reason}; the machine seems to be at fault, "
+            f"so the search ends and will try them again ({self._folder / 'search.log'} has the details)",
+            command=resume_command(self._folder.name),
         )
         for trial in failed:
             self._end(trial, "interrupted", trial.reason)
 
-    @property
-    def _resumption(self) -> str:
-        return f"python tune/search.py --name {self._folder.name} --resume"
+    def _unwritable(self, trial: Trial, outcome: Unwritable) -> None:
+        """Wait until the checkpoints can be written, then try the trial again; a failure where they always could."""
+        probe = partial(write_probe, self._folder, outcome.needed_bytes)
+        if self._disk.until_written(probe, self._folder):
+            self._retry(trial, outcome.reason)
+        else:
+            self._failed(trial, Failed(reason=outcome.reason))
 
-    def unwritable(self, number: int, reason: str, *, needed_bytes: int) -> None:
-        """A worker could not write its checkpoints. Waits until so much can be written; then the trial goes on from the
-        last ones.
-
-        Where it can be written at once, as a probe tells, the disk was not the cause, and the trial has failed.
-        """
-        if not self._disk.until_written(partial(write_probe, self._folder, needed_bytes), self._folder):
-            self.failed(number, reason)
-            return
-        self._live.discard(number)
-        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"trial {number}", reason=f"{reason}, for a while"))
-        self._waiting.insert(0, self.table.trials[number])
-
-    def worker_spent(self, number: int, reason: str) -> None:
-        """A reused worker would not take the trial, because the one before left memory behind: another one will."""
-        self._live.discard(number)
-        self._write(WorkerReplaced(at_ms=now_ms(), worker=f"before trial {number}", reason=reason))
-        self._waiting.insert(0, self.table.trials[number])
+    def _retry(self, trial: Trial, reason: str) -> None:
+        """Give the trial to another worker; it is not to blame."""
+        self._with_worker.discard(trial.number)
+        self._write(WorkerReplaced, worker=f"of trial {trial.number}", reason=reason)
 
     def close(self, *, crashed: bool = False) -> None:
-        """End the sitting: whatever still runs is interrupted, and the journal says why the search ended."""
-        with suppress(GivenUpError):  # the journal is then as after a kill, which a resumption knows
-            self._close(crashed=crashed)
+        """End the session: whatever still runs is interrupted, and the journal says why the search ended."""
+        with suppress(InterruptedWaitError):  # the journal is then as after a kill, which a resumption knows
+            for number in sorted(self._with_worker):
+                self._end(self.table.trials[number], "interrupted", "the search ended")
+            done = is_complete(self.table, self.settings)
+            for trial in [trial for trial in self.table.trials.values() if done and trial.state == "paused"]:
+                self._end(trial, "stopped", f"{trial.reason}; others were better")
+            reason: SearchEndReason = "trials" if done else "hours"
+            if crashed or self.interrupted or self.fault is not None:
+                reason = "failed" if crashed else "interrupted"
+            self._write(SearchEnded, reason=reason)
 
-    def _close(self, *, crashed: bool) -> None:
-        for number in sorted(self._live):
-            self._end(self.table.trials[number], "interrupted", "the search ended")
-        searched_all = len(self.table.searched) >= self._settings.trials
-        if self._exhausted and searched_all:
-            for trial in self._paused():
-                self._end(trial, "stopped", f"{trial.reason}; others were better to the end")
-        stopped = self.interrupted or self.fault is not None
-        reason: SearchEndReason = "failed" if crashed else "interrupted" if stopped else "trials"
-        if reason == "trials" and not searched_all:
-            reason = "hours"
-        self._write(SearchEnded(at_ms=now_ms(), reason=reason))
+    def _end(self, trial: Trial, state: Ended, reason: str) -> None:
+        self._with_worker.discard(trial.number)
+        self._write(TrialEnded, trial=trial.number, state=state, reason=reason)
+        self._prune()
 
-    def _pause(self, trial: Trial, reason: str) -> bool:
-        self._live.discard(trial.number)
-        self._write(TrialPaused(at_ms=now_ms(), trial=trial.number, reason=reason))
-        self._tidy()
-        return False
+    def _prune(self) -> None:
+        """Stop paused trials without a chance, and delete checkpoints that nobody will need."""
+        for trial in trials_to_prune(self.table, self.settings):
+            self._write(TrialEnded, trial=trial.number, state="stopped", reason=trial.reason)
+        delete_unneeded(self._folder, self.table, keep_leaders=self.settings.keep_leaders)
 
-    def _paused(self) -> list[Trial]:
-        return [trial for trial in self.table.trials.values() if trial.state == "paused"]
-
-    def _end(self, trial: Trial, state: Ended, reason: str) -> bool:
-        self._live.discard(trial.number)
-        self._write(TrialEnded(at_ms=now_ms(), trial=trial.number, state=state, reason=reason))
-        self._tidy()
-        return False
-
-    def _tidy(self) -> None:
-        """Give up what waits in vain; keep the checkpoints of trials that may go on, and the best ones of the leaders
-        and of what was confirmed.
-        """
-        for other in hopeless(self.table, self._settings):
-            self._write(TrialEnded(at_ms=now_ms(), trial=other.number, state="stopped", reason=other.reason))
-        leaders = {trial.number for trial in self.table.leaders()[: self._settings.keep_leaders]}
-        leaders |= {run.number for one in confirmed(self.table) for run in one.runs}
-        for number, folder in trial_folders(self._folder):  # those that are left, however many trials there were
-            trial = self.table.trials.get(number)  # None: of a trial whose line was lost; it is not ours to judge
-            if trial is None or trial.state not in ("completed", "stopped", "infeasible", "failed"):
-                continue
-            if trial in self._failed_in_a_row:
-                continue
-            if number not in leaders:
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    (folder / "last.safetensors").unlink(missing_ok=True)
-
-    def _write(self, event: Event) -> None:
-        self.tick()  # what happened before the event stands before it
+    def _write(self, kind: Callable[..., Event], **what: Any) -> None:
+        event = kind(at_ms=now_ms(), awake_s=round(self._start_s + self.clock_s(), 3), **what)
         self._disk.until_written(partial(self._journal.append, event), self._folder)
         self.table.apply(event)

@@ -1,7 +1,7 @@
-"""Waits where results cannot be written: on a full disk, on one that became read-only, on a share that is away.
+"""Waits while results cannot be written: a full disk, one that became read-only, a share that is disconnected.
 
-A night's search must not end, and no trial may count as failed, because a disk is full for an hour. Called by the
-conductor; what ``trouble`` says is shown by the progress display.
+A search must not end, and no trial may count as failed, because a disk is full for an hour. Called by the controller;
+the live display shows ``trouble``.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["DiskWait", "GivenUpError", "write_probe"]
+__all__ = ["DiskRetry", "InterruptedWaitError", "write_probe"]
 
 PAUSE_S = 5.0
 CHUNK_BYTES = 2**20
-PROMISE = "The search waits, and goes on as soon as it can write there; Ctrl-C ends it, and nothing is lost."
+WAITING = "The search waits until it can write there; Ctrl-C ends it, and nothing is lost."
 
 
-class GivenUpError(KeyboardInterrupt):
-    """The user pressed Ctrl-C while the search waited: it ends at once, as on the second Ctrl-C."""
+class InterruptedWaitError(KeyboardInterrupt):
+    """The user pressed Ctrl-C while the search waited: it ends at once, as after a second Ctrl-C."""
 
 
-class DiskWait:
+class DiskRetry:
     """Tries again and again.
 
     Args:
-        given_up: says whether to stop waiting; asked several times a second.
+        given_up: whether to stop waiting; asked several times a second.
         pause_s: between two attempts.
     """
 
@@ -40,13 +40,13 @@ class DiskWait:
         """Call ``write`` until it raises no ``OSError``; returns whether that took more than one attempt.
 
         Raises:
-            GivenUpError: it cannot be written, and nobody wants to wait.
+            InterruptedWaitError: it cannot be written, and ``given_up`` says so.
         """
         waited = False
         try:
             while (error := _attempt(write)) is not None:
                 waited = True
-                self.trouble = f"{folder}: {error.strerror or error}. {PROMISE}"
+                self.trouble = f"{folder}: {error.strerror or error}. {WAITING}"
                 self._pause()
         finally:
             self.trouble = ""
@@ -56,12 +56,12 @@ class DiskWait:
         deadline_s = time.monotonic() + self._pause_s
         while time.monotonic() < deadline_s:
             if self._given_up():
-                raise GivenUpError
+                raise InterruptedWaitError
             time.sleep(min(0.2, self._pause_s))
 
 
 def write_probe(folder: Path, size_bytes: int) -> None:
-    """Write and remove a file of this size; a quota or a read-only folder is not told by the free space alone.
+    """Write and remove a file of this size: free space alone does not show a quota or a read-only folder.
 
     Raises:
         OSError: there is no room for it, or nothing can be written there.

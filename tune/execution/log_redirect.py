@@ -1,4 +1,4 @@
-"""Keeps libraries quiet: what they print goes to a log, and nothing goes to the network."""
+"""Keeps libraries quiet: what they print goes to a log, and none of them calls home."""
 
 from __future__ import annotations
 

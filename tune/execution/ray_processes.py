@@ -11,10 +11,14 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["VitalProcesses", "none_left_behind"]
+__all__ = ["RayLostError", "VitalProcesses", "none_left_behind"]
 
 VITAL = ("raylet", "gcs_server")  # without which nothing goes on
 LEAVE_S = 0.5  # that processes have to go after they were told to
+
+
+class RayLostError(BaseException):
+    """Ends Ray Tune's loop at once: to clean up for an ordinary error, it would ask the Ray that is gone."""
 
 
 class VitalProcesses:

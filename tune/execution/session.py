@@ -1,23 +1,28 @@
-"""A sitting of a search, ready to run: a new one from flags and files, or the continuation of a journal.
+"""A session of a search, ready to run: a new search from flags and files, or the continuation of a journal.
 
 Everything a user can get wrong is found here, before anything is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tune.execution.gpu_sharing import MOST_TOGETHER
-from tune.history.journal import Event, Journal, SearchResumed, SearchStarted, Table, now_ms, read_table
+from tune.history.events import SearchResumed, SearchStarted
+from tune.history.journal import Follower, Journal, now_ms, read_table, table_of
+from tune.history.queries import resume_command, trials_text
+from tune.history.table import Table
 from tune.paths import check_name, find_search, journal_of
 from tune.policy.portfolio import members_for
-from tune.policy.warm_start import best_of, distinct
-from tune.settings import SearchSettings, load_settings
-from vqc.config import parse_record, shipped_settings
+from tune.policy.warm_start import best_points, distinct_points
+from tune.settings import Budget, SearchSettings, load_settings
+from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
@@ -27,62 +32,64 @@ from vqc.models.registry import check_model
 from vqc.provenance import versions
 from vqc.shell import short_path
 
-__all__ = ["Sitting", "begin", "resume"]
+__all__ = ["Session", "new_session", "resumed_session"]
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {
-    "trials": "--trials",
-    "hours": "--hours",
+    "budget.trials": "--trials",
+    "budget.hours": "--hours",
     "seed": "--seed",
     "gpus_per_trial": "--gpus-per-trial",
     "concurrent": "--concurrent",
     "vram_gb": "--vram-gb",
-    "policy": "--policy",
     "confirm": "--confirm",
     "train.num_epochs": "--epochs",
     "train.model": "--model",
+    "data": "--data",
+    "config": "--config",
+    "warm_start": "--warm-start",
 }
+RESUMABLE = ("budget.trials", "budget.hours", "gpus_per_trial", "concurrent", "vram_gb", "confirm")  # may change
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sitting:
+class Session:
     """What is about to run.
 
-    ``opening``: the event to write first; ``table``: what the journal holds before it, read from so many bytes;
-    ``remarks``: sentences that the user should read before the plan.
+    ``first_event``: to be written before all others; ``table``: what the journal holds before it, read from so many
+    bytes; ``remarks``: sentences that the user should read before the plan.
     """
 
     folder: Path
     settings: SearchSettings
     data: Data
     table: Table
-    opening: SearchStarted | SearchResumed
+    first_event: SearchStarted | SearchResumed
     remarks: tuple[str, ...]
     journal_bytes: int
 
     def open_journal(self) -> Journal:
-        """Write the opening event; from here on the search exists. To be called with the search's lock held.
+        """Write the first event; from here on the search exists. To be called with the search's lock held.
 
         Raises:
             SearchError: another process has written the journal since it was read.
         """
         if _bytes_of(journal_of(self.folder)) != self.journal_bytes:
             raise SearchError(
-                f"{self.folder}: another process went on with this search in the meantime",
-                command=f"python tune/search.py --name {self.folder.name} --resume",
+                f"{self.folder}: another process continued this search in the meantime",
+                command=resume_command(self.folder.name),
             )
         journal = Journal(journal_of(self.folder))
-        event: Event = self.opening
         try:
-            journal.append(event)
+            journal.append(self.first_event)
         except OSError:
             journal.close()
             raise
-        self.table.apply(event)
+        self.table.apply(self.first_event)
         return journal
 
 
-def begin(
+def new_session(
     *,
     name: str,
     results: Path,
@@ -91,12 +98,11 @@ def begin(
     flags: Mapping[str, Any],
     command: str,
     warm_start: str | None = None,
-) -> Sitting:
+) -> Session:
     """Prepare a new search.
 
     Args:
-        warm_start: name of an earlier search on the same data whose best configurations are tried first; without one
-            the portfolio's are, unless the settings bring an opening of their own.
+        warm_start: name of an earlier search whose best configurations are tried first; without one, the portfolio's.
         data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
@@ -110,53 +116,67 @@ def begin(
     folder = results / name
     journal_bytes = _bytes_of(journal_of(folder))
     if journal_bytes and _has_first_line(journal_of(folder)):
-        raise SearchError(
-            f"{folder}: a search of this name was begun already",
-            command=f"python tune/search.py --name {name} --resume",
-        )
+        raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
     gpus = gpu_count()
     path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
     remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({short_path(path)})."]
-    settings = _with_flags(path, flags)
+    with _spelled_as_flags(flags, str(path)):
+        settings = load_settings(path, flags)
     check_model(settings.train.model)
-    chosen, said = choose_data(data_folder, results)
+    chosen, data_remark = choose_data(data_folder, results)
     data, findings = load_with_warnings(chosen)
     train, weights = resolve_weights(settings.train)
-    settings = settings.model_copy(update={"train": train})
-    settings = _side_by_side(settings, gpus=gpus)
-    settings, opens = _opened(settings, warm_start, results=results, data=data)
-    opening = SearchStarted(
+    settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
+    settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
+    remarks += [data_remark, f"Trials start from {weights}.", points_remark, *warning_lines(findings)]
+    started = SearchStarted(
         at_ms=now_ms(),
+        awake_s=0.0,
         name=name,
         search_id=uuid4().hex,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json", exclude={"budget"}),
+        budget=settings.budget,
         data={**data.summary(), "root": str(data.root.resolve())},
         versions=versions(PACKAGES),
         command=command,
     )
-    remarks += [said, f"Trials start from {weights}.", opens, *warning_lines(findings)]
-    return Sitting(
+    return Session(
         folder=folder,
         settings=settings,
         data=data,
         table=Table(),
-        opening=opening,
+        first_event=started,
         remarks=tuple(filter(None, remarks)),
         journal_bytes=journal_bytes,
     )
 
 
-def resume(*, name: str | None, results: Path, trials: int | None, hours: float | None, command: str) -> Sitting:
-    """Prepare to go on with a search, the latest where no name is given; its own settings hold.
+def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any], command: str) -> Session:
+    """Prepare to continue a search, the latest where no name is given; its own settings hold.
+
+    Args:
+        flags: settings given on the command line, by their path in the settings.
 
     Raises:
-        SearchError: there is no such search, or its data is not what it was: results would not be comparable.
+        SearchError: there is no such search, a flag cannot change in a search that has begun, its hours are used up, or
+            its data is not what it was: results would not be comparable.
     """
     folder = find_search(results, name)
     journal_bytes = _bytes_of(journal_of(folder))
-    table = read_table(journal_of(folder))
-    wanted = {"trials": trials or table.trials_asked, "hours": hours}
-    settings = parse_record(SearchSettings, {**table.header.settings, **wanted}, source="command line")
+    follower = Follower(journal_of(folder))
+    table = table_of(follower.poll(), follower.path)
+    if follower.upgrade is not None:
+        raise SearchError(
+            f"{folder}: version 1 of this program wrote the search; it can be shown and promoted, but not resumed",
+            command=f"python tune/search.py --warm-start {folder.name}",
+        )
+    fixed = [FLAG_OF.get(key, key) for key in flags if key not in RESUMABLE]
+    if fixed:
+        raise SearchError(
+            f"{', '.join(fixed)}: cannot change in a search that has begun; expected with --resume only "
+            f"{', '.join(FLAG_OF[key] for key in RESUMABLE)}",
+            command=resume_command(folder.name),
+        )
     data = load_data(Path(table.header.data["root"]))
     if data.fingerprint != table.header.data["fingerprint"]:
         known = table.header.data.get("parts", data.parts)
@@ -166,22 +186,49 @@ def resume(*, name: str | None, results: Path, trials: int | None, hours: float 
             "the results would not be comparable",
             command=f"python tune/search.py --data {data.root}",
         )
+    resumed = SearchResumed(
+        at_ms=now_ms(),
+        awake_s=table.awake_s,
+        command=command,
+        budget=_remaining(table, trials=flags.get("budget.trials"), hours=flags.get("budget.hours")),
+        settings={key: value for key, value in flags.items() if not key.startswith("budget.")},
+    )
+    after = copy.deepcopy(table)
+    after.apply(resumed)
+    with _spelled_as_flags(flags, str(folder)):
+        settings = after.settings
     done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.searched)
-    remark = f"Going on with '{folder.name}': {done} of {settings.trials} trials are done."
-    opening = SearchResumed(at_ms=now_ms(), command=command, trials=settings.trials)
-    return Sitting(
+    return Session(
         folder=folder,
         settings=settings,
         data=data,
         table=table,
-        opening=opening,
-        remarks=(remark,),
+        first_event=resumed,
+        remarks=(f"Continuing '{folder.name}': {done} of {trials_text(after.budget)} are done.",),
         journal_bytes=journal_bytes,
     )
 
 
+def _remaining(table: Table, *, trials: int | None, hours: float | None) -> Budget:
+    """What a resumed search may use: what was given now, which is validated later, else what its budget leaves.
+
+    Raises:
+        SearchError: the hours are used up, and nothing new was given.
+    """
+    left_s = table.left_s
+    if hours is None and left_s is not None:
+        if left_s > 0:
+            hours = left_s / 3600
+        elif trials is None:
+            raise SearchError(
+                f"{table.header.name}: its {table.budget.hours:g} h are used up; say how many more it may take",
+                command=f"{resume_command(table.header.name)} --hours 2",
+            )
+    return Budget.model_construct(trials=table.budget.trials if trials is None else trials, hours=hours)
+
+
 def _has_first_line(journal: Path) -> bool:
-    """Without one, whoever wanted to begin the search was killed over it."""
+    """Without one, the process that began the search was killed before it wrote anything."""
     with journal.open("rb") as file:
         return file.readline().endswith(b"\n")
 
@@ -190,7 +237,7 @@ def _bytes_of(journal: Path) -> int:
     return journal.stat().st_size if journal.exists() else 0
 
 
-def _side_by_side(settings: SearchSettings, *, gpus: int) -> SearchSettings:
+def _concurrent(settings: SearchSettings, *, gpus: int) -> SearchSettings:
     """As many trials at a time as their share of the GPU asks for, unless the settings say how many."""
     share = settings.gpus_per_trial
     if "concurrent" in settings.model_fields_set or (share == "auto" and not gpus):
@@ -199,34 +246,33 @@ def _side_by_side(settings: SearchSettings, *, gpus: int) -> SearchSettings:
     return settings.model_copy(update={"concurrent": together})
 
 
-def _opened(
+def _with_initial_points(
     settings: SearchSettings, warm_start: str | None, *, results: Path, data: Data
 ) -> tuple[SearchSettings, str]:
     """The settings with what is tried right after the default, and a sentence about it."""
     if warm_start is not None:
         earlier = read_table(journal_of(find_search(results, warm_start)))
-        points, said = best_of(earlier, settings, data), f"Opens with the best configurations of '{warm_start}'."
-    elif settings.opening or settings.policy != "race":
+        points, origin = best_points(earlier, settings, data), "warm start"
+        said = f"Starts with the best configurations of '{warm_start}'."
+    elif settings.initial_points:
         return settings, ""
     else:
         members, said = members_for(settings.train.model, results, fields=settings.space)
-        points = distinct(members, settings)
-    return settings.model_copy(update={"opening": points}), said
+        points, origin = distinct_points(members, settings), "portfolio"
+    return settings.model_copy(update={"initial_points": points, "initial_points_origin": origin}), said
 
 
-def _with_flags(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
-    """Settings of the file with the flags over them; mistakes in a flag are spelled as the flag."""
-    train = {key.partition(".")[2]: value for key, value in flags.items() if key.startswith("train.")}
-    own = {key: value for key, value in flags.items() if not key.startswith("train.")}
+@contextmanager
+def _spelled_as_flags(flags: Mapping[str, Any], source: str) -> Iterator[None]:
+    """Within it, mistakes in settings that came from a flag are spelled as the flag."""
     try:
-        return load_settings(path, own, train)
+        yield
     except ConfigError as error:
-        keys = {key: FLAG_OF[key] for key in flags if key in FLAG_OF}
-        spelled = [_spelled(problem, keys) for problem in error.problems]
-        source = "command line" if all(problem.startswith("--") for problem in spelled) else str(path)
-        raise ConfigError(source, spelled, command="python tune/search.py --help") from None
-
-
-def _spelled(problem: str, keys: Mapping[str, str]) -> str:
-    key, colon, rest = problem.partition(":")
-    return f"{keys.get(key, key)}{colon}{rest}"
+        spelled = []
+        for problem in error.problems:
+            key, colon, rest = problem.partition(":")
+            spelled.append(f"{FLAG_OF[key] if key in flags and key in FLAG_OF else key}{colon}{rest}")
+        only_flags = all(problem.startswith("--") for problem in spelled)
+        raise ConfigError(
+            "command line" if only_flags else source, spelled, command="python tune/search.py --help"
+        ) from None

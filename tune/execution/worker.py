@@ -1,7 +1,7 @@
 """What a worker process does for a trial, epoch by epoch. Knows nothing of Ray.
 
-A worker is reused from trial to trial: a new process and its imports cost seconds, a trial's first step does not.
-Between trials it gives memory back, and says so when some stayed.
+A worker is reused from trial to trial, because a new process and its imports cost seconds. Between trials it frees
+memory, and reports what could not be freed.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from typing import TypeAlias
 
 import torch
 
-from tune.execution.background_training import Ahead, Measured
+from tune.execution.background_training import BackgroundTraining, Measured
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError, VqcError
 from vqc.hardware.memory import cap_vram, free_memory
-from vqc.models.checkpoint import Snapshot, read_info, read_report, snapshot_of
+from vqc.models.checkpoint import read_info
 from vqc.training.loop import OnStep, fit
+from vqc.training.state import Snapshot, read_report, snapshot_of
 
-__all__ = ["Assignment", "Reports", "UnwritableError", "Worker", "trained", "trained_ahead"]
+__all__ = ["Assignment", "Reports", "UnwritableError", "Worker", "train", "train_in_background"]
 
-KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay behind after a trial, with all workspaces given back
+KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay allocated after a trial, with all workspaces freed
 
 
 class UnwritableError(VqcError):
@@ -60,14 +61,14 @@ Reports: TypeAlias = Callable[[Assignment, Data], Iterator[EpochReport]]
 
 
 class Worker:
-    """Runs one trial at a time: ``begin``, then ``epoch`` until told to stop, then ``release``.
+    """Runs one trial at a time: ``begin``, then ``epoch`` as often as asked, then ``release``.
 
     Args:
         threads: of torch.
         vram_gb: the budget of all workers on the GPU, of which this one may take its ``share``.
         reports: where a trial's reports come from, by default from training; benchmarks give their own.
 
-    Training runs ahead where a core is left for writing: threads that share one wait for each other.
+    Training goes on in the background where a core is left for writing: threads that share one wait for each other.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Worker:
         if torch.cuda.is_available():
             cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
         spare_core = torch.cuda.is_available() or (os.cpu_count() or 1) > threads
-        self._data, self._reports = data, reports or (trained_ahead if spare_core else trained)
+        self._data, self._reports = data, reports or (train_in_background if spare_core else train)
         self._epochs: Iterator[EpochReport] = iter(())
         gc.collect()
         gc.freeze()  # what the imports made stays for good: each collection between trials would walk through it
@@ -103,7 +104,7 @@ class Worker:
         return next(self._epochs)
 
     def release(self) -> float:
-        """Let the trial go; returns the MB of GPU memory that stayed behind (0 without a GPU)."""
+        """Drop the trial; returns the MB of GPU memory that stayed allocated (0 without a GPU)."""
         close = getattr(self._epochs, "close", None)
         if close is not None:
             close()
@@ -112,17 +113,17 @@ class Worker:
         return _allocated_mb() - self._base_mb
 
 
-def trained(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
-    """The reports of ``fit()``; before each is yielded, its checkpoints are on the disk."""
+def train(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+    """Train a trial; before a report is yielded, its checkpoints are on the disk."""
     for report, write in _measured(assignment, data, None):
         write()
         yield report
 
 
-def trained_ahead(assignment: Assignment, data: Data) -> Ahead:
-    """The same reports, the next epoch in training while one is written and judged."""
+def train_in_background(assignment: Assignment, data: Data) -> BackgroundTraining:
+    """The same, the next epoch in training while one is written and decided on."""
     judged = assignment.judged_after
-    return Ahead(
+    return BackgroundTraining(
         lambda on_step: _measured(assignment, data, on_step),
         waits_after=lambda epoch: judged is None or epoch in judged,
     )
@@ -133,7 +134,7 @@ def _measured(assignment: Assignment, data: Data, on_step: OnStep | None) -> Gen
     resume_from, best_value = _resumable(assignment, last, best)
     if resume_from is not None:
         report = read_report(resume_from)
-        if report.epoch > assignment.after_epoch:  # saved, but the journal never heard of it
+        if report.epoch > assignment.after_epoch:  # saved, but not yet in the journal
             yield report, _nothing
     for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache, on_step=on_step):
         value = getattr(epoch.report.scores, assignment.metric) or 0.0

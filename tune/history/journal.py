@@ -1,7 +1,7 @@
-"""The journal of a search: an append-only file of what happened, and the table read from it.
+"""The journal of a search: an append-only file of events, one JSON object a line.
 
-One JSON object a line, each fsynced before anyone acts on it. The conductor is the only writer;
-proposals, stops, progress, MLflow, the report and the promotion are functions of what is read here.
+Each line is fsynced before anyone acts on it. The controller is the only writer; proposals, stops, the terminal,
+MLflow, the report and the promotion are functions of what is read here.
 """
 
 from __future__ import annotations
@@ -9,284 +9,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 
-from vqc.config import Record, TrainConfig
-from vqc.epoch import EpochReport
+from tune.history.events import EVENT, Event
+from tune.history.table import Table
+from tune.history.version_1 import Upgrade
 from vqc.errors import SearchError
 from vqc.files import write_atomically
 
-__all__ = [
-    "ClockLeapt",
-    "EpochMeasured",
-    "Event",
-    "Follower",
-    "Journal",
-    "SearchEndReason",
-    "SearchEnded",
-    "SearchResumed",
-    "SearchStarted",
-    "State",
-    "Table",
-    "Trial",
-    "TrialEnded",
-    "TrialPaused",
-    "TrialProposed",
-    "TrialStarted",
-    "WorkerReplaced",
-    "now_ms",
-    "read_table",
-    "table_of",
-]
-
-State: TypeAlias = Literal[
-    "proposed", "running", "paused", "completed", "stopped", "infeasible", "failed", "interrupted"
-]
-Ended: TypeAlias = Literal["completed", "stopped", "infeasible", "failed", "interrupted"]
-SearchEndReason: TypeAlias = Literal["trials", "hours", "interrupted", "failed"]
-Param: TypeAlias = float | int | str
-
-
-class _Event(Record):
-    at_ms: int = Field(description="wall clock when it was written, Unix milliseconds; never renewed on replay")
-
-
-class SearchStarted(_Event):
-    """First line of every journal."""
-
-    event: Literal["search_started"] = "search_started"
-    name: str
-    search_id: str = Field(description="random, unique over all searches: what MLflow runs are found by")
-    settings: dict[str, Any] = Field(description="the resolved SearchSettings")
-    data: dict[str, Any] = Field(description="root, fingerprint, and counts per split")
-    versions: dict[str, str] = Field(description="package -> version, and the commit where there is one")
-    command: str
-
-
-class SearchResumed(_Event):
-    event: Literal["search_resumed"] = "search_resumed"
-    command: str
-    trials: int = Field(description="trials asked for from here on, those already there included")
-
-
-class TrialProposed(_Event):
-    event: Literal["trial_proposed"] = "trial_proposed"
-    trial: int = Field(ge=1, description="counted from 1 in the order of proposal")
-    params: dict[str, Param] = Field(description="the searched values by dimension name")
-    config: TrainConfig
-    origin: str = Field(description="who proposed it: default, portfolio, warm start, start-up, sampler, confirm")
-    repeats: int | None = Field(None, description="the trial whose configuration is run again, with another seed")
-
-
-class TrialStarted(_Event):
-    """A worker took the trial; ``after_epoch`` above 0 is a resumption."""
-
-    event: Literal["trial_started"] = "trial_started"
-    trial: int
-    after_epoch: int = 0
-    worker: str = Field(description="process and host")
-
-
-class EpochMeasured(_Event):
-    event: Literal["epoch"] = "epoch"
-    trial: int
-    report: EpochReport
-
-
-class TrialPaused(_Event):
-    """The trial waits for others at a rung; its checkpoint is kept."""
-
-    event: Literal["trial_paused"] = "trial_paused"
-    trial: int
-    reason: str = ""
-
-
-class TrialEnded(_Event):
-    event: Literal["trial_ended"] = "trial_ended"
-    trial: int
-    state: Ended
-    reason: str
-
-
-class WorkerReplaced(_Event):
-    """A reused worker kept memory after a trial, or died."""
-
-    event: Literal["worker_replaced"] = "worker_replaced"
-    worker: str
-    reason: str
-
-
-class ClockLeapt(_Event):
-    """Time that passed without the search: the machine slept, the processes were halted, or the clock was set."""
-
-    event: Literal["clock_leapt"] = "clock_leapt"
-    lost_ms: int = Field(description="of wall clock, up to this event; negative where the clock was set back")
-
-
-class SearchEnded(_Event):
-    event: Literal["search_ended"] = "search_ended"
-    reason: SearchEndReason
-
-
-Event: TypeAlias = (
-    SearchStarted
-    | SearchResumed
-    | TrialProposed
-    | TrialStarted
-    | EpochMeasured
-    | TrialPaused
-    | TrialEnded
-    | WorkerReplaced
-    | ClockLeapt
-    | SearchEnded
-)
-_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
-
-
-@dataclass(kw_only=True)
-class Trial:
-    """One row of the table: what was tried and how it went."""
-
-    number: int
-    params: dict[str, Param]
-    config: TrainConfig
-    origin: str
-    proposed_ms: int
-    repeats: int | None = None
-    ended_ms: int | None = None
-    state: State = "proposed"
-    reason: str = ""
-    acquitted: bool = False  # it failed, and so did the others: it was tried again because of that
-    reports: list[EpochReport] = field(default_factory=list)
-    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of each time that a worker had it, awake
-
-    @property
-    def epochs(self) -> int:
-        """Finished epochs."""
-        return len(self.reports)
-
-    @property
-    def started_ms(self) -> int | None:
-        """When a worker first took it."""
-        return self.spans_ms[0][0] if self.spans_ms else None
-
-    def values(self, metric: str) -> list[float]:
-        """The metric after each finished epoch; an epoch that could not be scored counts as 0."""
-        return [getattr(report.scores, metric) or 0.0 for report in self.reports]
-
-    def best(self, metric: str) -> tuple[float, int]:
-        """Highest value and the (first) epoch that reached it; ``(0.0, 0)`` before the first epoch."""
-        values = self.values(metric)
-        if not values:
-            return 0.0, 0
-        best = max(values)
-        return best, values.index(best) + 1
-
-    def apply(self, event: TrialStarted | EpochMeasured | TrialPaused | TrialEnded) -> None:
-        """Take one more event of this trial into account."""
-        if isinstance(event, TrialStarted):
-            self.spans_ms.append([event.at_ms, event.at_ms])
-        elif self.spans_ms and self.state == "running":
-            self.spans_ms[-1][1] = event.at_ms
-        match event:
-            case TrialStarted():
-                self.state, self.reason, self.ended_ms = "running", "", None
-                del self.reports[event.after_epoch :]  # epochs behind the checkpoint are measured again
-            case EpochMeasured():
-                if event.report.epoch == self.epochs + 1:
-                    self.reports.append(event.report)
-            case TrialPaused():
-                self.state, self.reason = "paused", event.reason
-            case TrialEnded():
-                self.acquitted |= (self.state, event.state) == ("failed", "interrupted")
-                self.state, self.reason, self.ended_ms = event.state, event.reason, event.at_ms
-
-
-@dataclass(kw_only=True)
-class Table:
-    """All that a journal says, kept up to date event by event."""
-
-    started: SearchStarted | None = None
-    trials: dict[int, Trial] = field(default_factory=dict)
-    ended: SearchEnded | None = None
-    trials_asked: int = 0
-    last_ms: int = 0
-    sittings: int = 0
-    spans_ms: list[list[int]] = field(default_factory=list)  # [from, to] of wall clock in which the search ran
-
-    @property
-    def metric(self) -> str:
-        """The objective: a field of ``Scores``; higher is better."""
-        return str(self.header.settings["metric"])
-
-    @property
-    def header(self) -> SearchStarted:
-        if self.started is None:
-            raise SearchError("the journal has no first line: the search ended before it began")
-        return self.started
-
-    @property
-    def searched(self) -> list[Trial]:
-        """The trials that the search proposed, in their order: all but the repeats that confirm the best."""
-        return [trial for trial in self.trials.values() if trial.repeats is None]
-
-    def leaders(self) -> list[Trial]:
-        """Trials with at least one epoch, best first; equal values in the order of proposal."""
-        scored = [trial for trial in self.trials.values() if trial.epochs]
-        return sorted(scored, key=lambda trial: (-trial.best(self.metric)[0], trial.number))
-
-    def apply(self, event: Event) -> None:
-        """Take one more event into account.
-
-        Raises:
-            SearchError: it is of a trial that was never proposed.
-        """
-        self._keep_time(event)
-        match event:
-            case SearchStarted():
-                self.started = event
-                self.trials_asked = int(event.settings["trials"])
-            case SearchResumed():
-                self.ended = None
-                self.trials_asked = event.trials
-            case SearchEnded():
-                self.ended = event
-            case TrialProposed():
-                self.trials[event.trial] = Trial(
-                    number=event.trial,
-                    params=event.params,
-                    config=event.config,
-                    origin=event.origin,
-                    repeats=event.repeats,
-                    proposed_ms=event.at_ms,
-                )
-            case TrialStarted() | EpochMeasured() | TrialPaused() | TrialEnded():
-                self._trial(event.trial).apply(event)
-
-    def _keep_time(self, event: Event) -> None:
-        self.last_ms = event.at_ms
-        if isinstance(event, SearchStarted | SearchResumed):
-            self.sittings += 1
-            self.spans_ms.append([event.at_ms, event.at_ms])
-        elif isinstance(event, ClockLeapt):
-            running = [trial.spans_ms for trial in self.trials.values() if trial.state == "running"]
-            for spans_ms in [self.spans_ms, *running]:
-                if spans_ms:
-                    spans_ms[-1][1] = max(spans_ms[-1][0], event.at_ms - event.lost_ms)
-                    spans_ms.append([event.at_ms, event.at_ms])
-        elif self.spans_ms:
-            self.spans_ms[-1][1] = event.at_ms
-
-    def _trial(self, number: int) -> Trial:
-        if number not in self.trials:
-            raise SearchError(f"the journal speaks of trial {number}, which it never proposed: a line of it is missing")
-        return self.trials[number]
+__all__ = ["Follower", "Journal", "now_ms", "read_table", "table_of"]
 
 
 class Journal:
@@ -336,6 +71,7 @@ class Follower:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.upgrade: Upgrade | None = None  # of a journal that version 1 wrote
         self._offset = 0
         self._line = 0
 
@@ -359,11 +95,17 @@ class Follower:
         for line in whole:
             self._offset += len(line) + 1
             self._line += 1
-            yield self._parse(line)
+            event = self._parse(line)
+            if event is not None:
+                yield event
 
-    def _parse(self, line: bytes) -> Event:
+    def _parse(self, line: bytes) -> Event | None:
+        if self._line == 1 and Upgrade.is_needed(line):
+            self.upgrade = Upgrade()
         try:
-            return _EVENT.validate_json(line)
+            if self.upgrade is not None:
+                return self.upgrade.event(line)
+            return EVENT.validate_json(line)
         except ValidationError as error:
             reason = error.errors(include_url=False, include_input=False)[0]["msg"]
             raise SearchError(f"{self.path}, line {self._line}: not an event of this journal ({reason})") from None
@@ -378,7 +120,7 @@ def read_table(path: Path) -> Table:
     return table_of(Follower(path).poll(), path)
 
 
-def table_of(events: Iterable[Event], path: Path) -> Table:
+def table_of(events: Iterable[Event], path: Path = Path("journal.jsonl")) -> Table:
     table = Table()
     for event in events:
         table.apply(event)

@@ -1,21 +1,19 @@
-"""What a search has come to, in numbers and in words: pure functions of the journal's table.
+"""Questions to a search's table, answered in numbers and in words. Pure.
 
-Called by the report and the progress display, so that both say the same; calls nothing but the table.
-A figure that cannot be known is ``None``, never 0.
+The terminal, the report, MLflow and the promotion all ask here, so that they say the same. A figure that cannot be
+known is ``None``, never 0.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from statistics import median
 from typing import get_args
 
-from tune.history.journal import Param, State, Table, Trial
-from tune.policy.replication import confirmed
-from tune.settings import SearchSettings
-from vqc.config import parse_record
+from tune.history.events import Param, State
+from tune.history.table import Table, Trial
+from tune.settings import Budget, Dimension
 from vqc.epoch import EpochReport, Scores
 from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
@@ -23,12 +21,10 @@ from vqc.shell import as_typed
 __all__ = [
     "best_scores",
     "best_text",
-    "best_trial",
     "configuration",
     "count_text",
     "default_trial",
     "duration",
-    "elapsed_s",
     "epoch_s",
     "epochs_asked",
     "epochs_run",
@@ -37,12 +33,14 @@ __all__ = [
     "gain",
     "has_finished_trial",
     "metric_name",
+    "range_text",
     "resume_command",
     "saved_by_stopping",
     "score",
     "scored",
-    "settings_of",
     "state_counts",
+    "states_text",
+    "trials_text",
 ]
 
 
@@ -63,12 +61,6 @@ def scored(table: Table) -> list[Trial]:
     return [trial for trial in table.leaders() if score(trial, table.metric) is not None]
 
 
-def best_trial(table: Table) -> Trial | None:
-    """The best run of the winner by mean where configurations were run again, else the leader; None without a score."""
-    groups = confirmed(table)
-    return groups[0].best_run if groups else next(iter(scored(table)), None)
-
-
 def default_trial(table: Table) -> Trial | None:
     """The trial of the default configuration, or None where there is none."""
     return next((trial for trial in table.trials.values() if trial.origin == "default"), None)
@@ -79,9 +71,9 @@ def has_finished_trial(table: Table) -> bool:
     return any(trial.state in ("completed", "stopped") for trial in scored(table))
 
 
-def gain(table: Table) -> float | None:
-    """Best score less the default configuration's, in units of the metric; None while either is unknown."""
-    best, default = best_trial(table), default_trial(table)
+def gain(table: Table, best: Trial | None) -> float | None:
+    """The best trial's score less the default configuration's, in units of the metric; None while either is unknown."""
+    default = default_trial(table)
     base = None if default is None else score(default, table.metric)
     top = None if best is None else score(best, table.metric)
     return None if base is None or top is None else top - base
@@ -93,15 +85,20 @@ def state_counts(table: Table) -> dict[State, int]:
     return {state: counts[state] for state in get_args(State) if counts[state]}
 
 
+def states_text(counts: Mapping[State, int]) -> str:
+    """Numbers of trials by state, in the order of a trial's life: 3 completed, 1 failed."""
+    return ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts.get(state)) or "no trials yet"
+
+
 def epochs_run(table: Table) -> int:
     """Finished epochs of all trials."""
     return sum(trial.epochs for trial in table.trials.values())
 
 
 def epochs_asked(table: Table) -> int:
-    """Epochs of all trials that were asked for, had each run in full."""
+    """Epochs of all trials that were asked for, had each run in full; with hours alone, of those proposed so far."""
     proposed = sum(trial.config.num_epochs for trial in table.trials.values())
-    to_come = max(0, table.trials_asked - len(table.trials))
+    to_come = max(0, (table.budget.trials or 0) - len(table.trials))
     return proposed + to_come * int(table.header.settings["train"]["num_epochs"])
 
 
@@ -119,22 +116,6 @@ def saved_by_stopping(table: Table) -> tuple[int, float]:
     stopped = [trial for trial in table.trials.values() if trial.state == "stopped"]
     spared = [(trial.config.num_epochs - trial.epochs, epoch_s(trial) or 0.0) for trial in stopped]
     return sum(epochs for epochs, _ in spared), sum(epochs * seconds for epochs, seconds in spared)
-
-
-def elapsed_s(table: Table, at_ms: int | None = None) -> float:
-    """Seconds that the search had run by an instant (default: all), without sleep and the pauses between sittings."""
-    spans_s = [(begin / 1000, end / 1000) for begin, end in table.spans_ms]
-    upto_s = math.inf if at_ms is None else at_ms / 1000
-    return sum(max(0.0, min(end, upto_s) - begin) for begin, end in spans_s)
-
-
-def settings_of(table: Table) -> SearchSettings:
-    """The search's settings as the journal's first line has them.
-
-    Raises:
-        ConfigError: the journal is of a version whose settings are not known here.
-    """
-    return parse_record(SearchSettings, table.header.settings, source="the journal's first line, settings")
 
 
 def metric_name(metric: str) -> str:
@@ -157,6 +138,15 @@ def configuration(params: Mapping[str, Param]) -> str:
     return ", ".join(f"{name} {figure(value)}" for name, value in params.items())
 
 
+def range_text(dimension: Dimension) -> str:
+    """What is searched of a field: 1e-4 to 0.01 (log), or 96, 128, 160 px."""
+    if dimension.choices is not None:
+        text = ", ".join(map(figure, dimension.choices))
+    else:
+        text = f"{figure(dimension.low)} to {figure(dimension.high)}"
+    return f"{text} {dimension.unit}".rstrip() + (" (log)" if dimension.log else "")
+
+
 def best_text(best: Trial, metric: str) -> str:
     """A trial with a score in few words: 0.792 (trial 20)."""
     return f"{score(best, metric) or 0.0:.3f} (trial {best.number})"
@@ -165,6 +155,11 @@ def best_text(best: Trial, metric: str) -> str:
 def count_text(number: int, noun: str) -> str:
     """1 epoch, 1,200 epochs."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def trials_text(budget: Budget) -> str:
+    """30 trials, or 8 h of trials where the budget has hours alone."""
+    return f"{budget.hours:g} h of trials" if budget.trials is None else count_text(budget.trials, "trial")
 
 
 def resume_command(name: str) -> str:

@@ -1,13 +1,13 @@
-"""Journal -> does a trial go on, wait, or stop? Asynchronous successive halving (ASHA) with promotion; pure.
+"""Does a trial continue, pause or stop, and which paused one is promoted? Asynchronous successive halving (ASHA); pure.
 
-A trial waits at each rung (a share of the epochs). The first few dozen are compared with one another: whenever a rung
-has seen nine more, the best of those that wait there goes on (Li et al., "A System for Massively Parallel
-Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there goes on at once.
-Where the others have found nothing, as detectors from random weights in their first epochs, nobody waits. Later ones,
-and all that wait once everything was tried, are compared with the best that was completed: the likeliest to become
-better goes on, as long as that is likely enough (``tune.policy.learning_curves``). So epochs go into many
-configurations first and into proving the best ones last, and one that starts slowly is not lost. Only the best few that
-wait are kept.
+A trial pauses at each rung (a share of the epochs). The first few dozen are ranked among one another: for every nine
+that reach a rung, the best of those paused there is promoted (Li et al., "A System for Massively Parallel
+Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there continues at once.
+Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody pauses. Later
+trials, and all paused ones once every configuration was tried, are compared with the best completed trial: the one most
+likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``). So epochs go into many
+configurations first and into the best ones last, and a slow starter is not lost. Only the best few paused trials of a
+rung are kept.
 """
 
 from __future__ import annotations
@@ -17,230 +17,167 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from tune.history.journal import Table, Trial
-from tune.policy.learning_curves import outlooks
+from tune.history.table import Table, Trial
+from tune.policy.learning_curves import predict_final_values
 from tune.settings import SearchSettings
 
-__all__ = ["Verdict", "asha", "hopeless", "judged_epochs", "rung_epochs", "to_resume", "verdict"]
+__all__ = [
+    "RungDecision",
+    "all_tried",
+    "decide",
+    "default_to_complete",
+    "next_promotion",
+    "rung_epochs",
+    "trials_to_prune",
+]
 
-TOO_EARLY = 3  # epochs; on recorded curves the first says nothing of the last, the third ranks them at 0.7
-LEAST = 0.005  # half a point: a detector that has found less at a rung has shown nothing yet
-EARLY = 2  # times the start-up's trials are early ones
-FACTOR = 9  # of the trials that reach a rung, one in so many goes on,
-EXPLORED = 4  # until so many times the start-up's trials were proposed,
-EXPLORED_OPENED = 2  # or so many where earlier searches said what to begin with;
-LIKELY = 0.1  # from there on each that has this chance of becoming the best
-PROVEN = 3  # trials that are completed in any case by the end
-KEPT = 6  # trials that wait at a rung; what is behind them gives its place on the disk back
-BROKEN = ("failed", "infeasible")
+MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
+MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
+REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,
+RANKED = 4  # until so many times ``startup_trials`` were proposed,
+RANKED_WITH_INITIAL_POINTS = 2  # or so many where earlier searches gave initial points;
+MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best
+EARLY = 2  # the first so many times ``startup_trials`` pause at the lowest rung too
+MIN_COMPLETED = 3  # trials that run all epochs in any case by the end
+MAX_PAUSED = 6  # paused trials at a rung; those behind them give their disk space back
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class RungDecision:
     """What a trial does after an epoch, and why."""
 
-    action: Literal["go on", "stop", "pause"]
+    action: Literal["continue", "stop", "pause"]
     reason: str = ""
 
 
-GO_ON = Verdict(action="go on")
-
-
 def rung_epochs(settings: SearchSettings) -> list[int]:
-    """The epochs after which a trial may wait; rising, each below ``num_epochs``.
+    """The epochs after which a trial may pause; rising, each below ``num_epochs``.
 
-    The first is half of the one that follows and for early trials only, see ``_waits``. None comes before the third
-    epoch, or the first quarter of a short training: what an epoch or two show is noise.
+    The lowest is half of the next one, and for early trials only (``_pauses_at``). None comes before the third epoch,
+    or the first quarter of a short training: an epoch or two show noise.
     """
     regular = _regular_rungs(settings)
     low = math.ceil(regular[0] / 2) if regular else 0
-    return [low, *regular] if low >= TOO_EARLY and low not in regular else regular
+    return [low, *regular] if low >= MIN_RUNG_EPOCH and low not in regular else regular
 
 
 def _regular_rungs(settings: SearchSettings) -> list[int]:
     epochs = settings.train.num_epochs
-    return sorted({max(_earliest(settings), math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
+    earliest = max(1, min(MIN_RUNG_EPOCH, epochs // 4))
+    return sorted({max(earliest, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
 
 
-def _earliest(settings: SearchSettings) -> int:
-    return max(1, min(TOO_EARLY, settings.train.num_epochs // 4))
-
-
-def _waits(trial: Trial, rung: int, settings: SearchSettings) -> bool:
-    """Early trials wait at each rung: they tell good regions from bad. Later ones differ too little."""
+def _pauses_at(trial: Trial, rung: int, settings: SearchSettings) -> bool:
+    """Early trials pause at each rung: they tell good regions from bad. Later ones differ too little."""
     return rung in _regular_rungs(settings) or trial.number <= EARLY * settings.startup_trials
 
 
-def judged_epochs(settings: SearchSettings) -> frozenset[int] | None:
-    """The epochs after which a verdict may not be "go on"; None: any."""
-    return None if settings.policy == "stock" else frozenset(rung_epochs(settings))
+def decide(table: Table, trial: Trial, settings: SearchSettings) -> RungDecision:
+    """What the trial does after its latest epoch: at a rung it pauses, unless it would be promoted at once."""
+    epoch = trial.epochs
+    if epoch not in rung_epochs(settings) or not _pauses_at(trial, epoch, settings):
+        return RungDecision(action="continue")
+    metric = settings.metric
+    value = getattr(trial.reports[-1].scores, metric)
+    if value is None or math.isnan(value):
+        return RungDecision(action="stop", reason=f"no {metric.upper()} at epoch {epoch}")
+    others = [other for other in table.searched if other.epochs >= epoch and other is not trial]
+    nothing_to_rank = bool(others) and not any(_has_learnt(other, epoch, metric) for other in others)
+    if nothing_to_rank or _promoted(table, settings, arrived=trial) is trial:
+        return RungDecision(action="continue")
+    return RungDecision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")
 
 
-def verdict(table: Table, trial: Trial, settings: SearchSettings) -> Verdict:
-    """What the trial does after its latest epoch: at a rung it waits, unless it is the one that would go on at once."""
-    if settings.policy == "random":
-        return GO_ON
-    if settings.policy == "stock":
-        return asha(table, trial, settings, grace=3, factor=3)
-    rungs = _regular_rungs(settings)[:1] if settings.policy == "i-epoch" else rung_epochs(settings)
-    if trial.epochs not in rungs or not _waits(trial, trial.epochs, settings):
-        return GO_ON
-    value = _value(trial, trial.epochs, settings)
-    if value is None:
-        return Verdict(action="stop", reason=f"no {settings.metric.upper()} at epoch {trial.epochs}")
-    if settings.policy == "race" and (
-        _nothing_to_compare_with(table, trial, settings) or _earned(table, settings, arrived=trial) is trial
-    ):
-        return GO_ON
-    return Verdict(action="pause", reason=f"{settings.metric.upper()} {value:.3f} at epoch {trial.epochs}")
+def next_promotion(table: Table, settings: SearchSettings) -> Trial | None:
+    """The paused trial that runs its next epochs, if any."""
+    return _promoted(table, settings) or (default_to_complete(table) if all_tried(table, settings) else None)
 
 
-def _nothing_to_compare_with(table: Table, arrived: Trial, settings: SearchSettings) -> bool:
-    """Whether others came to this rung and had found nothing there: then it is chance who is ahead."""
-    others = [trial for trial in table.searched if trial.epochs >= arrived.epochs and trial is not arrived]
-    return bool(others) and not any(_shows(trial, arrived.epochs, settings) for trial in others)
+def default_to_complete(table: Table) -> Trial | None:
+    """The default while it is paused: at the end it is trained in full, because every result is compared with it."""
+    default = table.trials.get(1)
+    return default if default is not None and default.state == "paused" else None
 
 
-def _shows(trial: Trial, rung: int, settings: SearchSettings) -> bool:
-    return trial.epochs >= rung and trial.values(settings.metric)[rung - 1] >= LEAST
-
-
-def to_resume(table: Table, settings: SearchSettings) -> Trial | None:
-    """The paused trial that has earned its next epochs, if any."""
-    if settings.policy == "race":
-        return _earned(table, settings) or _default_at_the_end(table, settings)
-    return _best_at_the_end(table, settings) if settings.policy == "i-epoch" else None
-
-
-def hopeless(table: Table, settings: SearchSettings) -> list[Trial]:
-    """Paused trials that will not be resumed: at their rung there are enough that may reach more.
-
-    The default is kept: it is trained in full at the end.
-    """
-    if settings.policy != "race":
-        return []
-    behind = [trial for rung in rung_epochs(settings) for trial in _promising(table, rung, settings)[KEPT:]]
+def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
+    """Paused trials that will not be promoted: at their rung enough others may reach more. Never the default."""
+    behind = []
+    for rung in rung_epochs(settings):
+        paused = _paused(table, rung)
+        predicted = predict_final_values(paused, _completed(table), settings)
+        reach = {number: one.mean + one.stdev for number, one in predicted.items()}
+        behind += sorted(paused, key=lambda trial: (-reach[trial.number], trial.number))[MAX_PAUSED:]
     return [trial for trial in behind if trial.number != 1]
 
 
-def _promising(table: Table, rung: int, settings: SearchSettings) -> list[Trial]:
-    """The trials that wait at a rung, those that may reach most first; equal ones in the order of proposal."""
-    waiting = _waiting(table, rung)
-    found = outlooks(waiting, _completed(table), settings)
-    reach = {number: outlook.mean + outlook.deviation for number, outlook in found.items()}
-    return sorted(waiting, key=lambda trial: (-reach[trial.number], trial.number))
+def _promoted(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
+    """The trial that is promoted next, of the paused ones and ``arrived``, which has just reached a rung."""
+    ranked = (RANKED_WITH_INITIAL_POINTS if settings.initial_points else RANKED) * settings.startup_trials
+    by_rank = len(table.searched) <= ranked and not all_tried(table, settings)
+    return (_best_by_rank if by_rank else _likeliest_best)(table, settings, arrived)
 
 
-def _earned(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
-    """The trial that goes on next, of those that wait; ``arrived`` waits from now on."""
-    explored = (EXPLORED_OPENED if settings.opening else EXPLORED) * settings.startup_trials
-    exploring = len(table.searched) <= explored and not _all_tried(table, settings)
-    return (_best_of_nine if exploring else _likeliest)(table, settings, arrived)
-
-
-def _best_of_nine(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
-    """The best that waits, at the highest rung where it is as good as the best completed trial was there, or where the
-    rung has a place to give.
+def _best_by_rank(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
+    """The best paused trial of the highest rung where it is as good as the best completed trial was there, or where
+    fewer than one in nine were promoted.
     """
-    champion = next(iter(_best_first(_completed(table), settings)), None)
+    metric = settings.metric
+    champion = next(iter(_best_first(_completed(table), metric)), None)
+    usable = [trial for trial in table.searched if trial.state not in ("failed", "infeasible")]
     for rung in reversed(rung_epochs(settings)):
-        waiting = _waiting(table, rung, arrived)
-        if not waiting:
+        paused = _paused(table, rung, arrived)
+        if not paused:
             continue
-        best = _best_first(waiting, settings)[0]
-        reached = [
-            trial
-            for trial in table.searched
-            if trial.epochs >= rung and trial.state not in BROKEN and _waits(trial, rung, settings)
-        ]
-        passed = sum(
+        best = _best_first(paused, metric)[0]
+        reached = [trial for trial in usable if trial.epochs >= rung and _pauses_at(trial, rung, settings)]
+        promoted = sum(
             trial.epochs > rung or (trial.state == "running" and trial is not arrived)
             for trial in reached
-            if _shows(trial, rung, settings)
+            if _has_learnt(trial, rung, metric)
         )
-        record = champion and best.values(settings.metric)[-1] >= champion.values(settings.metric)[rung - 1]
-        if record or passed < len(reached) // FACTOR:
+        is_record = champion and best.values(metric)[-1] >= champion.values(metric)[rung - 1]
+        if is_record or promoted < len(reached) // REDUCTION_FACTOR:
             return best
     return None
 
 
-def _likeliest(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
-    """Whoever is the likeliest to become better than the best completed trial, if likely enough.
+def _likeliest_best(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
+    """The trial that is most likely to exceed the best completed one, if likely enough.
 
-    While none is completed, or fewer than three when all were tried, the best at the highest rung: what the others may
-    gain is not known yet.
+    While none is completed, or fewer than three once all were tried: the best of the highest rung, because what the
+    others may gain is not known yet.
     """
-    finished = _completed(table)
-    waiting = [trial for rung in rung_epochs(settings) for trial in _waiting(table, rung, arrived)]
-    if not waiting:
+    metric, completed = settings.metric, _completed(table)
+    paused = [trial for rung in rung_epochs(settings) for trial in _paused(table, rung, arrived)]
+    if not paused:
         return None
-    if len(finished) < (PROVEN if _all_tried(table, settings) else 1):
-        highest = max(trial.epochs for trial in waiting)
-        return _best_first((trial for trial in waiting if trial.epochs == highest), settings)[0]
-    best = max(trial.values(settings.metric)[-1] for trial in finished)
-    found = outlooks(waiting, finished, settings)
-    chance = {number: outlook.chance_of(best) for number, outlook in found.items()}
-    first = max(waiting, key=lambda trial: (chance[trial.number], found[trial.number].mean, -trial.number))
-    return first if chance[first.number] >= LIKELY else None
+    if len(completed) < (MIN_COMPLETED if all_tried(table, settings) else 1):
+        highest = max(trial.epochs for trial in paused)
+        return _best_first((trial for trial in paused if trial.epochs == highest), metric)[0]
+    best = max(trial.values(metric)[-1] for trial in completed)
+    predicted = predict_final_values(paused, completed, settings)
+    probability = {number: 1.0 - one.cdf(best) for number, one in predicted.items()}
+    first = max(paused, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
+    return first if probability[first.number] >= MIN_PROBABILITY else None
 
 
-def _default_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
-    """Once all was tried, the default is trained in full: every other result is compared with it."""
-    default = table.trials.get(1)
-    waits = default is not None and default.state == "paused"
-    return default if waits and _all_tried(table, settings) else None
+def _has_learnt(trial: Trial, rung: int, metric: str) -> bool:
+    return trial.values(metric)[rung - 1] >= MIN_LEARNT
 
 
-def _all_tried(table: Table, settings: SearchSettings) -> bool:
-    return len(table.searched) >= settings.trials
+def all_tried(table: Table, settings: SearchSettings) -> bool:
+    """Whether as many trials were proposed as the budget has; never where it has hours alone."""
+    return settings.budget.trials is not None and len(table.searched) >= settings.budget.trials
 
 
 def _completed(table: Table) -> list[Trial]:
     return [trial for trial in table.searched if trial.state == "completed"]
 
 
-def _waiting(table: Table, rung: int, arrived: Trial | None = None) -> list[Trial]:
+def _paused(table: Table, rung: int, arrived: Trial | None = None) -> list[Trial]:
     return [trial for trial in table.searched if trial.epochs == rung and (trial.state == "paused" or trial is arrived)]
 
 
-def _best_first(trials: Iterable[Trial], settings: SearchSettings) -> list[Trial]:
+def _best_first(trials: Iterable[Trial], metric: str) -> list[Trial]:
     """By their latest value; equal ones in the order of proposal."""
-    return sorted(trials, key=lambda trial: (-trial.values(settings.metric)[-1], trial.number))
-
-
-def _best_at_the_end(table: Table, settings: SearchSettings) -> Trial | None:
-    """Once all trials were tried briefly, the best that waits, until ``keep_leaders`` were trained in full."""
-    paused = [trial for trial in table.searched if trial.state == "paused"]
-    begun = sum(trial.state == "completed" or trial.state == "running" for trial in table.searched)
-    if not _all_tried(table, settings) or begun >= settings.keep_leaders:
-        return None
-    return next(iter(_best_first(paused, settings)), None)
-
-
-def asha(table: Table, trial: Trial, settings: SearchSettings, *, grace: int, factor: int) -> Verdict:
-    """Ray's ``AsyncHyperBandScheduler`` with one bracket: a trial below the cutoff of those before it stops.
-
-    The rungs are ``grace * factor**k`` epochs; the cutoff is the upper ``1 / factor`` quantile.
-    """
-    import numpy as np
-
-    epoch, most = trial.epochs, settings.train.num_epochs
-    rungs = [grace * factor**k for k in range(int(math.log(most / grace) / math.log(factor) + 1))]
-    others = [
-        _value(other, epoch, settings) for other in table.searched if other is not trial and other.epochs >= epoch
-    ]
-    known = [value for value in others if value is not None]
-    if epoch not in rungs or not known:
-        return GO_ON
-    cutoff = float(np.percentile(known, (1 - 1 / factor) * 100))
-    value = _value(trial, epoch, settings)
-    if value is not None and value >= cutoff:
-        return GO_ON
-    name = settings.metric.upper()
-    return Verdict(action="stop", reason=f"{name} {value or 0:.3f} at epoch {epoch}, below {cutoff:.3f}")
-
-
-def _value(trial: Trial, epoch: int, settings: SearchSettings) -> float | None:
-    """The metric at an epoch; None where there is none or it is not a number."""
-    value: float | None = getattr(trial.reports[epoch - 1].scores, settings.metric)
-    return None if value is None or math.isnan(value) else value
+    return sorted(trials, key=lambda trial: (-trial.values(metric)[-1], trial.number))

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tune.history.journal import State, Table, Trial
-from tune.history.queries import best_trial, default_trial, elapsed_s, figure, metric_name, score, scored, settings_of
+from tune.history.events import State
+from tune.history.queries import default_trial, figure, metric_name, score, scored
+from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
+from tune.policy.replication import best_trial
 from vqc.reporting.plots import COLOUR, canvas, svg
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def curves(table: Table, *, width_px: int) -> str:
     if best is not None:
         _curve(axes, best, table.metric, role="best", width=2.6)
     longest = max((trial.config.num_epochs for trial in table.trials.values()), default=1)
-    for epoch in rung_epochs(settings_of(table)):
+    for epoch in rung_epochs(table.settings):
         axes.axvline(epoch, color=COLOUR["muted"], linewidth=0.9, alpha=0.6, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate("rung", (epoch, 1), xycoords=("data", "axes fraction"), xytext=(4, -9),
                       textcoords="offset points", fontsize=10, color=COLOUR["muted"])  # fmt: skip
@@ -94,38 +96,27 @@ def timeline(table: Table, *, width_px: int) -> str:
     """One bar per trial over the search's own clock: training, evaluation, and the rest of its time."""
     from matplotlib.collections import PolyCollection
 
-    trials = [trial for trial in table.trials.values() if trial.started_ms is not None]
+    trials = [trial for trial in table.trials.values() if trial.started_s is not None]
     figure_, axes = canvas(width_px, min(640, 70 + 15 * len(trials)))
     bars: dict[str, list[tuple[int, float, float]]] = {"wait": [], "train": [], "eval": []}  # trial, left, width
     for trial in trials:
-        for since, until in trial.spans_ms:
-            left = elapsed_s(table, since) / 60
-            bars["wait"].append((trial.number, left, elapsed_s(table, until) / 60 - left))
-        for report, end in zip(trial.reports, _ends(table, trial), strict=True):
-            bars["train"].append((trial.number, end - (report.train_s + report.eval_s) / 60, report.train_s / 60))
-            bars["eval"].append((trial.number, end - report.eval_s / 60, report.eval_s / 60))
+        for since_s, until_s in trial.spans_s:
+            bars["wait"].append((trial.number, since_s / 60, (until_s - since_s) / 60))
+        for report, end_s in zip(trial.reports, trial.epoch_ends_s, strict=True):
+            begin_s = end_s - report.train_s - report.eval_s
+            bars["train"].append((trial.number, begin_s / 60, report.train_s / 60))
+            bars["eval"].append((trial.number, (end_s - report.eval_s) / 60, report.eval_s / 60))
     rows = [trial.number for trial in trials]
     for role, some in bars.items():
         boxes = [_box(left, row, width) for row, left, width in some]
         axes.add_collection(PolyCollection(boxes, facecolors=COLOUR[role], linewidths=0))
     axes.set_ylim(max(rows, default=1) + 0.6, min(rows, default=1) - 0.6)
-    axes.set_xlim(0, max(elapsed_s(table) / 60, 1e-3))
+    axes.set_xlim(0, max(table.awake_s / 60, 1e-3))
     axes.locator_params(axis="y", integer=True, nbins=12, min_n_ticks=1)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("minutes of the search")
     axes.set_ylabel("trial")
     return svg(figure_, name=f"timeline{width_px}", label="When each trial ran")
-
-
-def _ends(table: Table, trial: Trial) -> list[float]:
-    """When each epoch of a trial ended, in minutes of the search; laid end to end where nobody noted it."""
-    begin, ends = elapsed_s(table, trial.started_ms), []
-    for report in trial.reports:
-        begin += report.train_s + report.eval_s
-        if report.measured_ms is not None:
-            begin = elapsed_s(table, report.measured_ms)
-        ends.append(begin / 60)
-    return ends
 
 
 def _box(left: float, row: int, width: float) -> list[tuple[float, float]]:

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqc.errors import UserError
+from vqc.errors import InfeasibleError, UserError
 
 __all__ = ["COMMANDS", "Command", "main"]
 
+USER_ERROR = 2
 INTERRUPTED = 130
 
 
@@ -45,17 +46,24 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    """Run one command and return its exit status: 0 done, 2 an error the user can correct, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console may lack a letter of a file's name
             stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(words).parse_args(words)
+    args = _parser(words).parse_args(words, argparse.Namespace(words=words))
     try:
         return int(args.run(args))
-    except UserError as error:
+    except (UserError, InfeasibleError) as error:
         print(f"vqc {words[0]}: {error}", file=sys.stderr)
-        return error.exit_status
+        return USER_ERROR
+    except (RuntimeError, MemoryError) as error:
+        from vqc.hardware.memory import is_out_of_memory, out_of_memory_message
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"vqc {words[0]}: {out_of_memory_message('the detector', error)}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print(f"vqc {words[0]}: interrupted", file=sys.stderr)
         return INTERRUPTED

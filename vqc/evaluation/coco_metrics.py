@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
@@ -27,8 +27,9 @@ from vqc.epoch import Scores
 from vqc.hardware.memory import MicroBatch
 from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
+from vqc.inference.torch_backend import detect_batch
 
-__all__ = ["AreaScores", "coco_scores", "coco_scores_by_area", "detect"]
+__all__ = ["AreaScores", "ClassMatches", "coco_matches", "coco_scores", "coco_scores_by_area", "detect"]
 
 IOU_50, IOU_75 = 0.5, 0.75
 
@@ -40,6 +41,23 @@ class AreaScores(Record):
     high_px2: float | None = Field(description="areas below this; None: no upper end")
     ap: float | None = Field(description="mean over IoU 0.50:0.05:0.95, 100 detections per image")
     ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95, 100 detections per image")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassMatches:
+    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores.
+
+    Attributes:
+        image: int64 [D], position of the detection's image in the split.
+        found: bool [T, D], whether it found an object, at each IoU 0.50:0.05:0.95.
+        ignored: bool [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region.
+        objects: int64 [N], objects of the class on each image, crowd regions not counted.
+    """
+
+    image: NDArray[np.int64]
+    found: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    objects: NDArray[np.int64]
 
 
 def detect(
@@ -65,10 +83,9 @@ def detect(
     micro = micro or MicroBatch(size=sys.maxsize)
     found: list[Detections] = []
     try:
-        with torch.inference_mode():
-            for batch in batches:
-                attempt = partial(_detected, model, batch, split, size, precision)
-                found += micro.fitted(attempt, images=len(batch.indices), what="detection")
+        for batch in batches:
+            attempt = partial(_detected, model, batch, split, size, precision)
+            found += micro.fitted(attempt, images=len(batch.indices), what="detection")
     finally:
         model.train(was_training)
     return found
@@ -79,25 +96,10 @@ def _detected(
 ) -> list[Detections]:
     found = []
     for part in batch.parts(part_size):
-        with precision.autocast():
-            outputs = model(part.images.to(precision.device, non_blocking=True))
-        for index, (boxes, scores, labels) in zip(part.indices, _fetched(outputs), strict=True):
-            record = split.images[index]
-            fitted = Detections.from_output(boxes, scores, labels)
-            found.append(fitted.in_image(record.image_id, width=record.width, height=record.height, size=size))
+        fitted = detect_batch(model, part.images, precision)
+        for record, one in zip((split.images[index] for index in part.indices), fitted, strict=True):
+            found.append(one.in_image(record.image_id, width=record.width, height=record.height, size=size))
     return found
-
-
-def _fetched(
-    outputs: Sequence[Mapping[str, torch.Tensor]],
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
-    """Boxes, scores and labels of each image. The CPU waits for the GPU here, three times a batch, not an image."""
-    ends = np.cumsum([len(output["scores"]) for output in outputs])[:-1]
-    boxes, scores, labels = (
-        np.split(torch.cat([output[name] for output in outputs]).to(kind).cpu().numpy(), ends)
-        for name, kind in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64))
-    )
-    yield from zip(boxes, scores, labels, strict=True)
 
 
 def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
@@ -132,6 +134,31 @@ def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[
         for k, (name, (low, high)) in enumerate(zip(names, ranges, strict=True))
         if name != "all"
     }
+
+
+def coco_matches(split: Split, detections: Sequence[Detections]) -> tuple[ClassMatches, ...]:
+    """The matches of each class, in label order, from which AP can be computed for any resample of the images."""
+    evaluation = _evaluated(split, detections, areas=1)
+    ids = np.array([record.image_id for record in split.images])
+    positions, per_class = np.argsort(ids), []  # pycocotools sorts images by id
+    for k in range(len(split.categories)):
+        rows = evaluation.evalImgs[k * len(ids) : (k + 1) * len(ids)]
+        known = [(position, row) for position, row in zip(positions, rows, strict=True) if row is not None]
+        objects = np.zeros(len(ids), np.int64)
+        for position, row in known:
+            objects[position] = int((1 - np.asarray(row["gtIgnore"])).sum())
+        none = np.zeros((len(evaluation.params.iouThrs), 0))
+        score = np.concatenate([np.zeros(0), *(row["dtScores"] for _, row in known)])
+        order = np.argsort(-score, kind="stable")
+        per_class.append(
+            ClassMatches(
+                image=np.repeat([p for p, _ in known], [len(row["dtScores"]) for _, row in known])[order].astype(int),
+                found=np.concatenate([none, *(row["dtMatches"] for _, row in known)], axis=1)[:, order] > 0,
+                ignored=np.concatenate([none, *(row["dtIgnore"] for _, row in known)], axis=1)[:, order] > 0,
+                objects=objects,
+            )
+        )
+    return tuple(per_class)
 
 
 def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) -> Any:

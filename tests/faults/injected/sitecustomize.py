@@ -70,7 +70,7 @@ def hogged(state: Any) -> None:
 
 
 def held(state: Any) -> None:
-    """Wait until told to go on."""
+    """Wait for the file that lets it go on."""
     while not (HERE / "go").exists():
         time.sleep(0.05)
 
@@ -104,8 +104,9 @@ def break_worker(worker: ModuleType) -> None:
     worker.Worker.begin, worker.fit = begun, fitted  # type: ignore[attr-defined]
 
 
-def break_engine(engine: ModuleType) -> None:
-    setup, reset = engine.TrialActor.setup, engine.TrialActor.reset_config
+def break_trainable(trainable: ModuleType) -> None:
+    actor = trainable.TrialTrainable
+    setup, reset = actor.setup, actor.reset_config
 
     def broken_setup(self: Any, config: Any, **named: Any) -> None:
         strike(config["trial"], "setup")
@@ -115,23 +116,23 @@ def break_engine(engine: ModuleType) -> None:
         strike(config["trial"], "reset")
         return reset(self, config)
 
-    engine.TrialActor.setup, engine.TrialActor.reset_config = broken_setup, broken_reset  # type: ignore[attr-defined]
+    actor.setup, actor.reset_config = broken_setup, broken_reset
 
 
-def lose_patience(hang: ModuleType) -> None:
+def lose_patience(watchdog: ModuleType) -> None:
     """Wait only shortly after an epoch of the trial that will hang, as long as ever for workers that start."""
-    patience_s = hang.patience_s
+    epoch_limit_s = watchdog.epoch_limit_s
 
     def short_s(table: Any, trial: Any) -> float:
-        hurried = trial.number == PLAN["hurried"] and trial.epochs == 1 and len(trial.spans_ms) == 1
-        return float(patience_s(table, trial)) - (hang.MARGIN_S - PLAN["margin_s"] if hurried else 0.0)
+        hurried = trial.number == PLAN["hurried"] and trial.epochs == 1 and len(trial.spans_s) == 1
+        return float(epoch_limit_s(table, trial)) - (watchdog.MARGIN_S - PLAN["margin_s"] if hurried else 0.0)
 
-    hang.patience_s = short_s  # type: ignore[attr-defined]
+    watchdog.epoch_limit_s = short_s  # type: ignore[attr-defined]
 
 
 CHANGES: dict[str, Callable[[ModuleType], None]] = {
     "tune.execution.worker": break_worker,
-    "tune.execution.ray_backend": break_engine,
+    "tune.execution.trainable": break_trainable,
     "tune.execution.watchdog": lose_patience,
 }
 

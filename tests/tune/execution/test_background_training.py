@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import epoch_report
-from tune.execution.background_training import Ahead, Measured
+from tune.execution.background_training import BackgroundTraining, Measured
 from vqc.errors import InfeasibleError
 from vqc.files import write_atomically
 
@@ -67,7 +67,7 @@ def never(epoch: int) -> bool:
 
 def test_the_reports_come_in_order_each_after_its_checkpoint() -> None:
     training = Training()
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     for epoch in range(1, 5):
         assert next(ahead).epoch == epoch
         assert f"written {epoch}" in training.events
@@ -79,7 +79,7 @@ def test_the_reports_come_in_order_each_after_its_checkpoint() -> None:
 
 def test_nothing_is_trained_before_it_is_asked_for() -> None:
     training = Training()
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     assert training.settled() == []
     ahead.close()
     assert training.events == []
@@ -88,7 +88,7 @@ def test_nothing_is_trained_before_it_is_asked_for() -> None:
 def test_the_next_epoch_trains_while_the_checkpoint_is_written() -> None:
     training = Training()
     training.disk.clear()
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     reports: list[int] = []
     asking = threading.Thread(target=lambda: reports.append(next(ahead).epoch))
     asking.start()
@@ -102,7 +102,7 @@ def test_the_next_epoch_trains_while_the_checkpoint_is_written() -> None:
 
 def test_training_is_no_more_than_one_epoch_ahead() -> None:
     training = Training()
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     next(ahead)
     assert training.reached("trained 2")
     assert "begun 3" not in training.settled()
@@ -113,7 +113,7 @@ def test_training_is_no_more_than_one_epoch_ahead() -> None:
 
 def test_a_checkpoint_is_not_written_before_its_report_is_asked_for() -> None:
     training = Training()
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     next(ahead)
     assert training.reached("trained 2")
     assert "written 2" not in training.settled()  # were the first report lost now, it could not be measured again
@@ -124,7 +124,7 @@ def test_a_checkpoint_is_not_written_before_its_report_is_asked_for() -> None:
 
 def test_after_an_epoch_that_is_judged_training_waits_for_the_verdict() -> None:
     training = Training()
-    ahead = Ahead(training, waits_after=lambda epoch: epoch == 2)
+    ahead = BackgroundTraining(training, waits_after=lambda epoch: epoch == 2)
     next(ahead)
     next(ahead)
     assert "begun 3" not in training.settled()
@@ -135,14 +135,14 @@ def test_after_an_epoch_that_is_judged_training_waits_for_the_verdict() -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_an_error_comes_after_all_reports_before_it(waits: bool) -> None:
-    ahead = Ahead(Training(fails_in=3), waits_after=lambda _: waits)
+    ahead = BackgroundTraining(Training(fails_in=3), waits_after=lambda _: waits)
     assert [next(ahead).epoch, next(ahead).epoch] == [1, 2]
     with pytest.raises(InfeasibleError, match="one image does not fit"):
         next(ahead)
 
 
 def test_a_checkpoint_that_cannot_be_written_comes_in_place_of_its_report() -> None:
-    ahead = Ahead(Training(disk_fails_at=2), waits_after=never)
+    ahead = BackgroundTraining(Training(disk_fails_at=2), waits_after=never)
     assert next(ahead).epoch == 1
     with pytest.raises(OSError, match="no space"):
         next(ahead)
@@ -151,7 +151,7 @@ def test_a_checkpoint_that_cannot_be_written_comes_in_place_of_its_report() -> N
 
 def test_let_go_it_stops_between_two_steps_and_closes_the_training() -> None:
     training = Training(slow_in=2)
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     next(ahead)
     assert training.reached("begun 2")
     closing = threading.Thread(target=ahead.close)
@@ -175,7 +175,7 @@ def test_what_is_being_written_when_it_is_let_go_is_written_to_its_end(tmp_path:
                 lambda epoch=epoch: write_atomically(tmp_path / str(epoch), bytes(2**24)),
             )
 
-    ahead = Ahead(training, waits_after=never)
+    ahead = BackgroundTraining(training, waits_after=never)
     next(ahead)
     ahead.close()
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}

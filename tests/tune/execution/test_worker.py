@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tune.execution.worker import Assignment, Reports, Worker, trained, trained_ahead
+from tune.execution.worker import Assignment, Reports, Worker, train, train_in_background
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
-from vqc.models.checkpoint import load_model, read_info, read_report
+from vqc.models.checkpoint import load_model, read_info
+from vqc.training.state import read_report
 
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num_epochs=3, batch_size=4)
 
 
-WAYS = pytest.mark.parametrize("way", [trained, trained_ahead])
+WAYS = pytest.mark.parametrize("way", [train, train_in_background])
 
 
 def assignment(folder: Path, *, after_epoch: int = 0) -> Assignment:
@@ -39,7 +40,7 @@ def figures(report: EpochReport) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def whole(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> list[EpochReport]:
     """The reports of a trial that nobody disturbed."""
-    worker = Worker(tiny, threads=1, reports=trained)
+    worker = Worker(tiny, threads=1, reports=train)
     worker.begin(assignment(tmp_path_factory.mktemp("whole")))
     return [worker.epoch() for _ in range(3)]
 
@@ -58,7 +59,7 @@ def test_checkpoints_are_there_before_the_report(tiny: Data, tmp_path: Path, way
 
 def test_weights_are_the_same_to_the_last_byte_whichever_way(tiny: Data, tmp_path: Path) -> None:
     saved = []
-    for name, way in {"plain": trained, "ahead": trained_ahead}.items():
+    for name, way in {"plain": train, "ahead": train_in_background}.items():
         reports = list(way(assignment(tmp_path / name), tiny))
         assert [report.epoch for report in reports] == [1, 2, 3]
         model, _ = load_model(tmp_path / name / "t" / "last.safetensors")

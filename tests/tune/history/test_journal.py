@@ -5,13 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import START_MS, epoch_report, events, write_journal
-from tune.history import journal as j
+from tests.builders import START_MS, at, epoch_report, events, write_journal
+from tune.history.events import (
+    EVENT,
+    AttemptFailed,
+    Ended,
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    TrialEnded,
+    TrialPaused,
+    TrialProposed,
+    TrialStarted,
+    WorkerReplaced,
+)
+from tune.history.journal import Follower, Journal, read_table, table_of
+from tune.history.table import Table
+from tune.settings import Budget
 from vqc.config import TrainConfig
 from vqc.errors import SearchError
 
@@ -20,35 +37,36 @@ LINES = [event.model_dump_json().encode() + b"\n" for event in SOME]
 WHOLE = b"".join(LINES)
 CONFIG = TrainConfig()
 STARTED = SOME[0]
+FASTER = {"concurrent": 3}
 
 
-def table(*some: j.Event) -> j.Table:
-    return j.table_of([STARTED, *some], Path("journal.jsonl"))
+def table(*some: Event) -> Table:
+    return table_of([STARTED, *some], Path("journal.jsonl"))
 
 
-def proposed(trial: int = 1) -> j.TrialProposed:
-    return j.TrialProposed(at_ms=START_MS, trial=trial, params={}, config=CONFIG, origin="default")
+def proposed(trial: int = 1) -> TrialProposed:
+    return TrialProposed(**at(START_MS + 0), trial=trial, params={}, config=CONFIG, origin="default")
 
 
-def started(trial: int = 1, after_epoch: int = 0) -> j.TrialStarted:
-    return j.TrialStarted(at_ms=START_MS + 1, trial=trial, after_epoch=after_epoch, worker="1@here")
+def started(trial: int = 1, after_epoch: int = 0) -> TrialStarted:
+    return TrialStarted(**at(START_MS + 1), trial=trial, after_epoch=after_epoch, worker="1@here")
 
 
-def measured(epoch: int, ap50: float = 0.5, trial: int = 1) -> j.EpochMeasured:
-    return j.EpochMeasured(at_ms=START_MS + 2, trial=trial, report=epoch_report(epoch, ap50=ap50))
+def measured(epoch: int, ap50: float = 0.5, trial: int = 1) -> EpochMeasured:
+    return EpochMeasured(**at(START_MS + 2), trial=trial, report=epoch_report(epoch, ap50=ap50))
 
 
-def ended(state: j.Ended = "completed", trial: int = 1) -> j.TrialEnded:
-    return j.TrialEnded(at_ms=START_MS + 3, trial=trial, state=state, reason="because")
+def ended(state: Ended = "completed", trial: int = 1) -> TrialEnded:
+    return TrialEnded(**at(START_MS + 3), trial=trial, state=state, reason="because")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = write_journal(tmp_path / "new" / "journal.jsonl", SOME)
-    assert list(j.Follower(path).poll()) == SOME
+    assert list(Follower(path).poll()) == SOME
 
 
 def test_each_event_is_on_the_disk_when_append_returns(tmp_path: Path) -> None:
-    book, follower = j.Journal(tmp_path / "journal.jsonl"), j.Follower(tmp_path / "journal.jsonl")
+    book, follower = Journal(tmp_path / "journal.jsonl"), Follower(tmp_path / "journal.jsonl")
     seen = []
     for event in SOME:
         book.append(event)
@@ -68,7 +86,7 @@ def test_opening_again_goes_on(tmp_path: Path) -> None:
 def test_a_line_torn_at_any_byte_is_taken_back_and_written_anew(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(LINES[0] + LINES[-1][:kept])
-    assert list(j.Follower(path).poll()) == SOME[:1]
+    assert list(Follower(path).poll()) == SOME[:1]
     write_journal(path, SOME[-1:])
     assert path.read_bytes() == LINES[0] + LINES[-1]
 
@@ -78,8 +96,8 @@ def test_a_first_line_that_was_never_finished_leaves_no_search(tmp_path: Path, t
     path = tmp_path / "journal.jsonl"
     path.write_bytes(torn)
     with pytest.raises(SearchError, match="no search was begun here"):
-        j.read_table(path)
-    j.Journal(path).close()
+        read_table(path)
+    Journal(path).close()
     assert path.read_bytes() == b""
 
 
@@ -88,7 +106,7 @@ def test_a_follower_sees_each_event_once_however_the_file_grows(
     tmp_path_factory: pytest.TempPathFactory, cuts: list[int]
 ) -> None:
     path = tmp_path_factory.mktemp("grown") / "journal.jsonl"
-    follower, seen, whole_lines = j.Follower(path), [], []
+    follower, seen, whole_lines = Follower(path), [], []
     for cut in [*cuts, len(WHOLE)]:
         path.write_bytes(WHOLE[:cut])
         seen += list(follower.poll())
@@ -99,18 +117,18 @@ def test_a_follower_sees_each_event_once_however_the_file_grows(
 
 
 def test_a_poll_that_is_left_early_is_gone_on_with(tmp_path: Path) -> None:
-    follower = j.Follower(write_journal(tmp_path / "journal.jsonl", SOME))
+    follower = Follower(write_journal(tmp_path / "journal.jsonl", SOME))
     first = next(follower.poll())
     assert [first, *follower.poll()] == SOME
 
 
 def test_nothing_there_is_no_event(tmp_path: Path) -> None:
-    assert list(j.Follower(tmp_path / "none.jsonl").poll()) == []
+    assert list(Follower(tmp_path / "none.jsonl").poll()) == []
 
 
 def test_a_folder_is_not_a_journal(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="cannot be read"):
-        j.read_table(tmp_path)
+        read_table(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -132,35 +150,37 @@ def test_a_wrong_line_is_named_by_its_number(tmp_path: Path, wrong: bytes) -> No
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b"".join(LINES[:2]) + wrong + b"\n" + LINES[2])
     with pytest.raises(SearchError, match=r"journal\.jsonl, line 3: not an event of this journal") as caught:
-        j.read_table(path)
+        read_table(path)
     assert "\n" not in caught.value.what
 
 
 def test_line_ends_of_windows_are_read(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(WHOLE.replace(b"\n", b"\r\n"))
-    assert list(j.Follower(path).poll()) == SOME
+    assert list(Follower(path).poll()) == SOME
 
 
-@pytest.mark.parametrize("event", [started(9), measured(1, trial=9), j.TrialPaused(at_ms=1, trial=9), ended(trial=9)])
-def test_an_event_of_a_trial_that_was_never_proposed(event: j.Event) -> None:
-    with pytest.raises(SearchError, match="speaks of trial 9, which it never proposed"):
+@pytest.mark.parametrize(
+    "event", [started(9), measured(1, trial=9), TrialPaused(**at(START_MS + 1), trial=9), ended(trial=9)]
+)
+def test_an_event_of_a_trial_that_was_never_proposed(event: Event) -> None:
+    with pytest.raises(SearchError, match="names trial 9, which it never proposed"):
         table(event)
 
 
 def test_every_kind_of_event_is_read_back(tmp_path: Path) -> None:
-    rare: list[j.Event] = [
-        j.SearchResumed(at_ms=1, command="again", trials=40),
+    rare: list[Event] = [
+        SearchResumed(
+            **at(START_MS + 1), command="again", budget=Budget(trials=40, hours=2.0), settings={"concurrent": 2}
+        ),
         proposed(),
-        j.TrialPaused(at_ms=2, trial=1),
-        j.WorkerReplaced(at_ms=3, worker="1@here", reason="kept 2 GB"),
-        j.ClockLeapt(at_ms=3, lost_ms=-60_000),
+        TrialPaused(**at(START_MS + 2), trial=1),
+        WorkerReplaced(**at(START_MS + 3), worker="1@here", reason="kept 2 GB"),
+        AttemptFailed(**at(START_MS + 3), trial=1, after_epoch=0, reason="boom"),
     ]
     path = write_journal(tmp_path / "journal.jsonl", [*SOME, *rare])
-    assert list(j.Follower(path).poll()) == [*SOME, *rare]
-    assert {event.event for event in [*SOME, *rare]} == {
-        kind.model_fields["event"].default for kind in j._Event.__subclasses__()
-    }
+    assert list(Follower(path).poll()) == [*SOME, *rare]
+    assert {event.event for event in [*SOME, *rare]} == {kind.model_fields["event"].default for kind in get_args(Event)}
 
 
 PARAMS = st.dictionaries(
@@ -172,9 +192,9 @@ PARAMS = st.dictionaries(
 @given(PARAMS)
 def test_searched_values_keep_their_kind(params: dict[str, float | int | str]) -> None:
     """8 stays a whole number and 8.0 does not become one: Optuna tells them apart."""
-    event = j.TrialProposed(at_ms=1, trial=1, params=params, config=CONFIG, origin="sampler")
-    back = j._EVENT.validate_json(event.model_dump_json())
-    assert isinstance(back, j.TrialProposed)
+    event = TrialProposed(**at(START_MS + 1), trial=1, params=params, config=CONFIG, origin="sampler")
+    back = EVENT.validate_json(event.model_dump_json())
+    assert isinstance(back, TrialProposed)
     assert json.dumps(back.params) == json.dumps(params)
 
 
@@ -185,21 +205,42 @@ def test_a_resumed_trial_goes_on_behind_its_checkpoint() -> None:
 
 def test_a_resumed_trial_is_no_longer_ended() -> None:
     trial = table(proposed(), started(), measured(1), ended("interrupted"), started(after_epoch=1)).trials[1]
-    assert (trial.state, trial.reason, trial.ended_ms, trial.started_ms) == ("running", "", None, START_MS + 1)
+    assert (trial.state, trial.reason, trial.ended_s, trial.started_s) == ("running", "", None, 0.001)
 
 
 def test_an_epoch_told_twice_counts_once() -> None:
     assert table(proposed(), started(), measured(1, 0.3), measured(1, 0.9)).trials[1].values("ap50") == [0.3]
 
 
-def test_a_resumed_search_is_not_ended_and_has_two_sittings() -> None:
+def test_a_resumed_search_is_not_ended_and_has_its_new_budget_and_settings() -> None:
     found = table(
-        j.SearchEnded(at_ms=START_MS + 10, reason="interrupted"),
-        j.SearchResumed(at_ms=START_MS + 100, command="again", trials=40),
-        j.WorkerReplaced(at_ms=START_MS + 120, worker="1", reason="died"),
+        SearchEnded(at_ms=START_MS + 10_000, awake_s=10.0, reason="interrupted"),
+        SearchResumed(
+            at_ms=START_MS + 90_000, awake_s=10.0, command="again", budget=Budget(hours=1.0), settings=FASTER
+        ),
+        WorkerReplaced(at_ms=START_MS + 95_000, awake_s=15.0, worker="1", reason="died"),
     )
-    assert (found.ended, found.trials_asked, found.last_ms) == (None, 40, START_MS + 120)
-    assert found.spans_ms == [[START_MS, START_MS + 10], [START_MS + 100, START_MS + 120]]
+    assert (found.ended, found.sessions, found.awake_s) == (None, 2, 15.0)
+    assert (found.budget.trials, found.budget.hours, found.left_s) == (None, 1.0, 3595.0)
+    assert (found.settings.concurrent, found.settings.budget) == (3, Budget(hours=1.0))
+    again = found.resumed
+    assert again is not None
+    found.apply(again.model_copy(update={"settings": {"vram_gb": 4.0}}))
+    assert (found.settings.concurrent, found.settings.vram_gb) == (3, 4.0)
+
+
+def test_a_failed_attempt_is_kept_until_the_next_epoch() -> None:
+    failed = AttemptFailed(**at(START_MS), trial=1, after_epoch=1, reason="boom")
+    trial = table(proposed(), started(), measured(1), failed).trials[1]
+    assert (trial.state, trial.reason, len(trial.failures_here())) == ("interrupted", "boom", 1)
+    trial = table(proposed(), started(), measured(1), failed, started(after_epoch=1), measured(2)).trials[1]
+    assert (trial.failures, trial.failures_here()) == ([failed], [])
+
+
+def test_trials_that_fail_in_a_row_are_known_until_something_is_measured() -> None:
+    some = [proposed(1), ended("failed", 1), proposed(2), ended("failed", 2)]
+    assert [trial.number for trial in table(*some).failed_in_a_row] == [1, 2]
+    assert table(*some, proposed(3), started(3), measured(1, trial=3)).failed_in_a_row == []
 
 
 def test_the_best_epoch_is_the_first_that_reached_the_value() -> None:
@@ -221,14 +262,14 @@ def test_equal_values_lead_in_the_order_of_proposal() -> None:
 HAPPENINGS = st.lists(
     st.tuples(st.sampled_from(["start", "epoch", "pause", "end"]), st.integers(1, 3), st.integers(0, 6)), max_size=40
 )
-STATES: tuple[j.Ended, ...] = ("completed", "stopped", "infeasible", "failed", "interrupted")
+STATES: tuple[Ended, ...] = ("completed", "stopped", "infeasible", "failed", "interrupted")
 
 
-def event_of(kind: str, trial: int, number: int) -> j.Event:
+def event_of(kind: str, trial: int, number: int) -> Event:
     return {
         "start": lambda: started(trial, after_epoch=number),
         "epoch": lambda: measured(number + 1, ap50=number / 10, trial=trial),
-        "pause": lambda: j.TrialPaused(at_ms=START_MS, trial=trial),
+        "pause": lambda: TrialPaused(**at(START_MS + 0), trial=trial),
         "end": lambda: ended(STATES[number % 5], trial),
     }[kind]()
 
@@ -242,7 +283,7 @@ def test_whatever_happens_the_table_holds_together(happenings: list[tuple[str, i
     assert {trial.number for trial in leaders} == {n for n, trial in found.trials.items() if trial.epochs}
     for trial in found.trials.values():
         assert [report.epoch for report in trial.reports] == list(range(1, trial.epochs + 1))
-        assert (trial.ended_ms is not None) == (trial.state in STATES) or trial.state == "paused"
+        assert (trial.ended_s is not None) == (trial.state in STATES) or trial.state == "paused"
         assert len(trial.values("ap50")) == trial.epochs
 
 
@@ -252,9 +293,9 @@ def test_a_long_search_is_read_whole(tmp_path: Path) -> None:
     tail = [line.replace('"epoch":1,', f'"epoch":{epoch},', 1) for epoch in range(1, 20_001)]
     path = tmp_path / "journal.jsonl"
     path.write_text("\n".join([*head, *tail]) + "\n", encoding="utf-8")
-    assert j.read_table(path).trials[1].epochs == 20_000
+    assert read_table(path).trials[1].epochs == 20_000
 
 
 def test_a_table_without_a_header_says_so() -> None:
     with pytest.raises(SearchError, match="the journal has no first line"):
-        _ = j.Table().metric
+        _ = Table().metric

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.builders import events, write_journal
-from tests.tables import SPACE, add_trial, search_settings
-from tune.history.journal import SearchStarted, Table
+from tests.tables import SPACE, add_trial, search_settings, search_started
+from tune.history.events import SearchStarted
+from tune.history.table import Table
 from tune.policy import portfolio
-from tune.policy.warm_start import distinct
-from tune.settings import load_settings
-from tune.space import Params, default_params
+from tune.policy.warm_start import distinct_points
+from tune.settings import SearchSettings, load_settings
+from tune.space import Params, Space
 from vqc.config import load_record, shipped_settings
 
 SETTINGS = search_settings(epochs=2)
@@ -21,18 +22,14 @@ RATES = [1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 9e-3, 5e-3, 2.5e-3]
 FIELDS = ("learning_rate",)
 
 
+def _started(settings: SearchSettings, data: str) -> SearchStarted:
+    return search_started(settings).model_copy(update={"data": {"root": data, "images": {"train": 80}}})
+
+
 def task(best_rate: float, *, trials: int = 10) -> Table:
     """A search whose trials are the better the nearer their rate is to ``best_rate``; the first is the default."""
     table = Table()
-    table.started = SearchStarted(
-        at_ms=1,
-        name="t",
-        search_id="t",
-        settings=SETTINGS.model_dump(mode="json"),
-        data={"root": f"parts-{best_rate}", "images": {"train": 80}},
-        versions={},
-        command="",
-    )
+    table.started = _started(SETTINGS, f"parts-{best_rate}")
     for rate in RATES[:trials]:
         value = 0.9 / (1 + abs(rate / best_rate - best_rate / rate))
         point: Params = {"learning_rate": rate, "batch_size": 8, "image_size": 128}
@@ -46,8 +43,8 @@ def test_the_default_comes_first_and_then_the_best_of_each_task() -> None:
     low, high = sorted(float(member["learning_rate"]) for member in chosen.members[1:3])
     assert low == 4e-4
     assert high >= 5e-3
-    assert len(chosen.members) == portfolio.MEMBERS
-    assert len({json.dumps(member) for member in chosen.members}) == portfolio.MEMBERS
+    assert len(chosen.members) == portfolio.MAX_MEMBERS
+    assert len({json.dumps(member) for member in chosen.members}) == portfolio.MAX_MEMBERS
 
 
 def test_one_task_gives_its_best_next() -> None:
@@ -62,11 +59,44 @@ def test_equal_searches_give_equal_portfolios() -> None:
     assert portfolio.build([task(4e-4), task(5e-3)]) == portfolio.build([task(4e-4), task(5e-3)])
 
 
+def over_weight_decay(best: float = 1e-3) -> Table:
+    """A later search of ten trials over the weight decay alone, at a learning rate of 2e-3."""
+    settings = search_settings(
+        train={"model": "fcos_tiny", "weights": "none", "image_size": 128, "num_epochs": 2, "learning_rate": 2e-3},
+        space={"weight_decay": {"low": 1e-5, "high": 1e-2, "log": True}},
+    )
+    table = Table()
+    table.started = _started(settings, "later")
+    for number in range(10):
+        decay = 1e-5 * 2**number
+        value = 0.9 / (1 + abs(decay / best - best / decay))
+        add_trial(table, settings, values=[value / 2, value], params={"weight_decay": decay})
+    return table
+
+
+def test_a_later_search_over_one_other_field_discards_none_of_the_earlier_ones() -> None:
+    chosen = portfolio.build([task(4e-4), task(6.4e-3), over_weight_decay()]).detectors["fcos_tiny"]
+    assert len(chosen.tasks) == 3
+    assert {frozenset(member) for member in chosen.members} == {frozenset({*SPACE, "weight_decay"})}
+    rates = [float(member["learning_rate"]) for member in chosen.members]
+    assert 4e-4 in rates
+    assert max(rates) >= 5e-3
+    assert chosen.members[0]["learning_rate"] == 2e-3
+    assert chosen.members[0]["image_size"] == 128
+
+
+@pytest.mark.parametrize("later_first", [False, True])
+def test_the_names_of_the_searches_do_not_decide_which_fields_are_known(*, later_first: bool) -> None:
+    tables = [task(4e-4), over_weight_decay()]
+    chosen = portfolio.build(reversed(tables) if later_first else tables).detectors["fcos_tiny"]
+    assert all(member.keys() == {*SPACE, "weight_decay"} for member in chosen.members)
+
+
 def test_a_stopped_trial_counts_with_what_longer_ones_gained() -> None:
     table = task(4e-4)
     stopped = add_trial(table, SETTINGS, values=[0.40], state="stopped", params=table.trials[3].params)
     full = [trial for trial in table.trials.values() if trial.epochs == 2]
-    assert 0.40 < portfolio._at_full_length(stopped, [*full, stopped], "ap50") <= 0.9
+    assert 0.40 < portfolio._final_value(stopped, [*full, stopped], "ap50") <= 0.9
 
 
 def test_the_users_own_come_before_the_projects(tmp_path: Path) -> None:
@@ -76,7 +106,7 @@ def test_the_users_own_come_before_the_projects(tmp_path: Path) -> None:
         return path
 
     shipped = write(tmp_path / "shipped.json", 1e-3)
-    write(portfolio.own_file(tmp_path), 2e-3)
+    write(portfolio.portfolio_file(tmp_path), 2e-3)
     members, said = portfolio.members_for("fcos_tiny", tmp_path, fields=FIELDS, shipped=shipped)
     assert members == ({"learning_rate": 2e-3}, {"learning_rate": 1e-3})
     assert "your searches (1) and the project's (1)" in said
@@ -89,7 +119,7 @@ def test_a_detector_without_one_is_told(tmp_path: Path) -> None:
 
 
 def test_members_that_lack_a_searched_field_are_none(tmp_path: Path) -> None:
-    chosen = portfolio.Chosen(members=({"learning_rate": 1e-3},), tasks=("a",))
+    chosen = portfolio.Members(members=({"learning_rate": 1e-3},), tasks=("a",))
     shipped = tmp_path / "shipped.json"
     shipped.write_text(portfolio.Portfolio(detectors={"fcos_tiny": chosen}).model_dump_json(), encoding="utf-8")
     fields = [*FIELDS, "weight_decay"]
@@ -101,7 +131,7 @@ def test_members_that_lack_a_searched_field_are_none(tmp_path: Path) -> None:
 def test_the_command_writes_beside_the_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_journal(tmp_path / "one" / "journal.jsonl", events(trials=12))
     assert portfolio.main([str(tmp_path / "*")]) == 0
-    written = json.loads(portfolio.own_file(tmp_path).read_text(encoding="utf-8"))
+    written = json.loads(portfolio.portfolio_file(tmp_path).read_text(encoding="utf-8"))
     assert [set(chosen["members"][0]) for chosen in written["detectors"].values()] == [set(SPACE)]
     assert "configurations from 1 search" in capsys.readouterr().out
 
@@ -109,19 +139,20 @@ def test_the_command_writes_beside_the_searches(tmp_path: Path, capsys: pytest.C
 def test_nothing_to_learn_from_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert portfolio.main([str(tmp_path)]) == 2
     assert "got 0 searches, expected one of at least 8 trials" in capsys.readouterr().err
-    assert not portfolio.own_file(tmp_path).exists()
+    assert not portfolio.portfolio_file(tmp_path).exists()
 
 
 def test_a_broken_journal_does_not_keep_the_others_from_teaching(tmp_path: Path) -> None:
     write_journal(tmp_path / "good" / "journal.jsonl", events(trials=12))
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "journal.jsonl").write_text("{}\n", encoding="utf-8")
-    assert portfolio.renew(tmp_path) == portfolio.own_file(tmp_path)
+    assert portfolio.renew(tmp_path) == portfolio.portfolio_file(tmp_path)
 
 
-def test_the_shipped_portfolio_has_an_opening_for_the_shipped_space() -> None:
-    settings = load_settings(shipped_settings("search_cpu.json"), {}, {})
+def test_the_shipped_portfolio_has_initial_points_for_the_shipped_space() -> None:
+    settings = load_settings(shipped_settings("search_cpu.json"), {})
     shipped = load_record(portfolio.Portfolio, shipped_settings("portfolio.json")).detectors["fcos_tiny"]
-    assert len(shipped.members) == portfolio.MEMBERS
-    assert shipped.members[0] == default_params(settings.space, settings.train)
-    assert len(distinct(shipped.members, settings)) == portfolio.MEMBERS - 1  # larger images come to the largest here
+    assert len(shipped.members) == portfolio.MAX_MEMBERS
+    assert shipped.members[0] == Space(settings.space).params_of(settings.train)
+    # Images larger than the space's largest become that one.
+    assert len(distinct_points(shipped.members, settings)) == portfolio.MAX_MEMBERS - 1

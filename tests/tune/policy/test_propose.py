@@ -14,8 +14,10 @@ import pytest
 
 from tests.builders import events
 from tests.tables import add_trial, search_settings
-from tune.history.journal import Journal, State, Table, read_table
-from tune.policy.propose import _most_telling, expected_values, propose
+from tune.history.events import State
+from tune.history.journal import Journal, read_table
+from tune.history.table import Table
+from tune.policy.propose import _selected, expected_values, propose
 from tune.settings import SearchSettings
 from tune.space import Params
 
@@ -102,7 +104,7 @@ def five_trials() -> Table:
     return table
 
 
-def test_a_failed_trial_says_nothing() -> None:
+def test_a_failed_trial_is_left_out() -> None:
     table, same = five_trials(), five_trials()
     add_trial(table, SETTINGS, values=[], state="failed", params={**FAST, "batch_size": 4})
     add_trial(same, SETTINGS, values=[0.5], state="failed", params={**FAST, "batch_size": 2})
@@ -110,7 +112,7 @@ def test_a_failed_trial_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("state", ["proposed", "running"])
-def test_where_a_trial_is_under_way_no_other_is_sent(state: State) -> None:
+def test_no_proposal_is_near_a_live_trial(state: State) -> None:
     table = five_trials()
     first = propose(table, SETTINGS).params
     add_trial(table, SETTINGS, values=[], state=state, params=first)
@@ -128,13 +130,13 @@ def test_a_search_that_was_resumed_proposes_as_if_it_had_not_been(tmp_path: Path
     assert propose(read_table(tmp_path / "journal.jsonl"), settings) == propose(live, settings)
 
 
-@pytest.mark.parametrize("opening", [(), (FAST,)], ids=["without", "with an opening"])
-def test_an_opening_comes_right_after_the_default(opening: tuple[Params, ...]) -> None:
-    settings = search_settings(opening=opening)
+@pytest.mark.parametrize("origin", ["settings", "portfolio", "warm start"])
+def test_initial_points_come_right_after_the_default_with_their_origin(origin: str) -> None:
+    settings = search_settings(initial_points=(FAST,), initial_points_origin=origin)
     table = Table()
     add_trial(table, settings, values=[0.1])
-    expected = ("portfolio", FAST) if opening else ("start-up", propose(table, settings).params)
-    assert (propose(table, settings).origin, propose(table, settings).params) == expected
+    proposal = propose(table, settings)
+    assert (proposal.origin, proposal.params) == (origin, FAST)
 
 
 def test_a_stopped_trial_is_credited_with_what_the_completed_gained() -> None:
@@ -148,22 +150,22 @@ def test_a_stopped_trial_is_credited_with_what_the_completed_gained() -> None:
     assert found == pytest.approx({1: 0.5, 2: 0.4, 3: 0.15 + (0.3 + 0.1) / 3})
 
 
-def test_what_an_epoch_shows_of_a_running_trial_is_not_told() -> None:
+def test_a_running_trial_has_no_value_before_the_first_rung() -> None:
     settings = search_settings(epochs=52)
     table = Table()
     running = add_trial(table, settings, values=[0.1], state="running")
     assert expected_values([running], settings) == {}
 
 
-def test_thousands_of_trials_are_told_as_their_best_and_their_latest() -> None:
+def test_of_thousands_of_trials_the_sampler_sees_the_best_and_the_latest() -> None:
     table = Table()
     for number in range(400):
         add_trial(table, SETTINGS, values=[((number * 37) % 400) / 400])
     trials = table.searched
-    told = _most_telling(trials, expected_values(trials, SETTINGS))
-    assert len(told) <= 200
-    assert trials[-1] in told
-    assert max(trials, key=lambda trial: trial.values("ap50")) in told
+    selected = _selected(trials, expected_values(trials, SETTINGS))
+    assert len(selected) <= 200
+    assert trials[-1] in selected
+    assert max(trials, key=lambda trial: trial.values("ap50")) in selected
 
 
 def test_while_nothing_worked_proposals_go_on() -> None:

@@ -9,20 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tables import add_trial, search_settings
-from tune.history.journal import SearchStarted, State, Table
-from tune.history.queries import best_trial
-from tune.policy.replication import confirmed, full_run_s, next_repeat, noise, repeat_seed, repeats_s
+from tests.tables import add_trial, search_settings, search_started
+from tune.history.events import State
+from tune.history.table import Table
+from tune.policy.replication import (
+    best_trial,
+    full_run_s,
+    next_repeat,
+    repeat_seed,
+    repeated,
+    rest_s,
+    seed_std,
+)
 
 SETTINGS = search_settings(epochs=2, trials=5, confirm=2)
+EPOCH_S = 2.0 + 0.3  # training and evaluation, of ``tests.builders.epoch_report``
 
 
 def table_of(*values: float) -> Table:
     """A table whose trials reached these values in their second epoch."""
     table = Table()
-    table.started = SearchStarted(
-        at_ms=1, name="t", search_id="t", settings=SETTINGS.model_dump(mode="json"), data={}, versions={}, command=""
-    )
+    table.started = search_started(SETTINGS)
     for value in values:
         add_trial(table, SETTINGS, values=[value / 2, value])
     return table
@@ -44,7 +51,7 @@ def test_the_best_two_are_run_again_and_then_no_more() -> None:
     assert next_repeat(table, SETTINGS) is None
 
 
-def test_whoever_is_within_the_noise_of_the_winner_is_run_again_as_well() -> None:
+def test_configurations_within_the_seed_std_of_the_winner_are_run_again_as_well() -> None:
     table = table_of(0.1, 0.80, 0.79, 0.70)
     repeat(table, 2, 0.60)  # 0.2 apart: one run differs from the next by 0.14
     repeat(table, 3, 0.81)
@@ -62,7 +69,7 @@ def test_a_repeat_that_failed_is_not_tried_for_ever() -> None:
     table = table_of(0.8)
     repeat(table, 1, 0.1, state="failed")
     assert next_repeat(table, SETTINGS) is None
-    assert confirmed(table) == []
+    assert repeated(table) == []
 
 
 def test_without_confirmation_nothing_is_run_again() -> None:
@@ -73,30 +80,39 @@ def test_the_winner_has_the_highest_mean_and_its_best_run_is_taken() -> None:
     table = table_of(0.1, 0.9, 0.8)
     repeat(table, 2, 0.5)
     repeat(table, 3, 0.85)
-    winner, loser = confirmed(table)
+    winner, loser = repeated(table)
     assert (winner.values, loser.values) == ((0.8, 0.85), (0.9, 0.5))
-    assert best_trial(table) is winner.best_run is table.trials[5]
+    assert best_trial(table) is winner.best_trial is table.trials[5]
 
 
-def test_before_any_repeat_the_leader_is_the_best_and_the_noise_unknown() -> None:
+def test_before_any_repeat_the_leader_is_the_best_and_the_std_unknown() -> None:
     table = table_of(0.1, 0.9)
     assert best_trial(table) is table.trials[2]
-    assert noise(table) is None
+    assert seed_std(table) is None
 
 
 @given(pairs=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=5))
-def test_the_noise_is_the_pooled_standard_deviation_of_pairs(pairs: Sequence[tuple[float, float]]) -> None:
+def test_the_seed_std_is_the_pooled_standard_deviation_of_pairs(pairs: Sequence[tuple[float, float]]) -> None:
     table = table_of(*(first for first, _ in pairs))
     for number, (_, second) in enumerate(pairs, start=1):
         repeat(table, number, second)
     expected = math.sqrt(sum((a - b) ** 2 for a, b in pairs) / 2 / len(pairs))
-    assert noise(table) == pytest.approx(expected, abs=1e-12)
+    assert seed_std(table) == pytest.approx(expected, abs=1e-12)
 
 
-def test_repeats_cost_full_runs_at_their_own_pace() -> None:
+def test_the_rest_is_an_epoch_under_way_and_the_repeats_at_their_own_pace() -> None:
     table = table_of(0.1, 0.8, 0.7)
-    assert full_run_s(table.trials[1]) == pytest.approx(2 * (2.0 + 0.3))
-    assert repeats_s(table, SETTINGS) == pytest.approx(2 * 2 * (2.0 + 0.3))
+    assert full_run_s(table.trials[1]) == pytest.approx(2 * EPOCH_S)
+    assert rest_s(table, SETTINGS) == pytest.approx((1 + 2 * 2) * EPOCH_S)
+    repeat(table, 2, 0.8)
+    assert rest_s(table, SETTINGS) == pytest.approx((1 + 2) * EPOCH_S)
+
+
+def test_the_rest_includes_the_default_to_its_last_epoch() -> None:
+    table = table_of(0.1, 0.8, 0.7)
+    table.trials[1].state = "paused"
+    del table.trials[1].reports[1:]
+    assert rest_s(table, SETTINGS) == pytest.approx((1 + 2 * 2 + 1) * EPOCH_S)
 
 
 def test_a_repeat_has_a_seed_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""How well the time left is foretold, in searches by the real conductor over made-up curves on a made-up clock."""
+"""How well the time left is foretold, in searches by the real controller over made-up curves on a made-up clock."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from statistics import median
 import pytest
 
 from tests.builders import START_MS, epoch_report
-from tests.tables import search_settings
-from tune.execution import controller as conductor_module
-from tune.execution.controller import Conductor
-from tune.history.journal import EpochMeasured, Event, Journal, SearchStarted, Table, Trial, TrialProposed
-from tune.reporting.eta import EpochCost, Estimate, time_left, whole_search
-from tune.settings import SearchSettings
+from tests.tables import search_settings, search_started
+from tune.execution import controller as controller_module
+from tune.execution.controller import Controller
+from tune.execution.outcomes import Measured
+from tune.history.events import EpochMeasured, Event, SearchResumed, SearchStarted, TrialProposed
+from tune.history.journal import Journal
+from tune.history.table import Table, Trial
+from tune.reporting.eta import EpochCost, time_left_s, whole_search
+from tune.settings import Budget, SearchSettings
 
 SEEDS = range(6)
 BETWEEN_S = 0.4
@@ -34,19 +37,16 @@ class Recorder(Journal):
 def simulated(settings: SearchSettings, seed: int, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[Event]:
     """The events of a whole search; epochs take what pixels take, give or take a tenth."""
     rng, now_s = random.Random(seed), [START_MS / 1000]
-    monkeypatch.setattr(conductor_module, "now_ms", lambda: int(now_s[0] * 1000))
+    monkeypatch.setattr(controller_module, "now_ms", lambda: int(now_s[0] * 1000))
     journal, table = Recorder(), Table()
-    first = SearchStarted(
-        at_ms=START_MS, name="s", search_id="s", settings=settings.model_dump(mode="json"), data={}, versions={},
-        command="",
-    )  # fmt: skip
+    first = search_started(settings)
     journal.append(first)
     table.apply(first)
-    conductor = Conductor(journal, table, settings=settings, folder=folder, clock_s=lambda: now_s[0])
+    controller = Controller(journal, table, folder=folder, clock_s=lambda: now_s[0])
     best_rate = 10 ** rng.uniform(-3.7, -2.3)
-    while (task := conductor.next_task()) is not None:
+    while (task := controller.next_task()) is not None:
         now_s[0] += BETWEEN_S
-        conductor.started(task.trial.number, worker="none")
+        controller.started(task.trial.number, worker="none")
         epoch, goes_on = task.after_epoch, True
         while goes_on:
             epoch += 1
@@ -55,8 +55,8 @@ def simulated(settings: SearchSettings, seed: int, monkeypatch: pytest.MonkeyPat
             )
             report = report.model_copy(update={"train_s": report.train_s * rng.uniform(0.9, 1.1)})
             now_s[0] += report.train_s + report.eval_s
-            goes_on = conductor.measured(task.trial.number, report)
-    conductor.close()
+            goes_on = controller.record(task.trial.number, Measured(report=report)) == "continue"
+    controller.close()
     return journal.events
 
 
@@ -73,9 +73,9 @@ def errors_of(some: list[Event]) -> list[float]:
     for event in some[:-1]:
         table.apply(event)
         if len(table.trials) >= 5 and event.event in ("trial_paused", "trial_ended"):
-            left = time_left(table, event.at_ms)
+            left = time_left_s(table, event.at_ms)
             assert left is not None
-            found.append((left.mean_s - (some[-1].at_ms - event.at_ms) / 1000) / whole_s)
+            found.append((left - (some[-1].at_ms - event.at_ms) / 1000) / whole_s)
     return found
 
 
@@ -96,30 +96,28 @@ def test_once_the_repeats_have_begun_nothing_else_is_expected(searches: list[lis
         repeats = [event.trial for event in some if isinstance(event, TrialProposed) and event.repeats is not None]
         began = next(at for at, event in enumerate(some) if isinstance(event, EpochMeasured) and event.trial in repeats)
         table = table_of(some[: began + 1])
-        left, true_s = time_left(table, table.last_ms), (some[-1].at_ms - table.last_ms) / 1000
+        left, true_s = time_left_s(table, table.last_ms), (some[-1].at_ms - table.last_ms) / 1000
         assert left is not None
-        assert left.mean_s < 1.2 * true_s  # less where the best are so close that more of them are run again
-        table.trials_asked *= 2  # as a resumption may
-        more = time_left(table, table.last_ms)
+        assert left < 1.2 * true_s  # less where the best are so close that more of them are run again
+        settings = table.header.budget
+        table.started = table.header.model_copy(update={"budget": Budget(trials=2 * (settings.trials or 0))})
+        more = time_left_s(table, table.last_ms)
         assert more is not None
-        assert more.mean_s > left.mean_s + 30 * 2  # at least two seconds for each
+        assert more > left + 30 * 2  # at least two seconds for each
 
 
 def test_the_forecast_does_not_lean_to_one_side(searches: list[list[Event]]) -> None:
     assert abs(median(error for some in searches for error in errors_of(some))) < 0.08
 
 
-def test_the_interval_of_a_rehearsal_holds_most_searches(searches: list[list[Event]]) -> None:
-    """Costs are those of the made-up clock; the interval is meant to hold eight of ten."""
-    costs = [
-        EpochCost(
-            image_size=size, epoch_s=(cost := 2.0 * (size / 128) ** 2 + 0.3), low_s=0.95 * cost, high_s=1.05 * cost
-        )
-        for size in (96, 128, 160)
-    ]
-    low_s, high_s = whole_search(search_settings(confirm=2), costs).interval_s
+def test_a_dry_run_foretells_the_search_between_its_cheapest_and_its_dearest_size(
+    searches: list[list[Event]],
+) -> None:
+    costs = [EpochCost(image_size=size, epoch_s=2.0 * (size / 128) ** 2 + 0.3) for size in (96, 128, 160)]
+    expected = whole_search(search_settings(confirm=2), costs)
     took = [(some[-1].at_ms - some[0].at_ms) / 1000 for some in searches]
-    assert sum(low_s <= seconds <= high_s for seconds in took) >= len(took) // 2
+    assert all(expected.low_s <= seconds <= expected.high_s for seconds in took)
+    assert expected.low_s < expected.mean_s < expected.high_s
 
 
 def table_of(some: list[Event]) -> Table:
@@ -132,33 +130,50 @@ def table_of(some: list[Event]) -> Table:
 def test_before_the_first_epoch_the_time_left_is_unknown_and_after_the_end_it_is_none(
     searches: list[list[Event]],
 ) -> None:
-    assert time_left(table_of(searches[0][:3]), START_MS) is None
-    assert time_left(table_of(searches[0]), START_MS) == Estimate(mean_s=0.0, deviation_s=0.0)
+    assert time_left_s(table_of(searches[0][:3]), START_MS) is None
+    assert time_left_s(table_of(searches[0]), START_MS) == 0.0
 
 
 def test_the_time_left_falls_within_an_epoch_but_never_below_nothing(searches: list[list[Event]]) -> None:
     some = searches[0]
     cut = next(i for i, event in enumerate(some) if event.event == "epoch" and i > 8)
-    found = [time_left(table_of(some[: cut + 1]), some[cut].at_ms + wait) for wait in (0, 1000, 3_600_000)]
-    now, later, much_later = (left.mean_s for left in found if left is not None)
+    found = [time_left_s(table_of(some[: cut + 1]), some[cut].at_ms + wait) for wait in (0, 1000, 3_600_000)]
+    now, later, much_later = (left for left in found if left is not None)
     assert now > later > much_later >= 0
 
 
-def test_the_hours_bound_the_time_left(searches: list[list[Event]]) -> None:
+def test_the_hours_bound_the_time_left_s(searches: list[list[Event]]) -> None:
     some = list(searches[0][:40])
-    free = time_left(table_of(some), some[-1].at_ms)
+    free = time_left_s(table_of(some), some[-1].at_ms)
     first = some[0]
     assert isinstance(first, SearchStarted)
-    some[0] = first.model_copy(update={"settings": {**first.settings, "hours": 0.04}})
-    bound = time_left(table_of(some), some[-1].at_ms)
+    some[0] = first.model_copy(update={"budget": Budget(trials=30, hours=0.04)})
+    bound = time_left_s(table_of(some), some[-1].at_ms)
     assert free is not None
     assert bound is not None
-    assert bound.mean_s < free.mean_s
-    assert bound.mean_s <= 0.04 * 3600
+    assert bound < free
+    assert bound <= 0.04 * 3600
+
+
+def test_hours_alone_are_the_time_left_before_and_after_the_first_epoch(searches: list[list[Event]]) -> None:
+    first = searches[0][0]
+    assert isinstance(first, SearchStarted)
+    hourly = [first.model_copy(update={"budget": Budget(hours=2.0)}), *searches[0][1:]]
+    for count in (2, 30):
+        table = table_of(hourly[:count])
+        assert time_left_s(table, table.last_ms) == pytest.approx(7200 - table.awake_s)
+
+
+def test_a_resumed_search_has_the_hours_of_its_resumption(searches: list[list[Event]]) -> None:
+    table = table_of(searches[0][:30])
+    budget = Budget(trials=10_000, hours=0.5)
+    table.apply(SearchResumed(at_ms=table.last_ms, awake_s=table.awake_s, command="", budget=budget))
+    assert time_left_s(table, table.last_ms) == pytest.approx(1800)
+    assert time_left_s(table, table.last_ms + 10_000) == pytest.approx(1790)
 
 
 def test_trials_side_by_side_share_the_time() -> None:
-    costs = [EpochCost(image_size=128, epoch_s=10.0, low_s=9.0, high_s=11.0)]
+    costs = [EpochCost(image_size=128, epoch_s=10.0)]
     alone = whole_search(search_settings(), costs)
     paired = whole_search(search_settings(concurrent=2), costs)
     assert paired.mean_s == pytest.approx(alone.mean_s / 2)

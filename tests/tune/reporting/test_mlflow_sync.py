@@ -13,10 +13,19 @@ from typing import Any
 
 import pytest
 
-from tests.builders import START_MS, epoch_report, events, write_journal
-from tune.history import journal as j
+from tests.builders import START_MS, at, epoch_report, events, write_journal
+from tune.history.events import (
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    SearchStarted,
+    TrialEnded,
+    TrialStarted,
+)
 from tune.reporting import mlflow_sync as mirror
 from tune.reporting.mlflow_sync import Mirror, MirrorState
+from tune.settings import Budget
 from vqc.tracking.mlflow_client import Tracker, default_uri
 
 Runs = dict[str, Any]
@@ -91,7 +100,7 @@ def test_as_many_points_as_epochs(database: Path, name: str) -> None:
     some = events(name=name)
     write_journal(journal_path(database, name), some)
     catch_up(database, name)
-    epochs = [event for event in some if isinstance(event, j.EpochMeasured)]
+    epochs = [event for event in some if isinstance(event, EpochMeasured)]
     held = everything(default_uri(database), name)
     found = [point for *_, points in held.values() for point in points.get("val/ap50", [])]
     assert sorted(found) == sorted((e.report.epoch, e.at_ms, e.report.scores.ap50) for e in epochs)
@@ -102,7 +111,7 @@ def test_a_second_time_changes_nothing(database: Path, name: str, capsys: pytest
     (database / name / "report.html").write_text("<p>fine</p>", encoding="utf-8")
     catch_up(database, name)
     once = everything(default_uri(database), name)
-    assert "7 runs made or changed" in capsys.readouterr().out
+    assert "7 runs written" in capsys.readouterr().out
     catch_up(database, name)
     assert everything(default_uri(database), name) == once
     assert "nothing was missing" in capsys.readouterr().out
@@ -115,7 +124,7 @@ def test_a_journal_in_two_parts_is_as_in_one(database: Path, tmp_path: Path, nam
     for search, pieces in ((whole, [some]), (parts, [some[:cut], some[cut:]])):
         renamed = {"name": search, "search_id": f"id-of-{search}"}
         for piece in pieces:
-            own = [e.model_copy(update=renamed) if isinstance(e, j.SearchStarted) else e for e in piece]
+            own = [e.model_copy(update=renamed) if isinstance(e, SearchStarted) else e for e in piece]
             write_journal(journal_path(database, search), own)
             catch_up(database, search)
     held = {search: [run[:4] + run[5:] for run in everything(default_uri(database), search).values()]
@@ -150,23 +159,23 @@ def test_an_interrupted_trial_is_killed_and_runs_again(database: Path, name: str
     path, uri = journal_path(database, name), default_uri(database)
     first = [
         *events(name=name)[:4],
-        j.TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
-        j.SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
+        TrialEnded(**at(START_MS + 5_000), trial=1, state="interrupted", reason="Ctrl-C"),
+        SearchEnded(**at(START_MS + 5_001), reason="interrupted"),
     ]
     write_journal(path, first)
     catch_up(database, name)
     assert {run.info.status for run in runs_of(uri, name).values()} == {"KILLED"}
     again = [
-        j.SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
-        j.TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
+        SearchResumed(**at(START_MS + 9_000), command="again", budget=Budget(trials=6)),
+        TrialStarted(**at(START_MS + 9_001), trial=1, after_epoch=1, worker="1@host"),
     ]
     write_journal(path, again)
     catch_up(database, name)
     assert {run.info.status for run in runs_of(uri, name).values()} == {"RUNNING"}
-    end: list[j.Event] = [
-        j.EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
-        j.TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
-        j.SearchEnded(at_ms=START_MS + 9_901, reason="trials"),
+    end: list[Event] = [
+        EpochMeasured(**at(START_MS + 9_500), trial=1, report=epoch_report(2, ap50=0.4)),
+        TrialEnded(**at(START_MS + 9_900), trial=1, state="completed", reason="all epochs"),
+        SearchEnded(**at(START_MS + 9_901), reason="trials"),
     ]
     write_journal(path, end)
     catch_up(database, name)
@@ -240,7 +249,7 @@ def test_state_in_words(state: MirrorState, words: str) -> None:
 
 def test_no_such_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mirror.main(["nope", "--results", str(tmp_path)]) == 2
-    assert "no journal of a search here" in capsys.readouterr().err
+    assert "no search was run here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -315,4 +324,4 @@ def test_an_outage_loses_nothing(
     assert len(runs) == 7
     assert "RUNNING" not in {run.info.status for run in runs.values()}
     found = [point for *_, points in everything(uri, name).values() for point in points.get("val/ap50", [])]
-    assert len(found) == len(set(found)) == sum(isinstance(event, j.EpochMeasured) for event in some)
+    assert len(found) == len(set(found)) == sum(isinstance(event, EpochMeasured) for event in some)

@@ -16,18 +16,10 @@ from tests.builders import epoch_report
 from vqc.config import TrainConfig
 from vqc.epoch import Scores
 from vqc.errors import ModelError
+from vqc.files import write_atomically
 from vqc.models.build import build_detector
-from vqc.models.checkpoint import (
-    LoopState,
-    ModelInfo,
-    load_model,
-    load_state,
-    read_info,
-    read_report,
-    save_model,
-    save_state,
-    write_atomically,
-)
+from vqc.models.checkpoint import ModelInfo, load_model, read_info, save_model
+from vqc.training.state import LoopState, load_state, read_report, snapshot_of
 
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=64, seed=5)
 SCORES = Scores(ap=0.25, ap50=0.5, ap75=None, ar=0.4, class_ap={"scratch": 0.25, "Grübchen": None})
@@ -65,7 +57,7 @@ def content(state: LoopState) -> dict[str, object]:
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, LoopState]:
     state = stepped(fresh_state())
-    save_state(tmp_path / "last.safetensors", state, REPORT)
+    snapshot_of(state, REPORT).write_state(tmp_path / "last.safetensors")
     return tmp_path / "last.safetensors", state
 
 
@@ -99,7 +91,7 @@ def test_the_same_state_gives_the_same_tensors_after_more_steps(saved: tuple[Pat
 
 
 def test_a_state_that_never_stepped(tmp_path: Path) -> None:
-    save_state(tmp_path / "first", fresh_state(), REPORT)
+    snapshot_of(fresh_state(), REPORT).write_state(tmp_path / "first")
     back = fresh_state()
     load_state(tmp_path / "first", back)
     assert content(back) == content(fresh_state())
@@ -149,7 +141,7 @@ def test_a_scaler_comes_back(tmp_path: Path) -> None:
     state, back = fresh_state(), fresh_state()
     state.scaler = torch.amp.GradScaler("cpu", init_scale=512.0, enabled=True)
     back.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, enabled=True)
-    save_state(tmp_path / "last", state, REPORT)
+    snapshot_of(state, REPORT).write_state(tmp_path / "last")
     load_state(tmp_path / "last", back)
     assert back.scaler.get_scale() == 512.0
 
@@ -278,7 +270,7 @@ def test_a_channels_last_run_goes_on_as_if_never_stopped(tmp_path: Path, fused: 
 
     torch.manual_seed(1)
     straight = stepped(state())
-    save_state(tmp_path / "last.safetensors", straight, REPORT)
+    snapshot_of(straight, REPORT).write_state(tmp_path / "last.safetensors")
     resumed = state()
     load_state(tmp_path / "last.safetensors", resumed)
     for one in (straight, resumed):

@@ -1,0 +1,147 @@
+"""A session of a search: what flags and files make of it, and what a resumption may change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.images import write_data
+from tune.execution.session import Session, new_session, resumed_session
+from tune.history.events import SearchEnded
+from tune.history.journal import Journal, read_table
+from tune.paths import journal_of
+from tune.settings import Budget
+from vqc.errors import ConfigError, SearchError
+
+SETTINGS = {
+    "train": {"model": "fcos_tiny", "weights": "none", "image_size": 64, "num_epochs": 2},
+    "space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
+}
+VERSION_1 = Path(__file__).parents[1] / "history" / "journals" / "version_1.jsonl"
+
+
+def new(place: Path, **flags: Any) -> Session:
+    """A new search called 's' in this folder; flags by their last part."""
+    if not (place / "data").exists():
+        write_data(place / "data")
+        (place / "search.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    return new_session(
+        name="s",
+        results=place / "results",
+        data_folder=place / "data",
+        config=place / "search.json",
+        flags=with_paths(flags),
+        command="python tune/search.py",
+    )
+
+
+def with_paths(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"budget.{key}" if key in ("trials", "hours") else key: value for key, value in flags.items()}
+
+
+def run_for(session: Session, awake_s: float) -> None:
+    """The session begins, and is interrupted after so many seconds."""
+    journal: Journal = session.open_journal()
+    ended_s = session.table.awake_s + awake_s
+    journal.append(SearchEnded(at_ms=session.first_event.at_ms, awake_s=ended_s, reason="interrupted"))
+    journal.close()
+
+
+def resume(place: Path, **flags: Any) -> Session:
+    return resumed_session(name="s", results=place / "results", flags=with_paths(flags), command="again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, Budget(trials=30)),
+        ({"trials": 5}, Budget(trials=5)),
+        ({"hours": 6.0}, Budget(hours=6.0)),
+        ({"hours": 6.0, "trials": 5}, Budget(trials=5, hours=6.0)),
+    ],
+    ids=str,
+)
+def test_trials_and_hours_are_one_budget(tmp_path: Path, flags: dict[str, Any], expected: Budget) -> None:
+    session = new(tmp_path, **flags)
+    assert session.first_event.budget == session.settings.budget == expected
+
+
+def test_a_flag_that_cannot_be_is_spelled_as_it_was_typed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--hours: got -1.0"):
+        new(tmp_path, hours=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("began", "ran_s", "flags", "expected"),
+    [
+        ({"trials": 5}, 60.0, {}, Budget(trials=5)),
+        ({"trials": 5}, 60.0, {"trials": 9}, Budget(trials=9)),
+        ({"trials": 5}, 60.0, {"hours": 2.0}, Budget(trials=5, hours=2.0)),
+        ({"hours": 6.0}, 7200.0, {}, Budget(hours=4.0)),
+        ({"hours": 6.0}, 7200.0, {"hours": 6.0}, Budget(hours=6.0)),
+        ({"hours": 6.0}, 7200.0, {"trials": 9}, Budget(trials=9, hours=4.0)),
+        ({"hours": 1.0}, 3601.0, {"trials": 9}, Budget(trials=9)),
+        ({"hours": 1.0}, 3601.0, {"hours": 0.5}, Budget(hours=0.5)),
+    ],
+    ids=str,
+)
+def test_a_resumption_goes_on_with_what_the_budget_leaves(
+    tmp_path: Path, began: dict[str, Any], ran_s: float, flags: dict[str, Any], expected: Budget
+) -> None:
+    run_for(new(tmp_path, **began), ran_s)
+    session = resume(tmp_path, **flags)
+    assert session.first_event.budget == session.settings.budget == expected
+
+
+def test_a_third_session_has_what_the_second_left(tmp_path: Path) -> None:
+    run_for(new(tmp_path, hours=6.0), 3600.0)
+    run_for(resume(tmp_path), 3600.0)
+    assert resume(tmp_path).settings.budget == Budget(hours=4.0)
+
+
+def test_hours_that_are_used_up_need_new_ones(tmp_path: Path) -> None:
+    run_for(new(tmp_path, hours=1.0), 3601.0)
+    with pytest.raises(SearchError, match="its 1 h are used up") as caught:
+        resume(tmp_path)
+    assert "--name s --resume --hours 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("flags", [{"trials": 0}, {"hours": -1.0}, {"concurrent": 0}], ids=str)
+def test_a_resumption_cannot_ask_for_nothing(tmp_path: Path, flags: dict[str, Any]) -> None:
+    run_for(new(tmp_path), 1.0)
+    with pytest.raises(ConfigError, match=f"--{next(iter(flags))}: got {next(iter(flags.values()))}"):
+        resume(tmp_path, **flags)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("seed", 3), ("train.num_epochs", 9), ("train.model", "fcos_tiny"), ("data", None), ("warm_start", None)],
+)
+def test_what_cannot_change_in_a_search_that_has_begun_is_refused(tmp_path: Path, flag: str, value: Any) -> None:
+    run_for(new(tmp_path), 1.0)
+    with pytest.raises(SearchError, match="cannot change in a search that has begun") as caught:
+        resume(tmp_path, **{flag: value})
+    assert "--resume" in str(caught.value)
+
+
+def test_what_may_change_is_written_and_holds_from_then_on(tmp_path: Path) -> None:
+    run_for(new(tmp_path), 1.0)
+    session = resume(tmp_path, concurrent=3, vram_gb=4.0)
+    assert (session.settings.concurrent, session.settings.vram_gb) == (3, 4.0)
+    run_for(session, 1.0)
+    assert read_table(journal_of(tmp_path / "results" / "s")).settings.concurrent == 3
+    assert resume(tmp_path).settings.concurrent == 3
+
+
+def test_a_search_of_version_1_is_not_resumed(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path / "results" / "s")
+    journal.parent.mkdir(parents=True)
+    shutil.copyfile(VERSION_1, journal)
+    with pytest.raises(SearchError, match="version 1 of this program") as caught:
+        resume(tmp_path)
+    assert "--warm-start s" in str(caught.value)
