@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tune.promote import Promotion
     from vqc.epoch import Scores
 
-__all__ = ["main"]
-
 UNREGISTERED = 1
 INTERRUPTED = 130
 

@@ -22,8 +22,6 @@ from vqc.inference.latency import Latency
 from vqc.inference.parity import ParityReport
 from vqc.models.checkpoint import ModelInfo
 
-__all__ = ["SCHEMA", "Evidence", "markdown_card", "write_texts"]
-
 SCHEMA = "train_config.schema.json"
 OVERALL = ("ap", "ap50", "ap75", "ar")
 

@@ -22,7 +22,7 @@ from tune.history import queries as outcome
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
-from tune.paths import cache_folder, journal_of, trial_folder
+from tune.paths import journal_of, trial_folder
 from tune.policy.replication import best_trial
 from tune.reporting.mlflow_sync import Mirror
 from vqc.data.dataset import Data, load_data, read_image
@@ -38,10 +38,9 @@ from vqc.inference.parity import ParityReport, check_parity
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
+from vqc.results import cache_folder
 from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError
 from vqc.training.loop import backend_settings
-
-__all__ = ["MODEL_NAME", "Decision", "Promotion", "Verdict", "judge", "promote"]
 
 MODEL_NAME = "vqc-detector"
 PARITY_IMAGES = 20

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from tune.execution.session import Session
     from tune.reporting.mlflow_sync import Mirror
 
-__all__ = ["main"]
-
 INTERRUPTED = 130
 SETTING = "settings."  # what the destination of a flag begins with that overrides a setting, before its path
 DRAIN_TIMEOUT_S = 60.0
@@ -62,11 +60,12 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
     from tune.execution.disk_retry import write_probe
     from tune.execution.log_redirect import quiet_environment
     from tune.execution.resources import resources_of, this_machine
-    from tune.paths import cache_folder, journal_of
+    from tune.paths import journal_of
     from tune.policy.portfolio import renew
     from tune.reporting import console
     from tune.reporting.live_display import Progress
     from tune.reporting.mlflow_sync import Mirror
+    from vqc.results import cache_folder
     from vqc.tracking.mlflow_client import default_uri
 
     results, settings, folder = arguments.results.resolve(), session.settings, session.folder
@@ -186,7 +185,7 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sess
     from datetime import datetime
 
     from tune.execution.session import new_session, resumed_session
-    from tune.paths import new_name
+    from vqc.results import new_name
     from vqc.tracking.mlflow_client import redacted
 
     results = arguments.results.resolve()

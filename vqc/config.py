@@ -27,18 +27,6 @@ from pydantic import (
 
 from vqc.errors import ConfigError, nearest
 
-__all__ = [
-    "Augmentation",
-    "GpuOptimization",
-    "Record",
-    "TrainConfig",
-    "Workers",
-    "load_record",
-    "parse_record",
-    "read_json",
-    "shipped_settings",
-]
-
 ACCUMULATION = "gradient_accumulation_steps"
 MOST_WORKERS = 64
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from vqc.errors import DataError
 
+<<<<<<< HEAD
 __all__ = [
     "LineFile",
     "file_sha256",
@@ -23,6 +24,8 @@ __all__ = [
     "write_atomically",
 ]
 
+=======
+>>>>>>> main
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from tune.history.events import SearchResumed, SearchStarted
 from tune.history.journal import Follower, Journal, now_ms, read_table, table_of
 from tune.history.queries import resume_command, trials_text
 from tune.history.table import Table
-from tune.paths import check_name, find_search, journal_of
+from tune.paths import find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import Budget, SearchSettings, load_settings
@@ -30,9 +30,8 @@ from vqc.errors import ConfigError, SearchError
 from vqc.hardware.gpu import gpu_count
 from vqc.models.registry import check_model
 from vqc.provenance import versions
+from vqc.results import check_name
 from vqc.shell import short_path
-
-__all__ = ["Session", "new_session", "resumed_session"]
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {

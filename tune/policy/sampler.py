@@ -18,8 +18,6 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.policy.gaussian_process import fit, log_expected_improvement, maximise
 from tune.space import Array, Space
 
-__all__ = ["GaussianProcessSampler"]
-
 # A second process says where trials are feasible (1) or not (-1). A point must be feasible by this margin, and that
 # counts so many times: the best configurations often lie just beside what does not fit.
 FEASIBILITY_MARGIN = 0.8

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vqc.evaluation.calibrate import CalibrationReport
     from vqc.inference.calibration import Calibration
 
-__all__ = ["add_flags", "run"]
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="weights: a .safetensors file")

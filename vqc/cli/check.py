@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.data.findings import Finding, Severity
 
-__all__ = ["add_flags", "run"]
-
 SHOWN_PER_KIND = 20
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from vqc.evaluation.evaluate import Evaluation
     from vqc.evaluation.intervals import Rate
 
-__all__ = ["add_flags", "results_path", "run"]
-
 SPLITS = ("train", "val", "test")
 
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from vqc.errors import InfeasibleError, UserError
 
-__all__ = ["COMMANDS", "Command", "main"]
-
 USER_ERROR = 2
 INTERRUPTED = 130
 

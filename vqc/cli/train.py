@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from vqc.tracking.mlflow_run import RunMirror
     from vqc.training.run import Run
 
-__all__ = ["add_flags", "run"]
-
 INTERRUPTED = 130
 DRAIN_TIMEOUT_S = 60.0
 

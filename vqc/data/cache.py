@@ -19,8 +19,6 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-__all__ = ["cached_pixels"]
-
 LIMIT_BYTES = 20 * 2**30  # of all files of a folder together
 SPARE_BYTES = 2**30  # left on the disk for checkpoints and reports
 LOCK_TIMEOUT_S = 1800.0  # while another process writes; to do the same here would take as long

@@ -26,6 +26,7 @@ from vqc.data.letterbox import shorter_sides_px
 from vqc.data.validation import check_balance, check_categories, check_defect_size
 from vqc.errors import DataError
 
+<<<<<<< HEAD
 __all__ = [
     "Category",
     "Data",
@@ -38,6 +39,8 @@ __all__ = [
     "read_image",
 ]
 
+=======
+>>>>>>> main
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
 

@@ -25,15 +25,6 @@ from vqc.data.prefetch import prefetched
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
 
-__all__ = [
-    "Batch",
-    "FittedImages",
-    "Target",
-    "evaluation_batches",
-    "plain_batch",
-    "training_batches",
-]
-
 Target = dict[str, torch.Tensor]
 WriteImage = Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]
 

@@ -13,8 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Literal, TypeVar
 
-__all__ = ["prefetched"]
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

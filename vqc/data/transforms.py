@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from vqc.config import Augmentation
 
-__all__ = ["Augmenter"]
-
 # OpenCV's codes, by whether an image is flipped left to right and top to bottom.
 _FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
 

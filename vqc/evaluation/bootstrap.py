@@ -25,16 +25,6 @@ from vqc.evaluation.intervals import FEWEST
 from vqc.evaluation.parts import parts_of
 from vqc.inference.detections import Detections
 
-__all__ = [
-    "Difference",
-    "Interval",
-    "Metric",
-    "ScoreIntervals",
-    "resampled_scores",
-    "score_difference",
-    "score_intervals",
-]
-
 Metric = Literal["ap", "ap50", "ap75", "ar"]
 METRICS: tuple[Metric, ...] = ("ap", "ap50", "ap75", "ar")
 RESAMPLES = 1000

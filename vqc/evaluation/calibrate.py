@@ -28,8 +28,6 @@ from vqc.inference.calibration import Calibration, OperatingPoint, apply_curves
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import load_model
 
-__all__ = ["CalibrationReport", "OnTest", "calibrate"]
-
 USUAL_CONFIDENCE = 0.95
 
 

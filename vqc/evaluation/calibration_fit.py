@@ -29,21 +29,6 @@ from vqc.evaluation.parts import parts_of
 from vqc.inference.calibration import EDGE, Curve, Method, apply_curves
 from vqc.inference.detections import Detections
 
-__all__ = [
-    "FOLDS",
-    "CalibrationErrors",
-    "Choice",
-    "ReliabilityBin",
-    "Samples",
-    "calibrated_scores",
-    "choose_curves",
-    "errors",
-    "fit_curve",
-    "folds",
-    "reliability",
-    "samples_of",
-]
-
 Floats = NDArray[np.float64]
 
 SCORE_FLOOR = 0.05  # detections with lower scores are noise; their number would hide all other errors

@@ -29,8 +29,6 @@ from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
 from vqc.inference.torch_backend import detect_batch
 
-__all__ = ["AreaScores", "ClassMatches", "coco_matches", "coco_scores", "coco_scores_by_area", "detect"]
-
 IOU_50, IOU_75 = 0.5, 0.75
 
 

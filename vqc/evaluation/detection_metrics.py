@@ -19,17 +19,6 @@ from vqc.evaluation.matching import ALONE, IGNORED, match, paired
 from vqc.evaluation.parts import parts_of
 from vqc.inference.detections import Detections
 
-__all__ = [
-    "Froc",
-    "FrocPoint",
-    "Recall",
-    "confusion",
-    "froc",
-    "recall_by_class",
-    "recall_by_size",
-    "terciles_px2",
-]
-
 IOU = 0.5
 COCO_EDGES_PX2 = (32.0**2, 96.0**2)  # where medium and large objects begin in COCO
 

@@ -19,8 +19,6 @@ from vqc.evaluation.matching import ALONE, match, paired
 from vqc.evaluation.parts import class_scores, parts_of, rejected
 from vqc.inference.detections import Detections
 
-__all__ = ["Case", "false_alarms", "misses"]
-
 IOU = 0.5
 Box = tuple[float, float, float, float]
 

@@ -40,14 +40,6 @@ from vqc.inference.model_file import open_predictor
 from vqc.inference.predictor import Predictor
 from vqc.inference.thresholds import resolve_thresholds
 
-__all__ = [
-    "Evaluated",
-    "Evaluation",
-    "check_categories",
-    "detections_on",
-    "evaluate",
-]
-
 WORST_SHOWN = 8
 LATENCY_IMAGES = 8
 BATCH_SIZE = 8

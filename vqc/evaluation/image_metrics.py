@@ -18,8 +18,6 @@ from vqc.evaluation.matching import ALONE, match, paired
 from vqc.evaluation.parts import class_scores, parts_of, rejected
 from vqc.inference.detections import Detections
 
-__all__ = ["TradeOff", "Verdicts", "part_verdicts", "trade_off"]
-
 
 class Verdicts(Record):
     """Verdicts on the parts of a split at one operating point."""

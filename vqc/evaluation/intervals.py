@@ -13,18 +13,6 @@ from pydantic import Field
 
 from vqc.config import Record
 
-__all__ = [
-    "FEWEST",
-    "Rate",
-    "clustered_rate",
-    "confidence_of",
-    "exact_interval",
-    "parts_needed",
-    "percent",
-    "rate",
-    "tolerated_misses",
-]
-
 FEWEST = 10  # below this no rate is stated: the interval would cover a third of all possible values
 CONFIDENCE = 0.95
 

@@ -18,8 +18,6 @@ from vqc.boxes import share_inside
 from vqc.data.dataset import ImageRecord, Split
 from vqc.inference.detections import Detections
 
-__all__ = ["ALONE", "IGNORED", "Match", "match", "paired"]
-
 ALONE, IGNORED = -1, -2
 
 

@@ -29,8 +29,6 @@ from vqc.evaluation.parts import class_scores, parts_of, rejected
 from vqc.inference.calibration import OperatingPoint, Proportion
 from vqc.inference.detections import Detections
 
-__all__ = ["Goal", "check_parts", "choose_operating_point", "choose_thresholds"]
-
 NEVER = 1.0  # a threshold that rejects next to nothing
 SIGNIFICANCE = 0.05
 Floats = NDArray[np.float64]

@@ -16,8 +16,6 @@ from vqc.data.dataset import Split
 from vqc.evaluation.matching import paired
 from vqc.inference.detections import Detections
 
-__all__ = ["Parts", "class_scores", "parts_of", "rejected"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:

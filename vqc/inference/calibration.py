@@ -21,18 +21,6 @@ from vqc.errors import ModelError
 from vqc.files import write_atomically
 from vqc.inference.detections import Detections
 
-__all__ = [
-    "Calibration",
-    "Curve",
-    "Method",
-    "OperatingPoint",
-    "Proportion",
-    "apply_curves",
-    "calibration_path",
-    "load_calibration",
-    "save_calibration",
-]
-
 Method = Literal["none", "platt", "isotonic"]
 EDGE = 1e-6  # of a score before its logarithm: 0 and 1 have none
 Score = Annotated[float, Field(ge=0, le=1)]

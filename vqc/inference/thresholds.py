@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from vqc.inference.predictor import Predictor
 
-__all__ = ["DEFAULT_THRESHOLD", "resolve_thresholds"]
-
 DEFAULT_THRESHOLD = 0.5  # where none was chosen; reported as such, and no recommendation
 
 

@@ -13,8 +13,6 @@ from vqc.inference.calibration import Curve
 from vqc.reporting.html import both_widths, render
 from vqc.reporting.plots import COLOUR, canvas, svg
 
-__all__ = ["calibration_page"]
-
 TEMPLATE = Path(__file__).parent / "templates" / "calibration.html.j2"
 CLASS_ROLES = ("best", "default", "good", "odd", "bad", "stopped")
 

@@ -19,8 +19,6 @@ from vqc.inference.detections import Detections
 from vqc.reporting.html import both_widths, picture_uri, render
 from vqc.reporting.plots import COLOUR, canvas, svg
 
-__all__ = ["evaluation_page"]
-
 TEMPLATE = Path(__file__).parent / "templates" / "evaluation.html.j2"
 PICTURE_PX = 360
 CONTEXT = 5.0  # side of the cut-out as a multiple of the box's longer side

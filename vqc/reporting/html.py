@@ -19,8 +19,6 @@ from vqc.evaluation.intervals import percent
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["WIDTHS_PX", "both_widths", "picture_uri", "render"]
-
 LAYOUT = Path(__file__).parent / "templates"
 WIDTHS_PX = (1000, 400)  # of a drawing over the whole page, on a screen and on a phone
 JPEG_QUALITY = 88

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOUR", "canvas", "svg"]
-
 # matplotlib takes no CSS variables as colours: it draws a role in a colour that nothing else has.
 _ROLES = ("ink", "muted", "line", "faint", "surface", "best", "default", "good", "stopped", "bad", "odd", "train",
           "eval", "wait")  # fmt: skip

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.training.loop import OnStep
 
-__all__ = ["METRIC", "Run", "RunInfo", "best_of", "find_run", "run_lock", "run_names", "start_run", "train_run"]
-
 METRIC = "ap50"
 INFO = "run.json"
 PACKAGES = ("torch", "torchvision", "albumentations", "pycocotools")
