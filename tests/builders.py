@@ -127,3 +127,37 @@ def write_journal(path: Path, some: list[Event]) -> Path:
         book.append(event)
     book.close()
     return path
+
+
+def with_repeats(some: list[Event], repeats: dict[int, list[float]]) -> list[Event]:
+    """A finished search whose best trials were run again before its end: trial -> the value of each repeat."""
+    *before, end = some
+    proposals = {event.trial: event for event in before if isinstance(event, TrialProposed)}
+    clock, number = end.at_ms, len(proposals)
+    again: list[Event] = []
+    for trial, value in ((trial, value) for trial, values in repeats.items() for value in values):
+        number, first = number + 1, proposals[trial]
+        config = first.config.model_copy(update={"seed": number})
+        same = {"trial": number, "params": first.params, "config": config, "origin": "repeat", "repeats": trial}
+        again.append(TrialProposed(**at(clock + 10), **same))
+        again.append(TrialStarted(**at(clock + 20), trial=number, worker="4711@host"))
+        for epoch in range(1, config.num_epochs + 1):
+            clock += 2300
+            again.append(
+                EpochMeasured(
+                    **at(clock), trial=number, report=epoch_report(epoch, ap50=value * epoch / config.num_epochs)
+                )
+            )
+        again.append(TrialEnded(**at(clock + 5), trial=number, state="completed", reason="all epochs"))
+    return [*before, *again, end.model_copy(update=at(clock + 50))]
+
+
+def where_repeats_disagree() -> list[Event]:
+    """A search whose highest value and whose highest mean over repeats are of different configurations."""
+    some = events(trials=12)
+    values: dict[int, float] = {}
+    for event in some:
+        if isinstance(event, EpochMeasured):
+            values[event.trial] = max(values.get(event.trial, 0.0), event.report.scores.ap50 or 0.0)
+    first, second, *_ = sorted(values, key=lambda trial: -values[trial])
+    return with_repeats(some, {first: [0.1, 0.1], second: [values[second]]})

@@ -1,4 +1,4 @@
-"""A pretended GPU: any detector that runs within it takes memory by its images, and runs out where told."""
+"""A simulated GPU: while it is entered, any detector runs out of memory where the test says."""
 
 from __future__ import annotations
 
@@ -7,18 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Set
 from contextlib import ExitStack
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-
-from vqc.hardware.memory import MicroBatch
-from vqc.hardware.memory_book import MARGIN
-from vqc.training.first_batch import FirstBatch
-
-FIXED_BYTES, IMAGE_BYTES = 1000, 100
 
 
 def out_of_memory() -> torch.OutOfMemoryError:
@@ -26,12 +19,12 @@ def out_of_memory() -> torch.OutOfMemoryError:
 
 
 class Card:
-    """A meter (see ``vqc.hardware.memory``) that is also what it measures; use it as a context.
+    """Use it as a context.
 
     Args:
         images: that fit into a training step.
-        failures: point -> which of its occurrences run out although there is room; the points are ``probe``,
-            ``forward``, ``backward``, ``evaluation`` and ``optimiser``.
+        failures: point -> which of its occurrences run out although there is room; the points are ``forward``,
+            ``backward``, ``evaluation`` and ``optimiser``.
 
     Attributes:
         steps: the sizes of the training forward passes, in order.
@@ -39,40 +32,15 @@ class Card:
         failed: how often each point ran out; under ``one image`` those that could not be made smaller.
     """
 
-    def __init__(
-        self, *, images: float = math.inf, failures: Mapping[str, Set[int]] | None = None, name: str = "pretended"
-    ) -> None:
+    def __init__(self, *, images: float = math.inf, failures: Mapping[str, Set[int]] | None = None) -> None:
         self._images, self._failures = images, failures or {}
-        self.card = name
         self.steps: list[int] = []
         self.gradients: list[torch.Tensor] = []
         self.failed: Counter[str] = Counter()
         self._seen: Counter[str] = Counter()
-        self._peak = 0
-        self._probing = False
-
-    def limit_bytes(self) -> int:
-        room = 10**9 if math.isinf(self._images) else FIXED_BYTES + IMAGE_BYTES * int(self._images)
-        return math.ceil(room / (1 - MARGIN))
-
-    def restart(self) -> None:
-        self._peak = 0
-
-    def peak_bytes(self) -> int:
-        return self._peak
 
     def __enter__(self) -> Card:
-        size, card = FirstBatch.size, self
-
-        def probing(first: FirstBatch) -> MicroBatch:
-            card._probing = True
-            try:
-                return size(first)
-            finally:
-                card._probing = False
-
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.object(FirstBatch, "size", probing))
             stack.callback(register_module_forward_pre_hook(self._before_forward).remove)
             stack.callback(register_module_forward_hook(self._after_forward).remove)
             stack.callback(register_optimizer_step_pre_hook(self._before_step).remove)
@@ -88,13 +56,12 @@ class Card:
         images = len(inputs[0])
         if module.training:
             self.steps.append(images)
-            self._peak = max(self._peak, FIXED_BYTES + IMAGE_BYTES * images)
-        self._meet("evaluation" if not module.training else "probe" if self._probing else "forward", images)
+        self._meet("forward" if module.training else "evaluation", images)
         if module.training and images > self._images:
             raise out_of_memory()
 
     def _after_forward(self, module: nn.Module, inputs: tuple[Any, ...], terms: Any) -> None:
-        if hasattr(module, "transform") and module.training and not self._probing:
+        if hasattr(module, "transform") and module.training:
             images = len(inputs[0])
             next(iter(terms.values())).register_hook(lambda _: self._meet("backward", images))
 

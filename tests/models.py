@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vqc.config import TrainConfig
+from vqc.inference.calibration import Calibration, Curve, OperatingPoint, Proportion
+from vqc.inference.detections import Detections
+from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
+from vqc.inference.predictor import Predictor
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import ModelInfo, save_model
 
@@ -48,6 +52,45 @@ def decided(name: str, size: tuple[int, int]) -> tuple[nn.Module, ModelInfo]:
             weights += 2 * torch.randn_like(weights) * weights.std()
     info = ModelInfo(config=config, categories=CATEGORIES, fingerprint="f" * 64, epoch=3)
     return model.eval(), info
+
+
+def calibration(model: Path, *, thresholds: tuple[float, ...] = (0.5, 0.5, 0.5), reached: bool = True) -> Calibration:
+    """A calibration of a model's file that halves the logit of every score."""
+    point = OperatingPoint(
+        max_escape=0.01, thresholds=thresholds, per_class=True, reached=reached, tolerated=0,
+        escape=Proportion(count=0, total=40), overkill=Proportion(count=1, total=40),
+    )  # fmt: skip
+    return Calibration(
+        model_file=model.name, weights_sha256=open_predictor(model).weights_sha256, data_fingerprint="f" * 64,
+        categories=CATEGORIES, method="platt", curves=(Curve(method="platt", slope=0.5),) * 3, operating_point=point,
+    )  # fmt: skip
+
+
+class StubBackend:
+    """A backend that returns the same detections on every image, and remembers how many it was asked for."""
+
+    device = "CPU, 1 thread"
+
+    def __init__(self, found: Detections | None = None) -> None:
+        self.found = found or Detections.none()
+        self.images = 0
+
+    def __call__(self, images: NDArray[np.uint8]) -> list[Detections]:
+        self.images += len(images)
+        return [self.found] * len(images)
+
+
+def stub_predictor(backend: StubBackend | None = None) -> Predictor:
+    """A predictor around a stub."""
+    return Predictor(
+        detect_fitted=backend or StubBackend(),
+        architecture="stub",
+        categories=CATEGORIES,
+        image_size=SIZE,
+        fingerprint="",
+        epoch=1,
+        weights_sha256="",
+    )
 
 
 def write_models(folder: Path) -> tuple[Path, Path]:

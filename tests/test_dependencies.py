@@ -38,7 +38,7 @@ def test_ray_has_an_upper_bound() -> None:
     assert "<" in bound
 
 
-# Private names of Ray that tune.execution.ray_backend and lost_workers rely on.
+# Private names of Ray that tune.execution relies on.
 
 
 def test_ray_takes_its_actor_manager_from_where_ours_takes_its_place() -> None:

@@ -48,6 +48,6 @@ def test_a_rehearsal_leaves_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path
     path = tmp_path / "GPU.md"
     assert run(monkeypatch, "--rehearse", "--out", str(path), "--parts", "memory", "speed") == 0
     text = path.read_text(encoding="utf-8")
-    assert re.search(r"\| fcos_tiny \| 64 px, 4 \|  \| \d+\.\d\d \| \d+\.\d\d \| 4 \| yes \|", text)
+    assert re.search(r"\| fcos_tiny \| 64 px, 4 \|  \| \d+\.\d\d \| \d+\.\d\d \| 4 \|", text)
     assert re.search(r"\| fcos_tiny \| 64 px, 4 \| [\d.]+ \| [\d.]+ \| [\d.]+ \|", text)
     assert "failed" not in text

@@ -1,7 +1,7 @@
-"""Frozen records of one training run, and how their mistakes are told.
+"""Frozen settings of one training run, and how errors in them are reported.
 
 A file is JSON with the guide's keys (``configs/train_config.json``). Unknown keys are errors, all
-mistakes are reported at once, and each is spelled as its path in the file. Numbers and switches are strict:
+mistakes are reported at once, each with its path in the file. Numbers and switches are strict:
 Python would take ``true`` for 1.
 """
 
@@ -26,18 +26,6 @@ from pydantic import (
 )
 
 from vqc.errors import ConfigError, nearest
-
-__all__ = [
-    "Augmentation",
-    "GpuOptimization",
-    "Record",
-    "TrainConfig",
-    "Workers",
-    "load_record",
-    "parse_record",
-    "read_json",
-    "shipped_settings",
-]
 
 ACCUMULATION = "gradient_accumulation_steps"
 MOST_WORKERS = 64
@@ -111,7 +99,7 @@ def _workers(value: object) -> object:
     raise ValueError(f"expected 'auto' or a whole number from 0 to {MOST_WORKERS}")
 
 
-# A validator of its own, so that a mistake is told once and not for each kind of value.
+# A validator of its own, so that a mistake is reported once and not for each kind of value.
 Workers = Annotated[
     int | Literal["auto"],
     PlainValidator(
@@ -172,7 +160,7 @@ class TrainConfig(Record):
         rest = {key: value for key, value in values.items() if key != ACCUMULATION}
         inner = rest.get("gpu_optimization", {})
         if not isinstance(inner, Mapping):
-            return rest  # its own mistake is told
+            return rest  # that mistake is reported by its own field
         if ACCUMULATION in inner:
             raise ValueError(f"{ACCUMULATION}: is there twice, expected it in gpu_optimization alone")
         return {**rest, "gpu_optimization": {**inner, ACCUMULATION: values[ACCUMULATION]}}

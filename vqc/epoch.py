@@ -1,4 +1,4 @@
-"""What one epoch measured: the record that training yields and everything else reads."""
+"""The figures of one epoch: the record that training yields and everything else reads."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from pydantic import Field
 
 from vqc.config import Record
 
-__all__ = ["EpochReport", "MachineUse", "Scores"]
-
 
 class MachineUse(Record):
-    """What the machine did during an epoch, other programs included; ``None`` where it cannot be told."""
+    """What the machine did during an epoch, other programs included; ``None`` where it cannot be measured."""
 
     gpu_utilisation: float | None = Field(None, description="mean share of the time with a kernel running, 0..1")
     gpu_memory_gb: float | None = Field(None, description="highest memory in use on the GPU")
@@ -28,6 +26,11 @@ class Scores(Record):
     ap75: float | None = Field(description="at IoU 0.75")
     ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95 at 100 detections per image")
     class_ap: dict[str, float | None] = Field(description="category name -> AP over IoU 0.50:0.05:0.95")
+
+    def value(self, metric: str) -> float:
+        """The score of that name, such as ``ap50``; 0 where there is nothing to score, so that scores compare."""
+        score: float | None = getattr(self, metric)
+        return 0.0 if score is None else score
 
 
 class EpochReport(Record):
@@ -50,7 +53,12 @@ class EpochReport(Record):
     )
     peak_ram_gb: float = Field(ge=0, description="peak resident memory of the process since its start")
     micro_batch: int | None = Field(
-        None, description="images computed at once; below the batch size where memory ran out; None: not noted"
+        None, description="fewest images computed at once, below the batch size where memory ran out; None: unknown"
     )
-    machine: MachineUse | None = Field(None, description="training and evaluation; None: not watched")
-    measured_ms: int | None = Field(None, description="Unix time of the epoch's end in milliseconds; None: not noted")
+    machine: MachineUse | None = Field(None, description="training and evaluation; None: unknown")
+    measured_ms: int | None = Field(None, description="Unix time of the epoch's end in milliseconds; None: unknown")
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds of the whole epoch: training and evaluation."""
+        return self.train_s + self.eval_s

@@ -3,12 +3,13 @@
 ::
 
     VqcError
-    ├── UserError              the user can mend it: one sentence, exit status 2, no traceback
+    ├── UserError              the user can correct it: one sentence, exit status 2, no traceback
     │   ├── ConfigError        a settings file or a flag; holds every problem found
     │   ├── DataError          images or annotations; holds every finding
     │   ├── ModelError         a detector's name, its weights, a checkpoint
     │   └── SearchError        a search that is missing, locked, or has nothing to give
-    └── InfeasibleError        the configuration cannot work; the trial ends, the search goes on
+    └── InfeasibleError        the configuration cannot work: a trial ends and the search goes on; any other command
+        │                      ends with one sentence and exit status 2
         └── NonFiniteLossError
 """
 
@@ -18,18 +19,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from vqc.shell import as_typed
-
-__all__ = [
-    "ConfigError",
-    "DataError",
-    "InfeasibleError",
-    "ModelError",
-    "NonFiniteLossError",
-    "SearchError",
-    "UserError",
-    "VqcError",
-    "nearest",
-]
 
 
 class VqcError(Exception):
@@ -47,7 +36,7 @@ def _revived(kind: type[VqcError], args: tuple[object, ...], attributes: dict[st
 
 
 class UserError(VqcError):
-    """A mistake the user can mend.
+    """A mistake that the user can correct.
 
     Args:
         what: one sentence or, for several findings, one line each: what, where, got, expected.
@@ -88,7 +77,7 @@ class SearchError(UserError):
 
 
 class InfeasibleError(VqcError):
-    """This configuration cannot be trained here; the sampler hears it as a constraint."""
+    """This configuration cannot work on this machine; for the sampler it is a violated constraint."""
 
 
 class NonFiniteLossError(InfeasibleError):
@@ -105,7 +94,8 @@ class NonFiniteLossError(InfeasibleError):
         self.step, self.losses, self.learning_rate, self.scale = step, dict(losses), learning_rate, scale
         terms = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
         super().__init__(
-            f"the loss is not finite at step {step}: {terms}; learning rate {learning_rate:.3g}, loss scale {scale:g}"
+            f"the loss is not finite at step {step}: {terms}; learning rate {learning_rate:.3g}, loss scale {scale:g}; "
+            "expected a lower learning_rate"
         )
 
 

@@ -19,20 +19,15 @@ from pydantic import Field
 from tests.benchmarks.step import plain_batches, plain_model
 from vqc.config import Record, TrainConfig
 from vqc.data.dataset import Data, load_data
-from vqc.data.loader import Batch, FittedImages, training_batches
+from vqc.data.loader import FittedImages
 from vqc.errors import InfeasibleError
-from vqc.hardware.memory import CudaMeter, MicroBatch, Rollback, cap_vram, peak_vram_gb, reserve_optimizer_state
-from vqc.hardware.memory_book import CONTEXT_GB
+from vqc.hardware.gpu import CONTEXT_GB
+from vqc.hardware.memory import cap_vram
 from vqc.hardware.precision import Precision, choose_precision
-from vqc.models.build import build_detector, move_detector
-from vqc.models.checkpoint import LoopState, ModelInfo
-from vqc.training.first_batch import FirstBatch
-from vqc.training.gradient_accumulation import add_gradient
-from vqc.training.loop import backend_settings, fit
+from vqc.training.loop import fit
 
 __all__ = ["Job", "Memory", "Speed"]
 
-STEPS = 4
 EPOCHS = 4  # the first warms up
 
 
@@ -48,12 +43,11 @@ class Job(Record):
 
 
 class Memory(Record):
-    """Of a few steps. ``right``: the micro-batch of the first step stayed, and a larger one would not have fitted."""
+    """Of two epochs."""
 
-    first: int
+    images_at_once: int = Field(description="in the second epoch; below the batch size where that did not fit")
     peak_gb: float = Field(description="of torch's allocator")
     device_gb: float = Field(description="with CUDA's own")
-    right: bool
 
 
 class Speed(Record):
@@ -65,54 +59,26 @@ class Speed(Record):
 
 
 def memory(job: Job) -> Memory:
-    config, data = job.config, load_data(job.data)
-    precision = choose_precision(config)
-    cap_vram(job.vram_gb, share=job.share, device=precision.device)
-    with backend_settings(config), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        images = FittedImages(data, "train", size=config.image_size, cache=Path(cache))
-        state = _state(config, data, precision)
-        meter = CudaMeter(precision.device) if precision.device.type == "cuda" else None
-        micro = FirstBatch(state, images, precision=precision, meter=meter, book=None).size()
-        first = micro.size
-        batch = next(iter(training_batches(images, config, epoch=1)))
-        for _ in range(STEPS):
-            _step(state, batch, precision, micro)
-        peak_gb = peak_vram_gb(precision.device) or 0.0
-        right = micro.size == first and (first == config.batch_size or not _fits_larger(state, batch, precision, first))
-    return Memory(first=first, peak_gb=peak_gb, device_gb=peak_gb + CONTEXT_GB, right=right)
+    config, (data, _) = job.config, prepared(job)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        reports = [epoch.report for epoch in fit(config, data, cache=Path(cache))]
+    peak_gb = max(report.peak_vram_gb or 0.0 for report in reports)
+    images = reports[-1].micro_batch or config.batch_size
+    return Memory(images_at_once=images, peak_gb=peak_gb, device_gb=peak_gb + CONTEXT_GB)
 
 
-def _fits_larger(state: LoopState, batch: Batch, precision: Precision, size: int) -> bool:
-    """Whether the batch would fall into one part less."""
-    whole = state.info.config.batch_size
-    larger = MicroBatch(size=-(-whole // (-(-whole // size) - 1)))
-    tried = larger.size
-    _step(state, batch, precision, larger)
-    return larger.size == tried
-
-
-def _step(state: LoopState, batch: Batch, precision: Precision, micro: MicroBatch) -> None:
-    rollback = Rollback(state.model, precision.device)
-    add_gradient(state, batch, share=1.0, precision=precision, micro=micro, rollback=rollback)
-    state.optimizer.zero_grad(set_to_none=True)
-
-
-def _state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
-    model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    reserve_optimizer_state(optimizer)
-    categories = tuple((category.id, category.name) for category in data.categories)
-    info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
-    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler())
-
-
-def speed(job: Job) -> Speed:
-    config, data = job.config.model_copy(update={"num_epochs": EPOCHS}), load_data(job.data)
+def prepared(job: Job) -> tuple[Data, Precision]:
+    """The data and the precision of a job, the GPU capped to its share."""
+    data, precision = load_data(job.data), choose_precision(job.config)
     if job.images is not None:
         train = dataclasses.replace(data.train, images=data.train.images[: job.images])
         data = dataclasses.replace(data, train=train)
-    precision = choose_precision(config)
     cap_vram(job.vram_gb, share=job.share, device=precision.device)
+    return data, precision
+
+
+def speed(job: Job) -> Speed:
+    config, (data, precision) = job.config.model_copy(update={"num_epochs": EPOCHS}), prepared(job)
     own, plain, busy = [], [], []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         loop = _PlainLoop(config, data, precision, Path(cache)) if job.plain else None

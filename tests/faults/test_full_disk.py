@@ -25,7 +25,7 @@ from tune.history.table import Table
 from tune.search import main
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
-from vqc.models.checkpoint import read_report
+from vqc.training.state import read_report
 
 Record = Callable[[Row], None]
 SOME = events(trials=12)

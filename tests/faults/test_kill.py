@@ -22,7 +22,7 @@ from tune.history.journal import Follower
 from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 from vqc.errors import ModelError
-from vqc.models.checkpoint import read_report
+from vqc.training.state import read_report
 
 SEED = 6
 KILLS: dict[Part, int] = {"driver": 7, "worker": 7, "raylet": 6}

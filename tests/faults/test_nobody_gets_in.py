@@ -200,14 +200,6 @@ def _portfolio(path: Path) -> None:
     members_for("fcos_tiny", path.parent, fields=["learning_rate"])
 
 
-def _memory_book(path: Path) -> None:
-    from vqc.hardware.memory_book import FILE, MemoryBook
-
-    path.rename(path.parent / FILE)
-    assert MemoryBook(path.parent).entries() == {}
-    raise UserError("started anew")
-
-
 def _settings(path: Path) -> None:
     from tune.settings import load_settings
 
@@ -227,22 +219,22 @@ def _model(path: Path) -> None:
 
 
 def _last(path: Path) -> None:
-    from vqc.models.checkpoint import read_report
+    from vqc.training.state import read_report
 
     read_report(path)
 
 
 def _onnx(path: Path) -> None:
-    from vqc.inference.onnx_export import onnx_detector
+    from vqc.inference.model_file import open_predictor
 
-    onnx_detector(path)
+    open_predictor(path)
 
 
 def _calibration(path: Path) -> None:
     from vqc.inference.calibration import load_calibration
 
     path.rename(path.parent / "model.calibration.json")
-    load_calibration(path.parent / "model.onnx")
+    load_calibration(path.parent / "model.onnx", weights_sha256="")
 
 
 def _backbone(path: Path) -> None:
@@ -267,7 +259,6 @@ READERS: Mapping[str, Callable[[Path], None]] = {
     "the cache": _cache,
     "the journal": _journal,
     "the portfolio": _portfolio,
-    "memory.json": _memory_book,
     "the settings": _settings,
     "train_config.json": _train_config,
     "model.safetensors": _model,

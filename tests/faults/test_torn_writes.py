@@ -36,7 +36,8 @@ from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError, SearchError
-from vqc.models.checkpoint import LoopState, ModelInfo, load_model, read_info, read_report, save_model, save_state
+from vqc.models.checkpoint import ModelInfo, load_model, read_info, save_model
+from vqc.training.state import LoopState, read_report, snapshot_of
 
 Record = Callable[[Row], None]
 SOME = events(trials=2, epochs=2)
@@ -140,7 +141,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     optimizer.step()
     info = ModelInfo(config=TrainConfig(), categories=((1, "scratch"),), fingerprint="ab", epoch=1)
     state = LoopState(info=info, step=1, model=model, optimizer=optimizer, scaler=torch.amp.GradScaler(enabled=False))
-    save_state(folder / "last", state, epoch_report(1, ap50=0.5))
+    snapshot_of(state, epoch_report(1, ap50=0.5)).write_state(folder / "last")
     save_model(folder / "best", model, info)
     return {name: (folder / name).read_bytes() for name in ("last", "best")}
 

@@ -7,7 +7,6 @@ the disk before its consequence is drawn, so a search that was killed goes on wh
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tune.execution.checkpoints import delete_unneeded
 from tune.execution.clock import AwakeClock
 from tune.execution.disk_retry import DiskRetry, InterruptedWaitError, write_probe
 from tune.execution.outcomes import DataChanged, Decision, Failed, Infeasible, Measured, Outcome, Unwritable, WorkerLost
-from tune.execution.watchdog import epoch_limit_s
 from tune.history.events import (
     AttemptFailed,
     Ended,
@@ -35,19 +34,16 @@ from tune.history.events import (
 from tune.history.journal import Journal, now_ms
 from tune.history.queries import resume_command
 from tune.history.table import Table, Trial
-from tune.paths import trial_folders
-from tune.policy.early_stopping import all_tried, decide, default_to_complete, next_promotion, trials_to_prune
+from tune.policy.early_stopping import decide, trials_to_prune
 from tune.policy.propose import propose
-from tune.policy.replication import full_run_s, next_repeat, repeat_seed, repeated, rest_s
+from tune.policy.replication import repeat_seed
+from tune.policy.schedule import Continue, Promote, Propose, Repeat, is_complete, may_run, next_step
 from tune.settings import with_params
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError, UserError
 
-__all__ = ["Controller", "Task"]
-
 RETRIES = 1  # a trial that failed is tried once more after the same epoch
 OUTAGE = 3  # trials that fail one after the other, with no epoch measured between them: the machine is at fault
-RESERVED = 0.4  # of the hours at most, for the default and the repeats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +103,6 @@ class Controller:
             return "interrupted by the user"
         return f"the {self.table.budget.hours:g} h are over" if self.left_s <= 0 else None
 
-    @property
-    def _closing(self) -> bool:
-        """Only as much time is left as the default and the repeats need: nothing else is begun or goes on."""
-        hours = self.table.budget.hours
-        if hours is None:
-            return False
-        return self.left_s <= min(rest_s(self.table, self.settings), hours * 3600 * RESERVED)
-
     def next_task(self) -> Task | None:
         """The next trial to run; None while enough are running, while their results decide, or when none is left."""
         if self.finished or len(self._with_worker) >= self.settings.concurrent:
@@ -127,43 +115,18 @@ class Controller:
         return Task(trial=trial, after_epoch=trial.epochs)
 
     def _next_trial(self) -> Trial | None:
-        """First what was begun, then what may pass its rung, then a new one; at last the default and the repeats.
-
-        Trials of an outage wait for an epoch of another trial, which shows that the machine works again.
-        """
-        begun = self._begun(outage_over=self.table.session_epochs > 0)
-        if begun is not None:
-            return begun
-        if not self._closing:
-            resumed = next_promotion(self.table, self.settings)
-            if resumed is not None:
-                # Until a worker takes it, it still looks paused: the next slot waits that long.
-                return None if resumed.number in self._with_worker else resumed
-            if not all_tried(self.table, self.settings):
-                return self._proposed()
-        return None if self._with_worker else self._begun(outage_over=True) or self._final()
-
-    def _begun(self, *, outage_over: bool) -> Trial | None:
-        """The next trial that was begun, has no worker, and still goes on.
-
-        A session may have been killed between a trial's epoch and what follows from it, so that is decided again.
-        """
-        closing = self._closing
-        waiting = [trial for trial in self.table.trials.values() if trial.is_live]
-        for trial in sorted(waiting, key=lambda trial: (trial.after_outage, not trial.failures_here())):
-            if trial.number in self._with_worker or (trial.after_outage and not outage_over):
-                continue
-            if (not closing or _is_final(trial)) and (not trial.epochs or self._goes_on(trial)):
-                return trial
-        return None
-
-    def _final(self) -> Trial | None:
-        """The default, to be completed, or a repeat of one of the best; None where the hours leave no time for it."""
-        default = default_to_complete(self.table)
-        if default is not None and full_run_s(default) * (1 - default.epochs / default.config.num_epochs) < self.left_s:
-            return default
-        best = next_repeat(self.table, self.settings)
-        return None if best is None or full_run_s(best) > self.left_s else self._repeated(best)
+        while True:
+            match next_step(self.table, self.settings, left_s=self.left_s, with_worker=self._with_worker):
+                case Continue(trial=trial) if trial.epochs and not self._goes_on(trial):
+                    continue  # the session before was killed between its epoch and what follows from it
+                case Continue(trial=trial) | Promote(trial=trial):
+                    return trial
+                case Propose():
+                    return self._proposed()
+                case Repeat(trial=trial):
+                    return self._repeated(trial)
+                case _:
+                    return None
 
     def _proposed(self) -> Trial:
         proposal = propose(self.table, self.settings)
@@ -182,10 +145,6 @@ class Controller:
     def started(self, number: int, *, worker: str) -> None:
         """A worker took the trial."""
         self._write(TrialStarted, trial=number, after_epoch=self.table.trials[number].epochs, worker=worker)
-
-    def epoch_limit_s(self, number: int) -> float:
-        """Seconds that the trial may take for its next epoch; after that it hangs."""
-        return epoch_limit_s(self.table, self.table.trials[number])
 
     def record(self, number: int, outcome: Outcome) -> Decision:
         """Write what an attempt at a trial's next epoch came to, and say whether the worker goes on with the trial."""
@@ -218,7 +177,7 @@ class Controller:
             return "continue"
         if not self._goes_on(trial):
             return "release"
-        if self._over is not None or (self._closing and not _is_final(trial)):
+        if self._over is not None or not may_run(self.table, self.settings, trial, left_s=self.left_s):
             self._end(trial, "interrupted", self._over or f"the {self.table.budget.hours:g} h are nearly over")
             return "release"
         return "continue"
@@ -236,7 +195,7 @@ class Controller:
         elif judged.action == "pause":
             self._with_worker.discard(trial.number)
             self._write(TrialPaused, trial=trial.number, reason=judged.reason)
-            self._delete_checkpoints()
+            self._prune()
         return judged.action == "continue"
 
     def _failed(self, trial: Trial, outcome: Failed | WorkerLost) -> None:
@@ -292,7 +251,7 @@ class Controller:
         with suppress(InterruptedWaitError):  # the journal is then as after a kill, which a resumption knows
             for number in sorted(self._with_worker):
                 self._end(self.table.trials[number], "interrupted", "the search ended")
-            done = self._nothing_left
+            done = is_complete(self.table, self.settings)
             for trial in [trial for trial in self.table.trials.values() if done and trial.state == "paused"]:
                 self._end(trial, "stopped", f"{trial.reason}; others were better")
             reason: SearchEndReason = "trials" if done else "hours"
@@ -300,45 +259,18 @@ class Controller:
                 reason = "failed" if crashed else "interrupted"
             self._write(SearchEnded, reason=reason)
 
-    @property
-    def _nothing_left(self) -> bool:
-        """Whether all trials were tried, nothing was cut short, and the best were repeated."""
-        return (
-            all_tried(self.table, self.settings)
-            and not any(trial.is_live for trial in self.table.trials.values())
-            and next_promotion(self.table, self.settings) is None
-            and next_repeat(self.table, self.settings) is None
-        )
-
     def _end(self, trial: Trial, state: Ended, reason: str) -> None:
         self._with_worker.discard(trial.number)
         self._write(TrialEnded, trial=trial.number, state=state, reason=reason)
-        self._delete_checkpoints()
+        self._prune()
 
-    def _delete_checkpoints(self) -> None:
-        """Stop paused trials without a chance; keep the checkpoints of trials that may go on, and the best ones of the
-        default, the leaders and the repeated configurations.
-        """
-        for other in trials_to_prune(self.table, self.settings):
-            self._write(TrialEnded, trial=other.number, state="stopped", reason=other.reason)
-        kept = {trial.number for trial in self.table.leaders()[: self.settings.keep_leaders]}
-        kept |= {run.number for one in repeated(self.table) for run in one.trials}
-        for number, folder in trial_folders(self._folder):  # those that are left, however many trials there were
-            trial = self.table.trials.get(number)  # None: of a trial whose line was lost; it is not ours to judge
-            if trial is None or trial.is_live or trial.state == "paused" or trial in self.table.failed_in_a_row:
-                continue
-            if number not in kept and trial.origin != "default":
-                shutil.rmtree(folder, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    (folder / "last.safetensors").unlink(missing_ok=True)
+    def _prune(self) -> None:
+        """Stop paused trials without a chance, and delete checkpoints that nobody will need."""
+        for trial in trials_to_prune(self.table, self.settings):
+            self._write(TrialEnded, trial=trial.number, state="stopped", reason=trial.reason)
+        delete_unneeded(self._folder, self.table, keep_leaders=self.settings.keep_leaders)
 
     def _write(self, kind: Callable[..., Event], **what: Any) -> None:
         event = kind(at_ms=now_ms(), awake_s=round(self._start_s + self.clock_s(), 3), **what)
         self._disk.until_written(partial(self._journal.append, event), self._folder)
         self.table.apply(event)
-
-
-def _is_final(trial: Trial) -> bool:
-    """Whether a trial may go on while the search closes: the default, with which all is compared, and repeats."""
-    return trial.repeats is not None or trial.origin == "default"

@@ -1,25 +1,22 @@
 """How many trials share the GPU: what fits, and only as long as it is faster.
 
-Asked by ``tune.execution.ray_backend`` for each trial under ``--gpus-per-trial auto``; reads the journal's table and
-what ``vqc.hardware.memory_book`` knows. A size of image runs alone first; then, where two (three) whole batches fit
-side by side, two (three) are tried, and kept only if together they train more images a second.
+Asked by ``tune.execution.ray_backend`` for each trial under ``--gpus-per-trial auto``; reads the journal's table alone.
+An image size runs alone first; then, where the memory that its epochs took leaves room for two (three) whole batches
+side by side, two (three) are tried, and kept only if together they train more images per second.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
 from tune.history.table import Table
 from vqc.config import TrainConfig
-from vqc.hardware.memory_book import MemoryBook, Setup, StepMemory, limit_gb
+from vqc.hardware.gpu import CONTEXT_GB
 
-__all__ = ["GAIN", "MOST_TOGETHER", "Packer", "speedups", "trials_together"]
-
-GB = 2**30
 MOST_TOGETHER = 3
 GAIN = 0.1  # by which the sum must be faster; less does not pay for the later proposals knowing less
 ROUNDING = 1e-6
@@ -27,7 +24,7 @@ STEADY = 0.2  # an epoch counts for k at a time if on average within this of k -
 
 
 class Packer:
-    """Gives each trial its share of a GPU, and keeps account of what is left.
+    """Gives each trial its share of a GPU, and knows what is left.
 
     Args:
         table: of the search, kept up to date by its owner.
@@ -35,8 +32,8 @@ class Packer:
         gpus: that trials may run on.
     """
 
-    def __init__(self, table: Table, book: MemoryBook, *, budget_gb: float, gpus: float = 1.0) -> None:
-        self._table, self._book, self._budget_gb, self._gpus = table, book, budget_gb, gpus
+    def __init__(self, table: Table, *, budget_gb: float, gpus: float = 1.0) -> None:
+        self._table, self._budget_gb, self._gpus = table, budget_gb, gpus
         self._shares: dict[str, float] = {}
 
     @property
@@ -46,7 +43,7 @@ class Packer:
 
     def take(self, key: str, config: TrainConfig) -> float:
         """The share for a trial; held under the key until it is given back."""
-        together = trials_together(config, self._table, self._book.entries(), budget_gb=self._budget_gb)
+        together = trials_together(config, self._table, budget_gb=self._budget_gb)
         self._shares[key] = 1 / together
         return 1 / together
 
@@ -55,19 +52,14 @@ class Packer:
         self._shares.pop(key, None)
 
 
-def trials_together(config: TrainConfig, table: Table, memory: Mapping[Setup, StepMemory], *, budget_gb: float) -> int:
-    """How many trials like this one should run at a time on a GPU.
-
-    Args:
-        memory: what steps were measured to take.
-        budget_gb: GPU memory for all trials together.
-    """
+def trials_together(config: TrainConfig, table: Table, *, budget_gb: float) -> int:
+    """How many trials like this one should run at a time on a GPU; ``budget_gb`` is for all of them together."""
     measured = speedups(table, config.image_size)
     if 1 not in measured:
         return 1
-    best = 1
+    best, needed_gb = 1, _needed_gb(config, table)
     for together in range(2, MOST_TOGETHER + 1):
-        if not _fits(config, memory, limit_gb(budget_gb, share=1 / together)):
+        if needed_gb is None or needed_gb + CONTEXT_GB > budget_gb / together:
             break
         if together not in measured:
             return together
@@ -89,11 +81,27 @@ def speedups(table: Table, image_size: tuple[int, int]) -> dict[int, float]:
     return {together: together * median(some) / alone for together, some in sorted(rates.items())}
 
 
-def _fits(config: TrainConfig, memory: Mapping[Setup, StepMemory], room_gb: float) -> bool:
-    """Whether a whole batch does: a trial that must cut its batches gains nothing from company."""
-    alike = (config.model, config.weights, config.image_size)
-    lines = [line for setup, line in memory.items() if (setup.model, setup.weights, setup.image_size) == alike]
-    return bool(lines) and all(line.images_within(int(room_gb * GB)) >= config.batch_size for line in lines)
+def _needed_gb(config: TrainConfig, table: Table) -> float | None:
+    """GPU memory in GiB that suffices for a trial with whole batches; None where no trial like it was measured.
+
+    A peak is a fixed part and a part for each image computed at once. So it suffices for a smaller batch as it is, and
+    for a larger one in proportion to the images.
+    """
+    sufficient_gb = [
+        max(
+            (report.peak_vram_gb or 0.0) * max(1.0, config.batch_size / (report.micro_batch or trial.config.batch_size))
+            for report in trial.reports
+        )
+        for trial in table.trials.values()
+        if _memory_kind(trial.config) == _memory_kind(config)
+        and any(report.peak_vram_gb is not None for report in trial.reports)
+    ]
+    return min(sufficient_gb, default=None)
+
+
+def _memory_kind(config: TrainConfig) -> tuple[object, ...]:
+    """All that decides the memory of a step besides the batch size."""
+    return config.model, config.weights, config.image_size, config.gpu_optimization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +115,14 @@ class _Epoch:
 def _epochs(table: Table) -> Iterator[_Epoch]:
     for trial in table.trials.values():
         for report in trial.reports:
-            took_s = report.train_s + report.eval_s
-            if report.measured_ms is None or took_s <= 0:
+            if report.measured_ms is None or report.epoch_s <= 0:
                 continue
             to_s = report.measured_ms / 1000
             yield _Epoch(
-                from_s=to_s - took_s,
+                from_s=to_s - report.epoch_s,
                 to_s=to_s,
                 image_size=trial.config.image_size,
-                images_per_s=report.images_per_s * report.train_s / took_s,
+                images_per_s=report.images_per_s * report.train_s / report.epoch_s,
             )
 
 

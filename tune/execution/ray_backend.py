@@ -32,18 +32,15 @@ from tune.execution.outcomes import Failed
 from tune.execution.ray_processes import RayLostError, VitalProcesses, none_left_behind
 from tune.execution.resources import Machines, Resources
 from tune.execution.trainable import AFTER_EPOCH, CONFIG, GPUS, OUTCOME, TRIAL, TrialTrainable, WorkerRefusedError
-from tune.execution.watchdog import Watchdog
+from tune.execution.watchdog import Watchdog, epoch_limit_s
 from tune.history.queries import resume_command
 from tune.policy.propose import preload
 from vqc.data.dataset import Data
 from vqc.errors import SearchError
 from vqc.hardware.gpu import read_gpu
-from vqc.hardware.memory_book import MemoryBook
 
 if TYPE_CHECKING:
     from tune.execution.worker import Reports
-
-__all__ = ["connect", "disconnect", "machines", "run"]
 
 STDERR = 2
 
@@ -101,47 +98,37 @@ def run(
     Raises:
         SearchError: Ray is gone; the search can be resumed.
     """
-    link = _Link(controller, _packer(controller, resources, cache))
+    link = _Link(controller, _packer(controller, resources))
     watchdog = Watchdog(  # pickled by Ray too, so it asks through the link
-        lambda trial: link.controller.epoch_limit_s(trial.config[TRIAL]),
+        lambda trial: _epoch_limit_s(link.controller, trial),
         ray.kill,
         refused=WorkerRefusedError.__name__,
         clock_s=lambda: link.controller.clock_s(),
     )
+    parameters = {"data": data, "settings": controller.settings, "resources": resources, "folder": folder}
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(
-            TrialTrainable,
-            data=data,
-            settings=controller.settings,
-            resources=resources,
-            folder=folder,
-            cache=cache,
-            reports=reports,
-        ),
+        ray_tune.with_parameters(TrialTrainable, **parameters, cache=cache, reports=reports),
         partial(_request, resources),
     )
-    tuner = Tuner(
-        trainable,
-        tune_config=TuneConfig(
-            num_samples=-1,
-            search_alg=_Searcher(link, resources.gpus),
-            scheduler=_Scheduler(link, watchdog),
-            reuse_actors=True,
-            trial_name_creator=_short_name,
-            trial_dirname_creator=_short_name,
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(folder),
-            verbose=0,
-            failure_config=FailureConfig(max_failures=0),
-            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # workers keep their own
-            callbacks=[_Callback(link, watchdog)],
-        ),
+    tune_config = TuneConfig(
+        num_samples=-1,
+        search_alg=_Searcher(link, resources.gpus),
+        scheduler=_Scheduler(link, watchdog),
+        reuse_actors=True,
+        trial_name_creator=_short_name,
+        trial_dirname_creator=_short_name,
+    )
+    run_config = RunConfig(
+        name="ray",
+        storage_path=str(folder),
+        verbose=0,
+        failure_config=FailureConfig(max_failures=0),
+        checkpoint_config=CheckpointConfig(checkpoint_at_end=False),  # workers keep their own
+        callbacks=[_Callback(link, watchdog)],
     )
     try:
         with _every_loss_reported():
-            tuner.fit()
+            Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
     except RayLostError as error:
         raise SearchError(
             f"{folder}: Ray's {error} ended, so the search cannot go on here; nothing that was measured is lost",
@@ -149,14 +136,18 @@ def run(
         ) from None
 
 
-def _packer(controller: Controller, resources: Resources, cache: Path) -> Packer | None:
+def _epoch_limit_s(controller: Controller, trial: Any) -> float:
+    return epoch_limit_s(controller.table, controller.table.trials[trial.config[TRIAL]])
+
+
+def _packer(controller: Controller, resources: Resources) -> Packer | None:
     """Where shares are left to us and there is a GPU; else each trial gets that of ``resources``."""
     if controller.settings.gpus_per_trial != "auto" or not resources.gpus:
         return None
     gpu = read_gpu()
     budget_gb = resources.vram_gb or (gpu.total_gb if gpu is not None else 0.0)
     gpus = float(ray.cluster_resources().get("GPU", 1.0))
-    return Packer(controller.table, MemoryBook(cache), budget_gb=budget_gb, gpus=gpus)
+    return Packer(controller.table, budget_gb=budget_gb, gpus=gpus)
 
 
 def _request(resources: Resources, config: dict[str, Any]) -> dict[str, float]:

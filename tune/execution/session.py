@@ -18,21 +18,20 @@ from tune.history.events import SearchResumed, SearchStarted
 from tune.history.journal import Follower, Journal, now_ms, read_table, table_of
 from tune.history.queries import resume_command, trials_text
 from tune.history.table import Table
-from tune.paths import check_name, find_search, journal_of
+from tune.paths import find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import Budget, SearchSettings, load_settings
 from vqc.config import shipped_settings
-from vqc.data.dataset import Data, load_data, usable_data
+from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
 from vqc.errors import ConfigError, SearchError
 from vqc.hardware.gpu import gpu_count
 from vqc.models.registry import check_model
 from vqc.provenance import versions
+from vqc.results import check_name
 from vqc.shell import short_path
-
-__all__ = ["Session", "new_session", "resumed_session"]
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools")
 FLAG_OF = {
@@ -102,8 +101,7 @@ def new_session(
     """Prepare a new search.
 
     Args:
-        warm_start: name of an earlier search on the same data whose best configurations are tried first; without one
-            the portfolio's are, unless the settings have initial points of their own.
+        warm_start: name of an earlier search whose best configurations are tried first; without one, the portfolio's.
         data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
@@ -117,22 +115,19 @@ def new_session(
     folder = results / name
     journal_bytes = _bytes_of(journal_of(folder))
     if journal_bytes and _has_first_line(journal_of(folder)):
-        raise SearchError(
-            f"{folder}: a search of this name exists",
-            command=resume_command(name),
-        )
+        raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
     gpus = gpu_count()
     path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
     remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({short_path(path)})."]
     with _spelled_as_flags(flags, str(path)):
         settings = load_settings(path, flags)
     check_model(settings.train.model)
-    chosen, said = choose_data(data_folder, results)
-    data, findings = usable_data(chosen)
+    chosen, data_remark = choose_data(data_folder, results)
+    data, findings = load_with_warnings(chosen)
     train, weights = resolve_weights(settings.train)
-    settings = settings.model_copy(update={"train": train})
-    settings = _concurrent(settings, gpus=gpus)
-    settings, starts = _with_initial_points(settings, warm_start, results=results, data=data)
+    settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
+    settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
+    remarks += [data_remark, f"Trials start from {weights}.", points_remark, *warning_lines(findings)]
     started = SearchStarted(
         at_ms=now_ms(),
         awake_s=0.0,
@@ -144,7 +139,6 @@ def new_session(
         versions=versions(PACKAGES),
         command=command,
     )
-    remarks += [said, f"Trials start from {weights}.", starts, *warning_lines(findings)]
     return Session(
         folder=folder,
         settings=settings,

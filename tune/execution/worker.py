@@ -24,10 +24,9 @@ from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError, VqcError
 from vqc.hardware.memory import cap_vram, free_memory
-from vqc.models.checkpoint import Snapshot, read_info, read_report, snapshot_of
+from vqc.models.checkpoint import read_info
 from vqc.training.loop import OnStep, fit
-
-__all__ = ["Assignment", "Reports", "UnwritableError", "Worker", "train", "train_in_background"]
+from vqc.training.state import Snapshot, read_report, snapshot_of
 
 KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay allocated after a trial, with all workspaces freed
 

@@ -13,33 +13,9 @@ from typing import get_args
 
 from tune.history.events import Param, State
 from tune.history.table import Table, Trial
-from tune.settings import Budget
+from tune.settings import Budget, Dimension
 from vqc.epoch import EpochReport, Scores
-from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
-
-__all__ = [
-    "best_scores",
-    "best_text",
-    "configuration",
-    "count_text",
-    "default_trial",
-    "duration",
-    "epoch_s",
-    "epochs_asked",
-    "epochs_run",
-    "export_command",
-    "figure",
-    "gain",
-    "has_finished_trial",
-    "metric_name",
-    "resume_command",
-    "saved_by_stopping",
-    "score",
-    "scored",
-    "state_counts",
-    "trials_text",
-]
 
 
 def score(trial: Trial, metric: str) -> float | None:
@@ -81,6 +57,11 @@ def state_counts(table: Table) -> dict[State, int]:
     """Number of trials by state, in the order of a trial's life; states without a trial are left out."""
     counts = Counter(trial.state for trial in table.trials.values())
     return {state: counts[state] for state in get_args(State) if counts[state]}
+
+
+def states_text(counts: Mapping[State, int]) -> str:
+    """Numbers of trials by state, in the order of a trial's life: 3 completed, 1 failed."""
+    return ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts.get(state)) or "no trials yet"
 
 
 def epochs_run(table: Table) -> int:
@@ -129,6 +110,15 @@ def figure(value: Param | bool | None) -> str:
 def configuration(params: Mapping[str, Param]) -> str:
     """Searched values in one line: learning_rate 3.2e-4, batch_size 8."""
     return ", ".join(f"{name} {figure(value)}" for name, value in params.items())
+
+
+def range_text(dimension: Dimension) -> str:
+    """What is searched of a field: 1e-4 to 0.01 (log), or 96, 128, 160 px."""
+    if dimension.choices is not None:
+        text = ", ".join(map(figure, dimension.choices))
+    else:
+        text = f"{figure(dimension.low)} to {figure(dimension.high)}"
+    return f"{text} {dimension.unit}".rstrip() + (" (log)" if dimension.log else "")
 
 
 def best_text(best: Trial, metric: str) -> str:

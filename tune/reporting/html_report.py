@@ -1,10 +1,8 @@
-"""The journal as one page: ``report.html``, which needs nothing but itself, and ``trials.csv``.
+"""The journal as one page, ``report.html``, which needs nothing but itself, and as a table, ``trials.csv``.
 
-    python -m tune.reporting.html_report NAME
+    python -m tune.reporting.html_report [NAME]
 
-Called by the engine when a search ends, and by hand at any time; calls the journal's table, its outcome
-and its figures, ``vqc.reporting.html`` for the layout (every string from data is escaped) and Optuna for the
-importances.
+Every string from data is escaped.
 """
 
 from __future__ import annotations
@@ -19,19 +17,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tune.history import queries as outcome
+from tune.history import queries
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial, repeated, seed_std
+from tune.paths import find_search, journal_of
+from tune.policy.replication import repeated, seed_std
+from tune.reporting import conclusions
 from vqc.errors import UserError
 from vqc.files import write_atomically
 from vqc.reporting.html import both_widths, render
-
-__all__ = ["importances", "main", "page", "trials_csv", "write_report"]
+from vqc.reporting.terminal import duration
 
 METRICS = ("ap", "ap50", "ap75", "ar")
 LEADERS_SHOWN = 10
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet's formula begins with, or skips before it
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula's beginning, or skips before it
 TRIALS_FOR_IMPORTANCE = 8
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
@@ -41,16 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tune.reporting.html_report", description="Write the report of a search."
     )
-    parser.add_argument("name", metavar="NAME", help="name of the search: its folder under the results")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the search, as given to --name (default: the latest)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     flags = parser.parse_args(argv)
-    folder = flags.results / flags.name
     try:
-        written = write_report(folder / "journal.jsonl", folder)
+        folder = find_search(flags.results, flags.name)
+        written = write_report(journal_of(folder), folder)
     except UserError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{error}\n")
         return error.exit_status
-    print(f"wrote {written} and {folder / 'trials.csv'}")  # noqa: T201
+    sys.stdout.write(f"wrote {written} and {folder / 'trials.csv'}\n")
     return 0
 
 
@@ -65,98 +64,95 @@ def write_report(journal: Path, folder: Path) -> Path:
     """
     table = read_table(journal)
     html, rows = page(table), trials_csv(table)
-    report = folder / "report.html"
     write_atomically(folder / "trials.csv", rows.encode())
-    write_atomically(report, html.encode())
-    return report
+    write_atomically(folder / "report.html", html.encode())
+    return folder / "report.html"
 
 
 def page(table: Table) -> str:
     """The report as an HTML document without any outside reference."""
     filters: dict[str, Callable[..., Any]] = {
-        "figure": outcome.figure,
-        "duration": outcome.duration,
-        "count": outcome.count_text,
-        "config": outcome.configuration,
+        "figure": queries.figure,
+        "duration": duration,
+        "count": queries.count_text,
+        "config": queries.configuration,
+        "date": lambda at_ms: datetime.fromtimestamp(at_ms / 1000).strftime("%d %B %Y, %H:%M"),
+        "json": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
+    saved_epochs, saved_s = queries.saved_by_stopping(table)
     return render(
         TEMPLATE,
         filters=filters,
-        name=table.header.name,
-        metric=table.metric,
-        metric_name=outcome.metric_name(table.metric),
+        table=table,
+        header=table.header,
+        metric_name=queries.metric_name(table.metric),
         other_metrics=[name for name in METRICS if name != table.metric],
-        status=_status(table),
-        rows=_leaderboard(table),
-        leaders_shown=LEADERS_SHOWN,
         param_names=_param_names(table),
-        casualties=[t for t in table.trials.values() if t.state in ("failed", "infeasible")],
+        leaders_shown=LEADERS_SHOWN,
+        status=_status(table),
+        counts=queries.state_counts(table),
+        epochs_run=queries.epochs_run(table),
+        epochs_asked=queries.epochs_asked(table),
+        saved_epochs=saved_epochs,
+        saved_s=saved_s,
+        edges=conclusions.edges(table),
+        repeated=repeated(table),
+        seed_std=seed_std(table),
+        rows=_leaderboard(table),
+        failures=_failures(table),
         importances=importances(table),
         importances_need=TRIALS_FOR_IMPORTANCE,
-        header=table.header,
-        settings_json=json.dumps(table.header.settings, indent=2, ensure_ascii=False),
-        data_json=json.dumps(table.header.data, indent=2, ensure_ascii=False),
-        begun=datetime.fromtimestamp(table.header.at_ms / 1000).strftime("%d %B %Y, %H:%M"),
-        last=datetime.fromtimestamp(table.last_ms / 1000).strftime("%d %B %Y, %H:%M"),
-        **_verdict(table),
-        confirmed=repeated(table),
-        noise=seed_std(table),
-        **_clock(table),
+        export_command=queries.export_command(table.header.name),
+        **_best(table),
+        **_time_use(table),
         **_plots(table),
     )
 
 
-def _verdict(table: Table) -> dict[str, Any]:
-    """What the head of the page and its tiles say; None where it is unknown."""
-    best, default, gain = best_trial(table), outcome.default_trial(table), outcome.gain(table, best_trial(table))
-    base = None if default is None else outcome.score(default, table.metric)
-    scores = None if best is None else outcome.best_scores(best, table.metric)
+def _best(table: Table) -> dict[str, Any]:
+    """The best trial beside the default; None where unknown."""
+    best, default = next(iter(conclusions.ranking(table)), None), queries.default_trial(table)
+    base = None if default is None else queries.score(default, table.metric)
+    scores = None if best is None else queries.best_scores(best, table.metric)
+    gain = queries.gain(table, best)
     return {
         "best": best,
-        "best_score": None if best is None else outcome.score(best, table.metric),
+        "best_score": None if best is None else queries.score(best, table.metric),
         "best_epoch": None if best is None else best.best(table.metric)[1],
         "class_ap": {} if scores is None else scores.class_ap,
         "default": default,
         "default_score": base,
         "gain": gain,
         "gain_percent": round(100 * gain / base) if gain is not None and base else None,
-        "counts": outcome.state_counts(table),
-        "searched": len(table.searched),
-        "trials_asked": table.budget.trials,
-        "export_command": outcome.export_command(table.header.name),
     }
 
 
 def _status(table: Table) -> dict[str, str]:
-    """How the search stands: a class for its colour, a sentence, and the command to go on (or an empty string)."""
+    """Whether the search has ended and why: a class for its colour, a sentence, and the command to resume it."""
     ended = sum(trial.ended_s is not None and trial.state != "interrupted" for trial in table.searched)
     asked = table.budget.trials
-    done = outcome.count_text(ended, "trial") if asked is None else f"{ended} of {outcome.count_text(asked, 'trial')}"
-    go_on = outcome.resume_command(table.header.name)
-    if table.ended is None:
-        said = f"The journal has no end yet: the search is still running, or was killed, after {done}."
-        return {"kind": "odd", "text": said, "command": go_on}
-    match table.ended.reason:
-        case "trials":
-            return {"kind": "good", "text": f"The search is finished: {done}.", "command": ""}
-        case "hours":
-            return {"kind": "good", "text": f"The search used up its hours after {done}.", "command": go_on}
-        case "interrupted":
-            return {"kind": "odd", "text": f"The search was interrupted after {done}.", "command": go_on}
-        case "failed":
-            return {"kind": "bad", "text": f"The search failed after {done}.", "command": go_on}
+    done = queries.count_text(ended, "trial") if asked is None else f"{ended} of {queries.count_text(asked, 'trial')}"
+    kind, text = {
+        None: ("odd", f"The journal has no end: the search is still running, or was killed, after {done}."),
+        "trials": ("good", f"The search is finished: {done}."),
+        "hours": ("good", f"The search ended with its hours, after {done}."),
+        "interrupted": ("odd", f"The search was interrupted after {done}."),
+        "failed": ("bad", f"The search failed after {done}."),
+    }[None if table.ended is None else table.ended.reason]
+    command = "" if conclusions.is_finished(table) else queries.resume_command(table.header.name)
+    return {"kind": kind, "text": text, "command": command}
 
 
 def _leaderboard(table: Table) -> list[dict[str, Any]]:
-    """One row per trial: those with a score first, best first, then the others in the order of proposal."""
-    ranked = outcome.scored(table)
+    """One row per trial: those with a score first, the best one on top, then the others in the order of proposal."""
+    ranked = conclusions.ranking(table)
     known = {trial.number for trial in ranked}
     others = [trial for trial in table.trials.values() if trial.number not in known]
     return [_row(trial, table.metric) for trial in [*ranked, *others]]
 
 
 def _row(trial: Trial, metric: str) -> dict[str, Any]:
-    scores, value = outcome.best_scores(trial, metric), outcome.score(trial, metric)
+    scores, value = queries.best_scores(trial, metric), queries.score(trial, metric)
     work_s = sum(report.train_s + report.eval_s for report in trial.reports)
     return {
         "trial": trial,
@@ -168,45 +164,47 @@ def _row(trial: Trial, metric: str) -> dict[str, Any]:
     }
 
 
+def _failures(table: Table) -> list[dict[str, Any]]:
+    """Trials of which an attempt failed, and infeasible ones, each with its latest reason."""
+    return [
+        {
+            "trial": trial,
+            "attempts": len(trial.failures),
+            "reason": trial.reason if trial.state in ("failed", "infeasible") else trial.failures[-1].reason,
+        }
+        for trial in table.trials.values()
+        if trial.failures or trial.state in ("failed", "infeasible")
+    ]
+
+
 def _param_names(table: Table) -> list[str]:
     names = list(table.header.settings.get("space", {}))
     return list(dict.fromkeys([*names, *(name for trial in table.trials.values() for name in trial.params)]))
 
 
-def _clock(table: Table) -> dict[str, Any]:
-    """Seconds by use; shares are of the wall clock times the trials that run at a time."""
+def _time_use(table: Table) -> dict[str, Any]:
+    """Seconds and percent by use; percent of the search's time multiplied by the trials that run at a time."""
     reports = [report for trial in table.trials.values() for report in trial.reports]
     train_s, eval_s = sum(report.train_s for report in reports), sum(report.eval_s for report in reports)
-    wall_s = table.awake_s
     slots = int(table.header.settings.get("concurrent", 1))
-    capacity_s = max(wall_s * slots, train_s + eval_s)
-    saved_epochs, saved_s = outcome.saved_by_stopping(table)
+    capacity_s = max(table.awake_s * slots, train_s + eval_s)
     uses = {"training": train_s, "evaluation": eval_s, "overhead": capacity_s - train_s - eval_s}
-    return {
-        "wall_s": wall_s,
-        "slots": slots,
-        "uses": [(use, seconds, 100 * seconds / capacity_s) for use, seconds in uses.items()] if reports else [],
-        "sessions": table.sessions,
-        "epochs_run": outcome.epochs_run(table),
-        "epochs_asked": outcome.epochs_asked(table),
-        "saved_epochs": saved_epochs,
-        "saved_s": saved_s,
-    }
+    shares = [(use, seconds, 100 * seconds / capacity_s) for use, seconds in uses.items()] if reports else []
+    return {"slots": slots, "uses": shares}
 
 
 def _plots(table: Table) -> dict[str, Any]:
-    """The figures; the wide ones in two widths, of which the page shows the one that fits."""
+    """The plots; the wide ones in two widths, of which the page shows the one that fits."""
     from markupsafe import Markup
 
-    from tune.reporting import plots as figures
+    from tune.reporting import plots
 
-    if not outcome.scored(table):
+    if not queries.scored(table):
         return {"curves": [], "influences": [], "timeline": []}
-    drawn = [Markup(figures.influence(table, name)) for name in _param_names(table)]
     return {
-        "curves": both_widths(lambda width_px: figures.curves(table, width_px=width_px)),
-        "influences": drawn,
-        "timeline": both_widths(lambda width_px: figures.timeline(table, width_px=width_px)),
+        "curves": both_widths(lambda width_px: plots.curves(table, width_px=width_px)),
+        "influences": [Markup(plots.influence(table, name)) for name in _param_names(table)],
+        "timeline": both_widths(lambda width_px: plots.timeline(table, width_px=width_px)),
     }
 
 
@@ -224,7 +222,7 @@ def importances(table: Table) -> dict[str, float] | None:
     cube = space.distributions()
     usable = [
         (dict(zip(cube, space.to_unit(trial.params), strict=True)), trial.best(table.metric)[0])
-        for trial in outcome.scored(table)
+        for trial in queries.scored(table)
         if trial.state != "failed" and cube.keys() <= trial.params.keys()
         and space.contains(trial.params)  # the default may lie outside
     ]  # fmt: skip

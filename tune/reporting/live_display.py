@@ -1,8 +1,7 @@
 """The journal as the terminal shows it while a search runs.
 
-Called by the engine; calls the journal's follower, the outcome, the forecast, the briefing's tables, and rich.
-All that is shown is drawn from one pure function of the table, ``snapshot``: live in a terminal, else as plain
-lines. Nothing here can stop a search, and nothing is written to ``sys.stdout``, a log file while a search runs.
+Everything shown is drawn from one pure function of the table, ``snapshot``: redrawn in a terminal, else as plain lines.
+No error here stops a search, and nothing is written to ``sys.stdout``, which is a log file while a search runs.
 """
 
 from __future__ import annotations
@@ -11,36 +10,26 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from tune.history import queries as outcome
+from tune.history import queries
 from tune.history.events import State, TrialEnded
 from tune.history.journal import Follower, now_ms
 from tune.history.table import Table, Trial
 from tune.policy.replication import best_trial
-from tune.reporting.console import console_of, leaderboard, lenient, plan, show, summary
+from tune.reporting.conclusions import ranking
+from tune.reporting.console import console_of, leaderboard, lenient
 from tune.reporting.eta import time_left_s
-from vqc.reporting.terminal import sparkline
+from vqc.reporting.terminal import duration, sparkline
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-__all__ = [
-    "Progress",
-    "Snapshot",
-    "plan",
-    "show",
-    "snapshot",
-    "status_line",
-    "summary",
-    "trial_line",
-]
-
 LIVE_POLL_S = 0.25
 LONGEST_POLL_S = 5.0
-MOST_BUSY = 0.05  # of a core, which a redraw after thousands of trials would take more of
+MOST_BUSY = 0.05  # of a core: after thousands of trials a redraw takes longer, so there are fewer
 PLAIN_POLL_S = 1.0
 PLAIN_LINE_EVERY_S = 10.0
 
@@ -53,7 +42,7 @@ class Snapshot:
     metric: str
     trials_asked: int | None  # None: as many as the hours allow
     current: Trial | None  # the trial that runs, or that was proposed last
-    leaders: tuple[Trial, ...]  # with a score, best first, at most three
+    leaders: tuple[Trial, ...]  # the best trial and, by value, up to two others
     gain: float | None
     counts: Mapping[State, int]
     elapsed_s: float
@@ -67,36 +56,38 @@ class Snapshot:
 
     @property
     def share(self) -> float:
-        """Part of the expected time that is over, 0..1."""
+        """Part of the expected time that has passed, 0..1."""
         whole_s = self.elapsed_s + (self.left_s or 0.0)
         return 0.0 if self.left_s is None or not whole_s else self.elapsed_s / whole_s
 
 
-def snapshot(table: Table, at_ms: int, extras: Mapping[str, str] | None = None) -> Snapshot:
+def snapshot(table: Table, at_ms: int, *, extras: Mapping[str, str] | None = None, trouble: str = "") -> Snapshot:
     """What to show of the table at the instant ``at_ms``; pure."""
     running = [trial for trial in table.trials.values() if trial.state in ("running", "proposed")]
     since_last_s = 0.0 if table.ended else max(0.0, (at_ms - table.last_ms) / 1000)
+    leaders = tuple(ranking(table)[:3])
     return Snapshot(
         name=table.header.name,
         metric=table.metric,
         trials_asked=table.budget.trials,
         current=next(reversed(running or list(table.trials.values())), None),
-        leaders=tuple(outcome.scored(table)[:3]),
-        gain=outcome.gain(table, best_trial(table)),
-        counts=outcome.state_counts(table),
+        leaders=leaders,
+        gain=queries.gain(table, leaders[0] if leaders else None),
+        counts=queries.state_counts(table),
         elapsed_s=table.awake_s + since_last_s,
         left_s=time_left_s(table, at_ms),
         extras=dict(extras or {}),
+        trouble=trouble,
     )
 
 
 class Progress:
-    """Shows a search from its journal in a thread of its own; an error in here never reaches the search.
+    """Shows a search from its journal, in a thread; its errors never reach the search.
 
     Args:
         journal: the journal's file; it need not exist yet.
         stream: the terminal or file to write to, as text.
-        live: a display that is drawn again and again; by default where ``stream`` is a terminal.
+        live: redraw one display instead of printing lines; by default where ``stream`` is a terminal.
         extras: label -> text to show beside the figures (GPU, MLflow); called at each refresh.
         trouble: a sentence while the search waits for something, else an empty string; called at each refresh.
     """
@@ -114,17 +105,17 @@ class Progress:
         self._table = Table()
         self._stream = lenient(stream)
         self._live = stream.isatty() if live is None else live
-        self._extras, self._trouble, self._told_trouble = extras, trouble, ""
+        self._extras, self._trouble, self._printed_trouble = extras, trouble, ""
         self._last_line_s = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def start(self) -> None:
-        """Begin to show; what the journal holds already is not told again."""
+        """Begin to show; what the journal holds already is not printed again."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Show what is left to show and end the thread; harmless before ``start`` and when called twice."""
+        """Show the rest and end the thread; allowed before ``start``, and more than once."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -134,13 +125,10 @@ class Progress:
             (self._run_live if self._live else self._run_plain)()
         except Exception as error:  # noqa: BLE001 (a display must not end a night's work)
             with contextlib.suppress(OSError, ValueError):  # the stream itself may be what broke
-                _write(
-                    self._stream, f"The progress display ended ({type(error).__name__}: {error}); the search goes on."
-                )
+                self._print(f"The progress display ended ({type(error).__name__}: {error}); the search goes on.")
 
     def _snapshot(self) -> Snapshot:
-        shot = snapshot(self._table, now_ms(), self._extras() if self._extras else None)
-        return replace(shot, trouble=self._trouble())
+        return snapshot(self._table, now_ms(), extras=self._extras() if self._extras else None, trouble=self._trouble())
 
     def _run_live(self) -> None:
         from rich.live import Live
@@ -148,7 +136,10 @@ class Progress:
         with Live(console=console_of(self._stream, terminal=True), auto_refresh=False, transient=True,
                   redirect_stdout=False, redirect_stderr=False) as display:  # fmt: skip
             while True:
-                last, began_s = self._done.is_set(), time.thread_time()  # not what a terminal keeps it waiting
+                last, began_s = (
+                    self._done.is_set(),
+                    time.thread_time(),
+                )  # not waiting for the terminal
                 for event in self._follower.poll():
                     self._table.apply(event)
                 if self._table.started is not None:
@@ -163,57 +154,56 @@ class Progress:
             self._table.apply(event)
         while True:
             last = self._done.is_set()
-            self._tell_news()
+            self._print_news()
             if last:
                 return
             self._done.wait(PLAIN_POLL_S)
 
-    def _tell_news(self) -> None:
-        """A line for each trial that has ended since, one every 10 s while epochs go by, one where the search waits."""
+    def _print_news(self) -> None:
+        """A line for each trial that has ended, one every 10 s of epochs, and one when the search waits."""
         trouble = self._trouble()
-        if trouble != self._told_trouble:
-            self._say(trouble or "The search goes on.")
-            self._told_trouble = trouble
+        if trouble != self._printed_trouble:
+            self._print(trouble or "The search goes on.")
+            self._printed_trouble = trouble
         fresh = False
         for event in self._follower.poll():
             fresh = True
             self._table.apply(event)
             if isinstance(event, TrialEnded):
-                self._say(trial_line(self._table, self._table.trials[event.trial], now_ms()))
+                self._print(trial_line(self._table, self._table.trials[event.trial], now_ms()))
         if fresh and time.monotonic() - self._last_line_s >= PLAIN_LINE_EVERY_S:
-            self._say(status_line(self._snapshot()))
+            self._print(status_line(self._snapshot()))
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         self._last_line_s = time.monotonic()
-        _write(self._stream, line)
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
 
 
 def trial_line(table: Table, trial: Trial, at_ms: int) -> str:
     """One plain line about a trial that has ended."""
     metric, best = table.metric, best_trial(table)
-    value = outcome.score(trial, metric)
+    value = queries.score(trial, metric)
     parts = [f"{_which(trial, table.budget.trials)}: {trial.state}"]
     if trial.epochs:
         parts[0] += f" after epoch {trial.epochs} of {trial.config.num_epochs}"
     if value is not None:
-        parts.append(f"{outcome.metric_name(metric)} {value:.3f}")
+        parts.append(f"{queries.metric_name(metric)} {value:.3f}")
     if trial.reason and (value is None or trial.state == "failed"):
         parts.append(trial.reason)
     if best is not None:
-        parts.append("the best so far" if best is trial else f"best {outcome.best_text(best, metric)}")
+        parts.append("the best so far" if best is trial else f"best {queries.best_text(best, metric)}")
     left_s = time_left_s(table, at_ms)
-    if left_s:
-        parts.append(f"about {outcome.duration(left_s)} left")
-    return ", ".join(parts)
+    return ", ".join([*parts, f"about {duration(left_s)} left"] if left_s else parts)
 
 
 def status_line(shot: Snapshot) -> str:
     """One plain line about a search under way."""
     parts = [_where(shot)]
     if shot.best is not None:
-        parts.append(f"best {outcome.best_text(shot.best, shot.metric)}")
+        parts.append(f"best {queries.best_text(shot.best, shot.metric)}")
     if shot.left_s is not None:
-        parts.append(f"about {outcome.duration(shot.left_s)} left")
+        parts.append(f"about {duration(shot.left_s)} left")
     return ", ".join([*parts, *(f"{label} {text}" for label, text in shot.extras.items() if text)])
 
 
@@ -259,7 +249,7 @@ class _Screen:
             lines += [Text(""), leaderboard(shot.leaders, shot.metric)]
         if shot.gain is not None and shot.gain > 0:
             lines.append(Text(f"{shot.gain:.3f} better than the default", style="green"))
-        lines += [Text(""), Text(", ".join(f"{count} {state}" for state, count in shot.counts.items()), style="dim")]
+        lines += [Text(""), Text(queries.states_text(shot.counts), style="dim")]
         lines += [Text(f"{label}  {text}", style="dim") for label, text in shot.extras.items() if text]
         if shot.trouble:
             lines += [Text(""), Text(shot.trouble, style="bold red")]
@@ -269,7 +259,7 @@ class _Screen:
         if self.shot.left_s is None:
             return "time left: known after the first epoch"
         end = time.strftime("%H:%M", time.localtime(time.time() + self.shot.left_s))
-        return f"about {outcome.duration(self.shot.left_s)} left, until {end}"
+        return f"about {duration(self.shot.left_s)} left, until {end}"
 
     def _sparks(self, ascii_only: bool) -> RenderableType:
         """The current trial's curve above the best one's, on the same scale."""
@@ -285,11 +275,6 @@ class _Screen:
                 continue
             values = trial.values(shot.metric)
             value = max(values) if trial is shot.best else values[-1]
-            told = f"{outcome.metric_name(shot.metric)} {value:.3f}, trial {trial.number}"
-            grid.add_row(label, f"[{style}]{sparkline(values, top=top, ascii_only=ascii_only)}[/]", told)
+            text = f"{queries.metric_name(shot.metric)} {value:.3f}, trial {trial.number}"
+            grid.add_row(label, f"[{style}]{sparkline(values, top=top, ascii_only=ascii_only)}[/]", text)
         return grid
-
-
-def _write(stream: TextIO, line: str) -> None:
-    stream.write(f"{line}\n")
-    stream.flush()

@@ -1,60 +1,63 @@
-"""What the runs in MLflow should hold on account of a search's journal: events in, updates out.
+"""What MLflow's runs should hold of a search: events of the journal in, updates of runs out. Pure.
 
 One parent run for the search (found by the tag ``vqc.search_id``) and one child for each trial (``vqc.trial``).
-Pure: ``tune.reporting.mlflow_sync`` asks a ``Translator`` event by event and does the talking.
+``tune.reporting.mlflow_sync`` writes the updates. An event costs the same however many trials there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tune.history.events import (
+    AttemptFailed,
+    Ended,
     EpochMeasured,
     Event,
     SearchEnded,
+    SearchEndReason,
     SearchResumed,
     SearchStarted,
+    State,
     TrialEnded,
     TrialPaused,
     TrialProposed,
     TrialStarted,
 )
-from tune.history.queries import trials_text
+from tune.history.queries import configuration, count_text, range_text, score, states_text, trials_text
 from tune.history.table import Table, Trial
+from tune.policy.replication import best_trial, repeated
+from tune.settings import Dimension
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus
-
-__all__ = ["PARENT", "RunKey", "Translator", "Update", "counted"]
 
 RunKey: TypeAlias = int  # a trial's number, from 1; 0 is the parent
 PARENT: RunKey = 0
 
-_STATUS: dict[str, RunStatus] = {
+_STATUS: dict[Ended, RunStatus] = {
     "completed": "FINISHED",
     "stopped": "FINISHED",
     "infeasible": "FAILED",
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-_SEARCH_STATUS: dict[str, RunStatus] = {
-    "trials": "FINISHED",
-    "hours": "FINISHED",
-    "interrupted": "KILLED",
-    "failed": "FAILED",
+_SEARCH_ENDS: dict[SearchEndReason, Ended] = {
+    "trials": "completed",
+    "hours": "completed",
+    "interrupted": "interrupted",
+    "failed": "failed",
 }
-_SEARCH_STATE = {"trials": "completed", "hours": "completed", "interrupted": "interrupted", "failed": "failed"}
 
 
 @dataclass(kw_only=True)
 class Update:
-    """What one run in MLflow is to be told, on account of the journal up to ``line``."""
+    """What to write into one run, from the journal up to ``line``."""
 
     run: RunKey
     line: int
     name: str = ""
-    started_ms: int | None = None  # given by the event that brings the run into being
+    started_ms: int | None = None  # only of the event that creates the run
     points: list[Point] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -72,68 +75,119 @@ class Update:
 
 
 class Translator:
-    """Events in, updates out. Equal journals give equal updates: nothing else is asked, no clock either."""
+    """Equal journals give equal updates: they depend on nothing else, on no clock either."""
 
     def __init__(self) -> None:
         self.table = Table()
         self.line = 0
         self._epochs_run = 0
+        self._open: dict[int, None] = {}  # trials whose runs are RUNNING, in order
+        self._states: Counter[State] = Counter()
         self._ended: set[int] = set()  # a trial that was interrupted ends again
-        self._best = 0.0
-        self._leader: Trial | None = None  # kept at hand: sorting all trials at each end of one would be quadratic
+        self._failed_attempts: Counter[int] = Counter()  # by trial
+        self._best: Trial | None = None
+        self._best_value = 0.0
+        self._repeated: set[int] = set()  # trials of the configurations that were repeated
 
     def updates(self, event: Event) -> list[Update]:
-        """What the next event of the journal means to the runs it touches."""
-        live = self.live()
+        """What the next event of the journal changes in the runs."""
         before_ms = self.table.last_ms
-        self.table.apply(event)
-        self.line += 1
+        self._apply(event)
+        best_changed = self._follow_best(event)
         match event:
             case SearchStarted():
                 return [self._search_started(event)]
             case SearchResumed():
-                # Trials that a killed search left open end where it ended, until they are taken up again.
-                parent = self._update(PARENT, status="RUNNING", tags={**self._summary(), "vqc.state": "running"})
-                return [parent, *self._cut_short(live, before_ms)]
+                # Runs that a killed session left open end where it ended, until their trials go on.
+                tags = {**self._summary(), "vqc.state": "running"}
+                updates = [self._update(PARENT, status="RUNNING", tags=tags), *self._interrupted(before_ms)]
+                self._open.clear()
+                return updates
             case SearchEnded():
-                tags = {**self._summary(), "vqc.state": _SEARCH_STATE[event.reason]}
-                status = _SEARCH_STATUS[event.reason]
-                parent = self._update(PARENT, status=status, ended_ms=event.at_ms, tags=tags)
-                return [parent, *self._cut_short(live, event.at_ms)]
+                state = _SEARCH_ENDS[event.reason]
+                tags = {**self._summary(), "vqc.state": state}
+                parent = self._update(PARENT, status=_STATUS[state], ended_ms=event.at_ms, tags=tags)
+                updates = [parent, *self._interrupted(event.at_ms)]
+                self._open.clear()
+                return updates
             case TrialProposed():
                 return [self._trial_proposed(event)]
-            case TrialStarted():
-                return [self._update(event.trial, status="RUNNING", tags={"vqc.state": "running"})]
-            case TrialPaused():
-                return [self._update(event.trial, tags={"vqc.state": "paused"})]
+            case TrialStarted() | TrialPaused():
+                status: RunStatus | None = "RUNNING" if isinstance(event, TrialStarted) else None
+                tags = {"vqc.state": self.table.trials[event.trial].state}
+                child, changed = self._update(event.trial, status=status, tags=tags), best_changed
+            case AttemptFailed():
+                child, changed = self._attempt_failed(event), True
             case EpochMeasured():
-                return self._epoch_measured(event)
+                child, changed = self._epoch_measured(event), best_changed
             case TrialEnded():
-                return self._trial_ended(event)
-        return []
-
-    def live(self) -> list[int]:
-        """Numbers of the trials that have not ended."""
-        return [number for number, trial in self.table.trials.items() if trial.state not in _STATUS]
+                child, changed = self._trial_ended(event), True
+            case _:
+                return []
+        return [child, self._progress(event.at_ms)] if changed else [child]
 
     def cut_short(self) -> list[Update]:
-        """Every run that is still open, ended where the journal ends: for a search that was killed."""
+        """The end of every run that is still open, where the journal ends: for a search that was killed."""
         if self.table.started is None or self.table.ended is not None:
             return []
         at_ms = self.table.last_ms
         parent = self._update(PARENT, status="KILLED", ended_ms=at_ms, tags={"vqc.state": "interrupted"})
-        return [parent, *self._cut_short(self.live(), at_ms)]
+        return [parent, *self._interrupted(at_ms)]
+
+    def _apply(self, event: Event) -> None:
+        trial = self.table.trials.get(getattr(event, "trial", PARENT))
+        if trial is not None:
+            self._states[trial.state] -= 1
+        self.table.apply(event)
+        self.line += 1
+        match event:
+            case TrialProposed() | TrialStarted():
+                self._open[event.trial] = None
+            case TrialEnded():
+                self._open.pop(event.trial, None)
+                self._ended.add(event.trial)
+            case EpochMeasured():
+                self._epochs_run += 1
+            case AttemptFailed():
+                self._failed_attempts[event.trial] += 1
+        trial = self.table.trials.get(getattr(event, "trial", PARENT))
+        if trial is not None:
+            self._states[trial.state] += 1
+
+    def _follow_best(self, event: Event) -> bool:
+        """Keep ``best_trial`` at hand, and say whether it changed: asking for it at each event would be quadratic."""
+        trial = self.table.trials.get(getattr(event, "trial", PARENT))
+        if trial is None:
+            return False
+        metric, before = self.table.metric, (self._best, self._best_value)
+        if isinstance(event, TrialEnded) and trial.repeats is not None:
+            self._repeated = {run.number for one in repeated(self.table) for run in one.trials}
+            self._best = best_trial(self.table)
+        elif trial.number in self._repeated or (trial is self._best and isinstance(event, TrialStarted)):
+            self._best = best_trial(self.table)  # its latest epochs may have been lost
+        elif isinstance(event, EpochMeasured) and not self._repeated:
+            value = score(trial, metric)
+            if value is not None and (
+                self._best is None or (-value, trial.number) < (-self._best_value, self._best.number)
+            ):
+                self._best = trial
+        self._best_value = 0.0 if self._best is None else score(self._best, metric) or 0.0
+        return (self._best, self._best_value) != before
 
     def _update(self, run: RunKey, **what: Any) -> Update:
         return Update(run=run, line=self.line, **what)
 
-    def _cut_short(self, live: Sequence[int], at_ms: int) -> list[Update]:
+    def _interrupted(self, at_ms: int) -> list[Update]:
+        """The end of the trials' open runs."""
         tags = {"vqc.state": "interrupted"}
-        return [self._update(number, status="KILLED", ended_ms=at_ms, tags=tags) for number in live]
+        return [self._update(number, status="KILLED", ended_ms=at_ms, tags=tags) for number in self._open]
 
     def _search_started(self, event: SearchStarted) -> Update:
         settings = {key: value for key, value in event.settings.items() if key not in ("space", "train")}
-        space = {f"space.{name}": _range(entry) for name, entry in event.settings.get("space", {}).items()}
+        space = {
+            f"space.{name}": range_text(Dimension.model_validate(dimension))
+            for name, dimension in event.settings.get("space", {}).items()
+        }
         train = flat_settings(event.settings.get("train", {}), "train.")
         tags = {
             "vqc.search_id": event.search_id,
@@ -153,7 +207,7 @@ class Translator:
 
     def _trial_proposed(self, event: TrialProposed) -> Update:
         header = self.table.header
-        digits = 3 if self.table.budget.trials is None else max(3, len(str(self.table.budget.trials)))
+        digits = max(3, len(str(self.table.budget.trials or 0)))
         tags = {
             "vqc.search_id": header.search_id,
             "vqc.trial": str(event.trial),
@@ -170,72 +224,57 @@ class Translator:
             tags=tags,
         )
 
-    def _epoch_measured(self, event: EpochMeasured) -> list[Update]:
+    def _epoch_measured(self, event: EpochMeasured) -> Update:
         metric, trial = self.table.metric, self.table.trials[event.trial]
-        best = trial.best(metric)[0]
-        epoch, at_ms = event.report.epoch, event.at_ms
-        points = [Point(name, value, epoch, at_ms) for name, value in epoch_figures(event.report).items()]
-        points.append(Point(f"best_{metric}", best, epoch, at_ms))
-        self._epochs_run += 1
-        child = self._update(event.trial, points=points, tags={"vqc.epochs": f"{trial.epochs}"})
-        if best <= self._best:
-            return [child]
-        self._best, self._leader = best, trial
-        return [child, self._progress(at_ms)]
+        figures = {**epoch_figures(event.report), f"best_{metric}": trial.best(metric)[0]}
+        points = [Point(name, value, event.report.epoch, event.at_ms) for name, value in figures.items()]
+        return self._update(event.trial, points=points, tags={"vqc.epochs": f"{trial.epochs}"})
 
-    def _trial_ended(self, event: TrialEnded) -> list[Update]:
+    def _attempt_failed(self, event: AttemptFailed) -> Update:
+        tags = {
+            "vqc.state": self.table.trials[event.trial].state,
+            "vqc.failed_attempts": str(self._failed_attempts[event.trial]),
+            "vqc.last_failure": event.reason,
+        }
+        return self._update(event.trial, tags=tags)
+
+    def _trial_ended(self, event: TrialEnded) -> Update:
         trial = self.table.trials[event.trial]
-        note = f"**{event.state}** after {trial.epochs} of {counted(trial.config.num_epochs, 'epoch')}: {event.reason}"
+        epochs = count_text(trial.config.num_epochs, "epoch")
+        note = f"**{event.state}** after {trial.epochs} of {epochs}: {event.reason}"
         tags = {"vqc.state": event.state, "vqc.reason": event.reason, "mlflow.note.content": note}
-        self._ended.add(event.trial)
-        child = self._update(event.trial, status=_STATUS[event.state], ended_ms=event.at_ms, tags=tags)
-        return [child, self._progress(event.at_ms)]
+        return self._update(event.trial, status=_STATUS[event.state], ended_ms=event.at_ms, tags=tags)
 
     def _progress(self, at_ms: int) -> Update:
-        """The parent's curves: over epochs run, the currency that all trials spend."""
+        """The parent's curves, over the epochs run so far: what all trials cost alike."""
         figures = {
-            f"best_{self.table.metric}": self._best,
+            f"best_{self.table.metric}": self._best_value,
             "trials_ended": float(len(self._ended)),
             "epochs_run": float(self._epochs_run),
+            "failed_attempts": float(self._failed_attempts.total()),
         }
         points = [Point(name, value, self._epochs_run, at_ms) for name, value in figures.items()]
         return self._update(PARENT, points=points, tags=self._summary())
 
     def _summary(self) -> dict[str, str]:
-        """The parent's description, in Markdown, and the number of the leading trial."""
+        """The parent's description, in Markdown, and the number of the best trial."""
         table, header = self.table, self.table.header
         images = ", ".join(f"{count} {split}" for split, count in header.data.get("images", {}).items())
-        states = [trial.state for trial in table.trials.values()]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states)))
         lines = [
             f"Search **{header.name}** for the highest `{table.metric}` on the validation images.",
+            "",
             f"- data: {header.data.get('root', '?')} ({images} images), fingerprint `{header.data.get('fingerprint')}`",
-            f"- trials: {len(states)} of {trials_text(table.budget)} ({counts or 'none yet'}), "
-            f"{self._epochs_run} epochs run",
+            f"- trials: {len(table.trials)} of {trials_text(table.budget)} ({states_text(self._states)}), "
+            f"{count_text(self._epochs_run, 'epoch')} run",
         ]
         tags = {}
-        if self._leader is not None:
-            value, epoch = self._leader.best(table.metric)
-            chosen = ", ".join(f"{name} = {_short(picked)}" for name, picked in self._leader.params.items())
-            lines.append(f"- best: trial {self._leader.number}, **{value:.4f}** after epoch {epoch}, with {chosen}")
-            tags["vqc.best_trial"] = str(self._leader.number)
-        return {"mlflow.note.content": "\n".join([lines[0], "", *lines[1:]]), **tags}
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 event``, ``2 events``."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _range(dimension: Mapping[str, Any]) -> str:
-    """A searched field in words: ``0.0001 to 0.01 (log)``, ``4, 8``, ``96, 128 px``."""
-    if choices := dimension.get("choices"):
-        words = ", ".join(_short(choice) for choice in choices)
-    else:
-        words = f"{_short(dimension.get('low'))} to {_short(dimension.get('high'))}"
-    unit = dimension.get("unit")
-    return words + (f" {unit}" if unit else "") + (" (log)" if dimension.get("log") else "")
+        if failed := self._failed_attempts.total():
+            lines.append(
+                f"- {count_text(failed, 'failed attempt')} in {count_text(len(self._failed_attempts), 'trial')}"
+            )
+        if self._best is not None:
+            value, epoch = self._best.best(table.metric)
+            params = configuration(self._best.params)
+            lines.append(f"- best: trial {self._best.number}, **{value:.4f}** after epoch {epoch}, with {params}")
+            tags["vqc.best_trial"] = str(self._best.number)
+        return {"mlflow.note.content": "\n".join(lines), **tags}

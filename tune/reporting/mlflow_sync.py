@@ -1,13 +1,12 @@
-"""The journal of a search, shown in MLflow, by a thread that follows it.
+"""The journal of a search, copied to MLflow by a thread that follows it.
 
-``python -m tune.reporting.mlflow_sync NAME`` catches up with a search whose tracking server was away.
+``python -m tune.reporting.mlflow_sync [NAME]`` catches up with a search whose tracking server was away.
 
-The engine starts a ``Mirror`` beside a search. It never holds the search up and never fails it: while MLflow cannot be
-reached it waits and counts what is behind. ``tune.reporting.mlflow_runs`` says what the runs should hold,
-``vqc.tracking.mlflow_client`` talks.
+A ``Mirror`` never delays a search and never ends it: while MLflow cannot be reached it waits, and counts the events
+that MLflow lacks. ``tune.reporting.mlflow_runs`` says what the runs should hold.
 
-Where the mirror stands is kept in MLflow alone: each run's tag ``vqc.mirrored_line`` names the last line of the journal
-that it holds. So a replay, in this process or next year, writes what is missing and nothing twice.
+The position is kept in MLflow alone: each run's tag ``vqc.mirrored_line`` is the last line of the journal that it
+holds. So a replay, at any time and by any process, writes what is missing and nothing twice.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tune.history.journal import Follower
-from tune.reporting.mlflow_runs import PARENT, RunKey, Translator, Update, counted
+from tune.history.queries import count_text
+from tune.paths import find_search, journal_of
+from tune.reporting.mlflow_runs import PARENT, RunKey, Translator, Update
 from vqc.errors import SearchError, UserError
 from vqc.tracking.mlflow_client import KnownRun, Tracker, default_uri, redacted
 
-__all__ = ["Mirror", "MirrorState", "main"]
-
-POLL_S = 3.0  # what came in meanwhile goes to MLflow in one call a run
+POLL_S = 3.0  # the events of so long go to MLflow in one call for each run
 LONGEST_PAUSE_S = 60.0
-LAST_ATTEMPTS = 4  # when the search has ended,
-LAST_PAUSE_S = 2.0  # with so much between them
+LAST_ATTEMPTS = 4  # after the search has ended,
+LAST_PAUSE_S = 2.0  # with this pause between them
 
 _LINE_TAG = "vqc.mirrored_line"
 _REPORT_TAG = "vqc.report_digest"
@@ -45,17 +44,17 @@ class MirrorState:
     error: str | None = None
 
     def __str__(self) -> str:
-        if self.error is not None:
-            return f"{counted(self.behind, 'event')} behind: {self.error}"
-        return f"{counted(self.behind, 'event')} behind" if self.behind else "up to date"
+        if self.error is None and not self.behind:
+            return "up to date"
+        return f"{count_text(self.behind, 'event')} behind" + (f": {self.error}" if self.error else "")
 
 
 class Mirror:
     """Keeps MLflow up to date with a journal.
 
     Args:
-        journal: the file to follow; it may come into being later.
-        uri: MLflow's; may hold a password, which no message will show.
+        journal: the file to follow; it need not exist yet.
+        uri: MLflow's; may hold a password, which no message shows.
         artifacts: folder for the runs' files; not used where ``uri`` is a server, which has its own.
     """
 
@@ -72,7 +71,7 @@ class Mirror:
 
     @property
     def state(self) -> MirrorState:
-        """Where the mirror stood a moment ago; never waits."""
+        """The latest known position; never waits."""
         return self._state
 
     def start(self) -> None:
@@ -80,14 +79,13 @@ class Mirror:
         self._thread.start()
 
     def finish(self, report_files: Sequence[Path]) -> None:
-        """Attach these files to the parent run, behind all events before them."""
+        """Attach these files to the parent run, once it holds all events."""
         self._report_files = tuple(report_files)
 
     def stop(self, timeout_s: float) -> MirrorState:
         """Mirror what is left, end the runs that are still open, and come back after ``timeout_s`` at the latest.
 
-        Where MLflow is away this tries a few times more and gives up; ``python -m tune.reporting.mlflow_sync`` does the
-        rest later.
+        Where MLflow cannot be reached this gives up after a few attempts.
         """
         self._stopping.set()
         self._thread.join(timeout_s)
@@ -97,7 +95,7 @@ class Mirror:
         """Mirror all that the journal holds now, in the caller's thread.
 
         Args:
-            cut_short: nobody works on this search any more: end the runs that are still open.
+            cut_short: the search was killed: end the runs that are still open.
 
         Returns:
             The journal as it was read, and how many runs were made or changed since the connection was made.
@@ -111,14 +109,14 @@ class Mirror:
             return self._translator, 0
         if self._known is None:
             known = _KnownRuns(Tracker(self._uri, artifacts=self._artifacts), self._translator.table.started.search_id)
-            # What MLflow holds is certain only now: an earlier connection may have broken in mid-sentence.
+            # What MLflow holds is certain only now: an earlier connection may have ended within a call.
             self._rewind()
             self._known = known
             self._read()
-        self._known.tell(self._pending)
+        self._known.write(self._pending)
         self._pending = []
         if cut_short:
-            self._known.tell(self._translator.cut_short())
+            self._known.write(self._translator.cut_short())
         if self._report_files:
             self._known.attach(self._report_files)
         self._mirrored = self._translator.line
@@ -131,13 +129,13 @@ class Mirror:
             try:
                 self.catch_up(cut_short=last)
                 self._state, pause_s = MirrorState(), POLL_S
-            except Exception as error:  # noqa: BLE001 (nothing that happens here may end a search; it is counted and shown)
+            except Exception as error:  # noqa: BLE001 (no error here may end a search; it is counted and shown)
                 self._known = None
                 behind = self._translator.line - self._mirrored
                 what = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 self._state, pause_s = MirrorState(behind=behind, error=what), min(2 * pause_s, LONGEST_PAUSE_S)
                 if isinstance(error, SearchError):
-                    self._rewind()  # a broken line must not be stepped over
+                    self._rewind()  # a broken line must not be skipped
             if not last:
                 self._stopping.wait(pause_s)
                 continue
@@ -172,8 +170,8 @@ class _KnownRuns:
         run = self._runs.get(update.run)
         return run is None or int(run.tags.get(_LINE_TAG, 0)) < update.line
 
-    def tell(self, updates: Iterable[Update]) -> None:
-        """Write the updates, with as few calls as there are runs."""
+    def write(self, updates: Iterable[Update]) -> None:
+        """Write the updates, with one call for each run."""
         merged: dict[RunKey, Update] = {}
         for update in updates:
             if update.run in merged:
@@ -181,7 +179,7 @@ class _KnownRuns:
             else:
                 merged[update.run] = update
         for update in merged.values():
-            self._tell(update)
+            self._write(update)
 
     def attach(self, files: Sequence[Path]) -> None:
         """Copy the files that exist into the parent run, unless it has them as they are."""
@@ -192,9 +190,9 @@ class _KnownRuns:
             return
         for file in files:
             self._tracker.log_artifact(parent.run_id, file)
-        self._write(PARENT, Update(run=PARENT, line=0), {_REPORT_TAG: digest})
+        self._log(PARENT, Update(run=PARENT, line=0), {_REPORT_TAG: digest})
 
-    def _tell(self, update: Update) -> None:
+    def _write(self, update: Update) -> None:
         run = self._runs.get(update.run) or self._create(update)
         if update.status is not None and update.status != run.status:
             # Before the line is noted, or a call that fails in between would leave the old status for good.
@@ -202,9 +200,9 @@ class _KnownRuns:
             self._runs[update.run] = replace(run, status=update.status)
             self.changed.add(update.run)
         tags = {**update.tags, _LINE_TAG: str(update.line)}
-        self._write(update.run, update, {name: value for name, value in tags.items() if run.tags.get(name) != value})
+        self._log(update.run, update, {name: value for name, value in tags.items() if run.tags.get(name) != value})
 
-    def _write(self, key: RunKey, update: Update, tags: dict[str, str]) -> None:
+    def _log(self, key: RunKey, update: Update, tags: dict[str, str]) -> None:
         if not (update.points or update.params or tags):
             return
         run = self._runs[key]
@@ -214,8 +212,9 @@ class _KnownRuns:
 
     def _create(self, update: Update) -> KnownRun:
         if update.started_ms is None:
-            # Someone deleted the run in between; the connection starts over and finds that nothing of it is there.
-            raise SearchError(f"the run of {'the search' if update.run == PARENT else f'trial {update.run}'} is gone")
+            # Someone deleted the run meanwhile; the next connection finds nothing of it and writes it as a whole.
+            what = "the search" if update.run == PARENT else f"trial {update.run}"
+            raise SearchError(f"MLflow no longer has the run of {what}")
         tags = dict(update.tags)
         if update.run != PARENT:
             tags["mlflow.parentRunId"] = self._runs[PARENT].run_id
@@ -231,34 +230,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tune.reporting.mlflow_sync", description="Bring MLflow up to date with a search."
     )
-    parser.add_argument("name", help="the search, as given to --name")
+    parser.add_argument("name", nargs="?", help="the search, as given to --name (default: the latest)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--mlflow", metavar="URI", help="default: mlflow.db in that folder")
     parser.add_argument(
-        "--cut-short", action="store_true", help="the search was killed: end the runs that it left open"
+        "--cut-short", action="store_true", help="the search was killed: end the runs that are still open"
     )
     asked = parser.parse_args(argv)
     try:
-        sys.stdout.write(_caught_up(asked.results, asked.name, asked.mlflow, cut_short=asked.cut_short))
+        folder = find_search(asked.results, asked.name)
+        sys.stdout.write(_caught_up(folder, asked.results, asked.mlflow, cut_short=asked.cut_short))
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_status
     return 0
 
 
-def _caught_up(results: Path, name: str, uri: str | None, *, cut_short: bool) -> str:
-    folder = results / name
-    if not (folder / "journal.jsonl").is_file():
-        raise SearchError(f"{folder}: no journal of a search here", command="python tune/search.py --trials 30")
+def _caught_up(folder: Path, results: Path, uri: str | None, *, cut_short: bool) -> str:
     uri = uri or default_uri(results)
-    mirror = Mirror(folder / "journal.jsonl", uri, artifacts=results / "mlartifacts")
+    mirror = Mirror(journal_of(folder), uri, artifacts=results / "mlartifacts")
     mirror.finish([folder / "report.html", folder / "trials.csv"])
     translator, changed = mirror.catch_up(cut_short=cut_short)
-    trials = counted(len(translator.table.trials), "trial")
-    done = f"{counted(changed, 'run')} made or changed" if changed else "nothing was missing"
-    lines = [f"{name}: {trials}, {counted(translator.line, 'event')}; {done} in {redacted(uri)}"]
+    trials = count_text(len(translator.table.trials), "trial")
+    done = f"{count_text(changed, 'run')} written" if changed else "nothing was missing"
+    lines = [f"{folder.name}: {trials}, {count_text(translator.line, 'event')}; {done} in {redacted(uri)}"]
     if translator.table.ended is None and not cut_short:
-        lines.append("  This search has not ended. If it was killed and will not go on, add --cut-short.")
+        lines.append("  This search has not ended. If it was killed and will not be resumed, add --cut-short.")
     return "\n".join(lines) + "\n"
 
 

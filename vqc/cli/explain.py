@@ -1,33 +1,38 @@
-"""``vqc explain``: for each detection the heat of what speaks for it, as pictures and one page."""
+"""``vqc explain``: for each detection the pixels that it depends on, as pictures and one page."""
 # ruff: noqa: T201 - a command line prints
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from vqc.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
 
-    from vqc.inference.calibration import Calibration
-    from vqc.inference.predictor import Photograph
-    from vqc.inference.saliency import Faithfulness, Finder
+    from vqc.inference.predictor import Predictor
+    from vqc.inference.saliency import Target
 
-__all__ = ["add_flags", "run"]
+    Heat = NDArray[np.float32]
+    Pixels = NDArray[np.uint8]
 
 UNREADABLE = 1
 Method = Literal["gradcam", "drise"]
 NAMES: dict[Method, str] = {"gradcam": "Grad-CAM", "drise": "D-RISE"}
+NO_MAP: dict[Method, str] = {
+    "gradcam": "no gradient reaches the feature maps",
+    "drise": "the detection was found under none of the masks",
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -38,225 +43,157 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=("gradcam", "drise", "both"),
-        default="both",
-        help="gradcam: fast, needs the weights; drise: slow, for any detector (both)",
+        help="gradcam: fast, needs the weights; drise: slow, for any detector (gradcam; of an ONNX file drise)",
+    )
+    parser.add_argument(
+        "--faithfulness", action="store_true", help="measure how far to trust each map: about 600 forward passes a map"
     )
     parser.add_argument("--detections", type=int, default=3, metavar="K", help="best detections of each image (3)")
-    parser.add_argument("--masks", type=int, default=1000, metavar="N", help="random masks of D-RISE (1000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (0)")
+    parser.add_argument(
+        "--masks", type=int, default=1000, metavar="N", help="forward passes of D-RISE, a random mask each (1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of masks and displacements (0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="new folder (results/explanations/ and date and time)")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Opened:
-    """A detector on fitted images; ``model`` is None where only its detections can be had."""
-
-    find: Finder
-    model: nn.Module | None
-    size: tuple[int, int]
-    categories: tuple[tuple[int, str], ...]
-    calibration: Calibration | None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Map:
-    """One method's answer for one detection; heat [H, W] and figures are None where nothing can be told."""
-
-    method: Method
-    heat: NDArray[np.float32] | None
-    faithfulness: Faithfulness | None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Explained:
-    """One detection: category, score (calibrated where that is known), box xyxy in pixels of the fitted image."""
-
-    category: str
-    score: float
-    box: NDArray[np.float32]
-    maps: tuple[_Map, ...]
-
-
 def run(args: argparse.Namespace) -> int:
-    """Exit status 1 where a photograph could not be read: the others are explained all the same."""
-    from vqc.files import new_folder
-    from vqc.inference.predictor import find_photographs
+    """The page and the pictures are there from the first photograph on.
 
-    for flag, value, least in (
-        ("--detections", args.detections, 1),
-        ("--masks", args.masks, 1),
-        ("--seed", args.seed, 0),
-    ):
-        if value < least:
-            raise ConfigError(flag, [f"got {value}, expected at least {least}"])
+    Exit status 1 where a photograph could not be read: the others are explained all the same.
+    """
+    from vqc.data.findings import printable
+    from vqc.files import make_empty_folder
+    from vqc.inference.model_file import open_predictor
+    from vqc.inference.photographs import find_photographs, read_photograph
+    from vqc.reporting.terminal import track
+
+    for name, least in (("detections", 1), ("masks", 1), ("seed", 0)):
+        if (value := getattr(args, name)) < least:
+            raise ConfigError(f"--{name}", [f"got {value}, expected at least {least}"])
     photographs = [photograph for path in args.images for photograph in find_photographs(path)]
-    opened = _open(args.model)
-    methods = _methods(args.method, opened, args.model)
+    predictor = open_predictor(args.model)
+    methods = _methods(args.method, predictor, args.model)
     out = args.out or Path("results") / "explanations" / datetime.now().strftime("%Y%m%d-%H%M%S")
-    with new_folder(out) as draft:
-        unreadable = _write(draft, opened, photographs, methods, args)
-    print(f"{len(photographs) - len(unreadable)} photographs explained: {out / 'explanations.html'}")
+    make_empty_folder(out)
+    sections: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for number, photograph in enumerate(track(photographs), start=1):
+        name = printable(photograph.file_name)
+        try:
+            pixels = read_photograph(photograph)
+        except DataError as error:
+            unreadable.append(f"{name}: {error.what}")
+        else:
+            stem = f"{number:04d}-{photograph.path.stem}"
+            sections.append({"file": name, **_section(out, stem, pixels, predictor, methods, args)})
+        _write_page(out, sections, unreadable, methods=methods, args=args, waiting=len(photographs) - number)
+    print(f"{len(sections)} photographs explained: {out / 'explanations.html'}")
     for line in unreadable:
         print(line, file=sys.stderr)
     return UNREADABLE if unreadable else 0
 
 
-def _open(path: Path) -> _Opened:
-    import torch
-
-    from vqc.inference.calibration import load_calibration
-    from vqc.inference.onnx_export import onnx_detector
-    from vqc.inference.saliency import exported_finder, torch_finder
-    from vqc.models.checkpoint import load_model
-
-    calibration = load_calibration(path)
-    if path.suffix == ".onnx":
-        exported = onnx_detector(path)
-        return _Opened(
-            find=exported_finder(exported.raw),
-            model=None,
-            size=exported.size,
-            categories=exported.categories,
-            calibration=calibration,
-        )
-    model, info = load_model(path)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return _Opened(
-        find=torch_finder(model),
-        model=model,
-        size=info.config.image_size,
-        categories=info.categories,
-        calibration=calibration,
-    )
-
-
-def _methods(asked: str, opened: _Opened, path: Path) -> tuple[Method, ...]:
-    if opened.model is not None:
-        return ("gradcam", "drise") if asked == "both" else (("gradcam",) if asked == "gradcam" else ("drise",))
-    if asked == "gradcam":
+def _methods(asked: str | None, predictor: Predictor, path: Path) -> tuple[Method, ...]:
+    if asked == "drise" or (asked is None and predictor.model is None):
+        return ("drise",)
+    if predictor.model is None:
         raise ModelError(
             f"{path}: an ONNX file has no gradients, expected the model.safetensors beside it, or '--method drise'"
         )
-    return ("drise",)
+    return ("gradcam", "drise") if asked == "both" else ("gradcam",)
 
 
-def _write(
-    folder: Path,
-    opened: _Opened,
-    photographs: Sequence[Photograph],
+def _section(
+    out: Path, stem: str, pixels: Pixels, predictor: Predictor, methods: Sequence[Method], args: argparse.Namespace
+) -> dict[str, Any]:
+    """What the page shows of one photograph; its pictures are saved on the way."""
+    import numpy as np
+
+    from vqc.data.letterbox import fit_image, inner_size
+    from vqc.inference.saliency import Target, faithfulness
+    from vqc.reporting.draw import draw_boxes, draw_heat
+
+    fitted = fit_image(pixels, predictor.image_size)
+    height, width = inner_size(pixels.shape[1], pixels.shape[0], predictor.image_size)
+    image = np.ascontiguousarray(fitted[:height, :width])
+    found = predictor.calibrated(predictor.detect_fitted(fitted[None])[0])
+    found = found[np.arange(min(args.detections, len(found)))]
+    targets = [Target(box=box, label=int(label)) for box, label in zip(found.boxes, found.labels, strict=True)]
+    whole = draw_boxes(image, found.boxes, [str(number) for number in range(1, len(found) + 1)])
+    heats = {method: _heats(method, fitted, targets, predictor, args) for method in methods}
+    cards = []
+    for k, target in enumerate(targets):
+        for method in methods:
+            heat, picture, measured = heats[method][k], None, None
+            if heat is not None:
+                heated = draw_heat(image, np.ascontiguousarray(heat[:height, :width]))
+                drawn = draw_boxes(heated, target.box[None], [""])
+                picture = _saved(out, f"{stem}-{k + 1}-{method}.jpg", drawn)
+            if heat is not None and args.faithfulness:
+                measured = faithfulness(
+                    predictor.detect_fitted, fitted, target, heat, inner=(height, width), seed=args.seed
+                )
+            cards.append(
+                {
+                    "detection": k + 1,
+                    "category": predictor.category(target.label)[1],
+                    "score": round(float(found.scores[k]), 6),
+                    "box_in_fitted_image": [round(float(value), 3) for value in target.box],
+                    "method": method,
+                    "picture": picture,
+                    "faithfulness": measured,
+                }
+            )
+    return {"whole": _saved(out, f"{stem}.jpg", whole), "cards": cards}
+
+
+def _heats(
+    method: Method, fitted: Pixels, targets: Sequence[Target], predictor: Predictor, args: argparse.Namespace
+) -> Sequence[Heat | None]:
+    if method == "gradcam":
+        from vqc.inference.grad_cam import grad_cam
+
+        assert predictor.model is not None  # or the method would have been refused
+        return [grad_cam(predictor.model, fitted, target) for target in targets]
+    from vqc.inference.saliency import drise
+
+    return drise(predictor.detect_fitted, fitted, targets, masks=args.masks, seed=args.seed) if targets else []
+
+
+def _saved(out: Path, name: str, pixels: Pixels) -> str:
+    """Save a picture; returns its address relative to the page."""
+    from vqc.reporting.draw import save_jpeg
+
+    save_jpeg(out / "pictures" / name, pixels)
+    return f"pictures/{quote(os.fsencode(name))}"
+
+
+def _write_page(
+    out: Path,
+    sections: Sequence[dict[str, Any]],
+    unreadable: Sequence[str],
+    *,
     methods: Sequence[Method],
     args: argparse.Namespace,
-) -> list[str]:
-    """Explain one photograph after the other; returns a sentence for each that could not be read."""
-    from vqc.data.findings import printable
-    from vqc.data.loader import fit_image, fit_scale
+    waiting: int,
+) -> None:
     from vqc.files import write_atomically
-    from vqc.inference.predictor import read_photograph
     from vqc.reporting.html import render
 
-    sections: list[dict[str, Any]] = []
-    unreadable = []
-    for number, photograph in enumerate(photographs, start=1):
-        if sys.stderr.isatty():
-            print(f"\r{number} of {len(photographs)}", end="\x1b[K", file=sys.stderr, flush=True)
-        try:
-            pixels = read_photograph(photograph)
-        except DataError as error:
-            unreadable.append(f"{printable(photograph.file_name)}: {error.what}")
-            continue
-        fitted = fit_image(pixels, opened.size)
-        explained = _explain(opened, fitted, methods, args)
-        scale = fit_scale(pixels.shape[1], pixels.shape[0], opened.size)
-        inner = tuple(max(1, round(side * scale)) for side in pixels.shape[:2])  # without the padding
-        stem = f"{number:04d}-{photograph.path.stem}"
-        sections.append(_section(folder, stem, printable(photograph.file_name), fitted, inner, explained))
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
     page = render(
         Path(__file__).parent.parent / "reporting" / "templates" / "explain.html.j2",
         model=args.model.name,
         sections=sections,
         unreadable=unreadable,
-        names=[NAMES[method] for method in methods],
+        waiting=waiting,
+        names=NAMES,
+        no_map=NO_MAP,
+        methods=methods,
+        measured=args.faithfulness,
         masks=args.masks,
         seed=args.seed,
         detections=args.detections,
     )
-    write_atomically(folder / "explanations.html", page.encode(errors="backslashreplace"))
-    figures = [{key: section[key] for key in ("file", "figures")} for section in sections]
-    text = json.dumps(figures, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomically(folder / "explanations.json", f"{text}\n".encode(errors="backslashreplace"))
-    return unreadable
-
-
-def _explain(
-    opened: _Opened, fitted: NDArray[np.uint8], methods: Sequence[Method], args: argparse.Namespace
-) -> list[_Explained]:
-    from vqc.evaluation.coco_metrics import Detections
-    from vqc.inference.saliency import Target, drise, faithfulness, grad_cam
-
-    (raw,) = opened.find(fitted[None])
-    order = (-raw.scores).argsort(kind="stable")
-    found = Detections(image_id=0, boxes=raw.boxes[order], scores=raw.scores[order], labels=raw.labels[order])
-    if opened.calibration is not None:
-        found = opened.calibration.calibrated(found)
-    best = range(min(args.detections, len(found.scores)))
-    targets = [Target(box=found.boxes[i], label=int(found.labels[i])) for i in best]
-    heats: dict[Method, list[NDArray[np.float32] | None]] = {}
-    if "gradcam" in methods and opened.model is not None:
-        model = opened.model
-        heats["gradcam"] = [grad_cam(model, fitted, target) for target in targets]
-    if "drise" in methods and targets:
-        heats["drise"] = drise(opened.find, fitted, targets, masks=args.masks, seed=args.seed)
-    explained = []
-    for k, target in enumerate(targets):
-        maps = []
-        for method, found_heats in heats.items():
-            heat = found_heats[k]
-            measured = None if heat is None else faithfulness(opened.find, fitted, target, heat, seed=args.seed)
-            maps.append(_Map(method=method, heat=heat, faithfulness=measured))
-        category = opened.categories[target.label - 1][1]
-        explained.append(_Explained(category=category, score=float(found.scores[k]), box=target.box, maps=tuple(maps)))
-    return explained
-
-
-def _section(
-    folder: Path,
-    stem: str,
-    file_name: str,
-    fitted: NDArray[np.uint8],
-    inner: tuple[int, ...],
-    explained: Sequence[_Explained],
-) -> dict[str, Any]:
-    """What the page shows of one photograph; its pictures are saved on the way."""
-    import numpy as np
-
-    from vqc.reporting.draw import draw_boxes, draw_heat, save_jpeg
-    from vqc.reporting.html import picture_uri
-
-    height, width = inner
-    image = np.ascontiguousarray(fitted[:height, :width])
-    boxes = np.array([one.box for one in explained], np.float32).reshape(-1, 4)
-    whole = draw_boxes(image, boxes, [str(number) for number in range(1, len(explained) + 1)])
-    cards, figures = [], []
-    for number, one in enumerate(explained, start=1):
-        for found in one.maps:
-            picture = None
-            if found.heat is not None:
-                heated = draw_heat(image, np.ascontiguousarray(found.heat[:height, :width]))
-                picture = draw_boxes(heated, one.box[None], [""])
-                save_jpeg(folder / "pictures" / f"{stem}-{number}-{found.method}.jpg", picture)
-            figure = {
-                "detection": number,
-                "category": one.category,
-                "score": round(one.score, 6),
-                "box_in_fitted_image": [round(float(value), 3) for value in one.box],
-                "method": found.method,
-                "faithfulness": None if found.faithfulness is None else asdict(found.faithfulness),
-            }
-            figures.append(figure)
-            cards.append(
-                {**figure, "name": NAMES[found.method], "measured": found.faithfulness,
-                 "picture": None if picture is None else picture_uri(picture)}
-            )  # fmt: skip
-    return {"file": file_name, "whole": picture_uri(whole), "cards": cards, "figures": figures}
+    write_atomically(out / "explanations.html", page.encode())
+    text = json.dumps(sections, indent=1, allow_nan=False, default=asdict)
+    write_atomically(out / "explanations.json", f"{text}\n".encode())

@@ -13,10 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vqc.errors import UserError
+from vqc.errors import InfeasibleError, UserError
 
-__all__ = ["COMMANDS", "Command", "main"]
-
+USER_ERROR = 2
 INTERRUPTED = 130
 
 
@@ -36,7 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("calibrate", "Fit scores and the threshold for a stated escape rate, on val.", "vqc.cli.calibrate"),
     Command("check", "Tell everything that is wrong with a folder of annotated images.", "vqc.cli.check"),
     Command("evaluate", "Measure all that an inspector signs: escape, overkill, AP, latency.", "vqc.cli.evaluate"),
-    Command("explain", "Show, for each detection, what on the photograph speaks for it.", "vqc.cli.explain"),
+    Command("explain", "Show, for each detection, which pixels it depends on.", "vqc.cli.explain"),
     Command("models", "List the detectors.", "vqc.cli.models"),
     Command("predict", "Judge a folder of photographs: defects, and pass or fail for each.", "vqc.cli.predict"),
     Command("sample", "Write the generated data set: metal parts with and without defects.", "vqc.cli.sample"),
@@ -45,17 +44,24 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 a mistake the user can mend, 130 interrupted."""
+    """Run one command and return its exit status: 0 done, 2 an error the user can correct, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console may lack a letter of a file's name
             stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(words).parse_args(words)
+    args = _parser(words).parse_args(words, argparse.Namespace(words=words))
     try:
         return int(args.run(args))
-    except UserError as error:
+    except (UserError, InfeasibleError) as error:
         print(f"vqc {words[0]}: {error}", file=sys.stderr)
-        return error.exit_status
+        return USER_ERROR
+    except (RuntimeError, MemoryError) as error:
+        from vqc.hardware.memory import is_out_of_memory, out_of_memory_message
+
+        if not is_out_of_memory(error):
+            raise
+        print(f"vqc {words[0]}: {out_of_memory_message('the detector', error)}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print(f"vqc {words[0]}: interrupted", file=sys.stderr)
         return INTERRUPTED

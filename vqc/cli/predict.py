@@ -6,154 +6,113 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqc.errors import ConfigError
+from vqc.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    from vqc.evaluation.coco_metrics import Detections
-    from vqc.inference.predictor import OpenedDetector, Photograph, Verdict
-
-__all__ = ["add_flags", "run"]
+    from vqc.inference.detections import Detections
+    from vqc.inference.photographs import Photograph
+    from vqc.inference.predictor import Predictor
+    from vqc.inference.verdicts import Verdict
 
 UNREADABLE = 1
-DEFAULT_THRESHOLD = 0.5  # where none was chosen: said in what is written, and no advice
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="model.safetensors or model.onnx")
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="FILE", help="model.safetensors or model.onnx of a promoted bundle"
+        "--images", type=Path, required=True, metavar="PATH", help="folder of photographs, or one of them"
     )
+    parser.add_argument("--annotations", type=Path, metavar="FILE", help="COCO file that gives the image ids")
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of photographs, or one of them"
+        "--threshold", type=float, metavar="T", help="reject from this score (the calibration's, else 0.5)"
     )
-    parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="COCO file of this folder: its image ids are used"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        metavar="SCORE",
-        help=f"lowest score that rejects a part (the calibration's, else {DEFAULT_THRESHOLD})",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="new folder to write (results/predictions/ and the date and time)"
-    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new folder (results/predictions/ and date and time)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 where a photograph could not be read: the others are predicted all the same."""
     from vqc.files import new_folder
-    from vqc.inference.predictor import find_photographs, open_detector
+    from vqc.inference.model_file import open_predictor
+    from vqc.inference.photographs import find_photographs
+    from vqc.inference.thresholds import resolve_thresholds
 
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
     photographs = find_photographs(args.images, annotations=args.annotations)
-    detector = open_detector(args.model)
-    thresholds, remark = _thresholds(detector, args.threshold)
+    predictor = open_predictor(args.model)
+    thresholds, source = resolve_thresholds(predictor, given=args.threshold)
     out = args.out or Path("results") / "predictions" / datetime.now().strftime("%Y%m%d-%H%M%S")
     with new_folder(out) as draft:
-        verdicts = _write(draft, detector, photographs, thresholds=thresholds, remark=remark)
-    return _tell(out, verdicts, remark)
+        verdicts = _judged(draft, predictor, photographs, thresholds)
+        summary = {
+            "model": str(args.model),
+            "weights_sha256": predictor.weights_sha256,
+            "calibrated": predictor.calibration is not None,
+            "thresholds": {predictor.category(label)[1]: threshold for label, threshold in thresholds.items()},
+            "threshold_source": source,
+            "images": [asdict(verdict) for verdict in verdicts],
+        }
+        _write_json(draft / "verdicts.json", summary)
+    return _show(out, verdicts, source)
 
 
-def _thresholds(detector: OpenedDetector, asked: float | None) -> tuple[dict[int, float], str]:
-    """Label -> operating threshold, and a sentence on where it comes from."""
-    from vqc.inference.calibration import calibration_path
-
-    labels = range(1, len(detector.categories) + 1)
-    calibration = detector.calibration
-    scores = "raw" if calibration is None else "calibrated"
-    if asked is not None:
-        return dict.fromkeys(labels, asked), f"Threshold {asked:g} as given, on {scores} scores."
-    if calibration is None:
-        remark = f"No operating threshold was chosen for this model: {DEFAULT_THRESHOLD:g} is used, on raw scores."
-        return dict.fromkeys(labels, DEFAULT_THRESHOLD), remark
-    point = calibration.operating_point
-    remark = f"Calibrated scores; thresholds of {calibration_path(detector.path).name}"
-    remark += f", chosen for an escape rate of at most {100 * point.max_escape:g} %"
-    remark += "." if point.reached else ", which was not reached on val."
-    return calibration.thresholds, remark
-
-
-def _write(
-    folder: Path,
-    detector: OpenedDetector,
-    photographs: list[Photograph],
-    *,
-    thresholds: Mapping[int, float],
-    remark: str,
+def _judged(
+    folder: Path, predictor: Predictor, photographs: Sequence[Photograph], thresholds: Mapping[int, float]
 ) -> list[Verdict]:
-    from vqc.inference.predictor import Verdict, coco_results, judge, predict, verdicts_csv
+    """The verdicts; detections, pictures and the spreadsheet are written on the way."""
+    from vqc.files import write_atomically
+    from vqc.inference.photographs import read_photograph
+    from vqc.inference.verdicts import Verdict, coco_results, judge, verdicts_csv
     from vqc.reporting.draw import save_jpeg
+    from vqc.reporting.terminal import track
 
     results: list[dict[str, Any]] = []
     verdicts: list[Verdict] = []
-    for number, (photograph, pixels, found) in enumerate(predict(detector, photographs), start=1):
-        if pixels is None or isinstance(found, str):
-            reason = str(found)
-            verdicts.append(
-                Verdict(
-                    image_id=photograph.image_id, file_name=photograph.file_name, verdict="unreadable", reason=reason
-                )
-            )
+    for photograph in track(photographs):
+        try:
+            pixels = read_photograph(photograph)
+        except DataError as error:
+            id_, name = photograph.image_id, photograph.file_name
+            verdicts.append(Verdict(image_id=id_, file_name=name, verdict="unreadable", reason=error.what))
             continue
-        results += coco_results(found, detector)
-        verdicts.append(judge(photograph, found, detector, thresholds=thresholds))
+        found = predictor.detect(pixels, image_id=photograph.image_id)
+        results += coco_results(found, predictor)
+        verdicts.append(judge(photograph, found, predictor, thresholds=thresholds))
         picture = folder / "pictures" / f"{photograph.image_id:06d}-{photograph.path.stem}.jpg"
-        save_jpeg(picture, _annotated(pixels, found, detector, thresholds))
-        if sys.stderr.isatty():
-            print(f"\r{number} of {len(photographs)}", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    summary = {
-        "model": str(detector.path),
-        "runtime": detector.runtime,
-        "calibrated": detector.calibration is not None,
-        "thresholds": {detector.category(label)[1]: threshold for label, threshold in thresholds.items()},
-        "remark": remark,
-        "images": [asdict(verdict) for verdict in verdicts],
-    }
+        save_jpeg(picture, _annotated(pixels, found.reaching(thresholds), predictor))
     _write_json(folder / "detections.json", results)
-    _write_json(folder / "verdicts.json", summary)
-    _write_text(folder / "verdicts.csv", verdicts_csv(verdicts))
+    # A file's name may hold bytes that are no letters.
+    write_atomically(folder / "verdicts.csv", verdicts_csv(verdicts).encode(errors="backslashreplace"))
     return verdicts
 
 
-def _annotated(
-    pixels: NDArray[Any], found: Detections, detector: OpenedDetector, thresholds: Mapping[int, float]
-) -> NDArray[Any]:
-    """The photograph with what counts as a defect; the rest is in ``detections.json``."""
+def _annotated(pixels: NDArray[np.uint8], defects: Detections, predictor: Predictor) -> NDArray[np.uint8]:
     from vqc.reporting.draw import draw_boxes
 
-    counts = [i for i, label in enumerate(found.labels) if found.scores[i] >= thresholds[int(label)]]
-    captions = [f"{detector.category(int(found.labels[i]))[1]} {found.scores[i]:.2f}" for i in counts]
-    return draw_boxes(pixels, found.boxes[counts], captions)
+    pairs = zip(defects.labels, defects.scores, strict=True)
+    return draw_boxes(pixels, defects.boxes, [f"{predictor.category(int(k))[1]} {score:.2f}" for k, score in pairs])
 
 
 def _write_json(path: Path, content: object) -> None:
-    _write_text(path, json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    from vqc.files import write_atomically
+
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _write_text(path: Path, text: str) -> None:
-    # A file's name may hold bytes that are no letters; as \\udc.. they are whole, in JSON too.
-    path.write_bytes(text.encode("utf-8", errors="backslashreplace"))
-
-
-def _tell(out: Path, verdicts: list[Verdict], remark: str) -> int:
+def _show(out: Path, verdicts: Sequence[Verdict], source: str) -> int:
     from vqc.data.findings import printable
 
-    counts = {kind: sum(v.verdict == kind for v in verdicts) for kind in ("pass", "fail", "unreadable")}
-    print(
-        f"{len(verdicts)} photographs: {counts['pass']} pass, {counts['fail']} fail, {counts['unreadable']} unreadable"
-    )
-    print(remark)
+    counts = ", ".join(f"{sum(v.verdict == kind for v in verdicts)} {kind}" for kind in ("pass", "fail", "unreadable"))
+    print(f"{len(verdicts)} photographs: {counts}\n{source}")
     print(f"  {out / 'verdicts.csv'}\n  {out / 'detections.json'}\n  {out / 'pictures'}")
     unreadable = [verdict for verdict in verdicts if verdict.verdict == "unreadable"]
     for verdict in unreadable:

@@ -9,25 +9,25 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
+from vqc.boxes import xyxy_to_xywh
 from vqc.config import Record
 from vqc.data.dataset import ImageRecord, Split
-from vqc.data.loader import Batch, fit_scale
+from vqc.data.loader import Batch
 from vqc.epoch import Scores
 from vqc.hardware.memory import MicroBatch
 from vqc.hardware.precision import Precision
-
-__all__ = ["AreaScores", "Detections", "coco_scores", "coco_scores_by_area", "detect", "in_annotated_pixels"]
+from vqc.inference.detections import Detections
+from vqc.inference.torch_backend import detect_batch
 
 IOU_50, IOU_75 = 0.5, 0.75
 
@@ -42,17 +42,20 @@ class AreaScores(Record):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Detections:
-    """What was found on one image, best first.
+class ClassMatches:
+    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores.
 
-    ``boxes`` float32 [m, 4] xyxy pixels of the annotated image, ``scores`` float32 [m] in 0..1,
-    ``labels`` int64 [m] in 1..C.
+    Attributes:
+        image: int64 [D], position of the detection's image in the split.
+        found: bool [T, D], whether it found an object, at each IoU 0.50:0.05:0.95.
+        ignored: bool [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region.
+        objects: int64 [N], objects of the class on each image, crowd regions not counted.
     """
 
-    image_id: int
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    image: NDArray[np.int64]
+    found: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    objects: NDArray[np.int64]
 
 
 def detect(
@@ -78,10 +81,9 @@ def detect(
     micro = micro or MicroBatch(size=sys.maxsize)
     found: list[Detections] = []
     try:
-        with torch.inference_mode():
-            for batch in batches:
-                attempt = partial(_detected, model, batch, split, size, precision)
-                found += micro.fitted(attempt, images=len(batch.indices), what="detection")
+        for batch in batches:
+            attempt = partial(_detected, model, batch, split, size, precision)
+            found += micro.fitted(attempt, images=len(batch.indices), what="detection")
     finally:
         model.train(was_training)
     return found
@@ -92,65 +94,10 @@ def _detected(
 ) -> list[Detections]:
     found = []
     for part in batch.parts(part_size):
-        with precision.autocast():
-            outputs = model(part.images.to(precision.device, non_blocking=True))
-        for index, (boxes, scores, labels) in zip(part.indices, _fetched(outputs), strict=True):
-            record = split.images[index]
-            found.append(
-                in_annotated_pixels(
-                    boxes,
-                    scores,
-                    labels,
-                    image_id=record.image_id,
-                    width=record.width,
-                    height=record.height,
-                    size=size,
-                )
-            )
+        fitted = detect_batch(model, part.images, precision)
+        for record, one in zip((split.images[index] for index in part.indices), fitted, strict=True):
+            found.append(one.in_image(record.image_id, width=record.width, height=record.height, size=size))
     return found
-
-
-def _fetched(
-    outputs: Sequence[Mapping[str, torch.Tensor]],
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]]:
-    """Boxes, scores and labels of each image. The CPU waits for the GPU here, three times a batch, not an image."""
-    ends = np.cumsum([len(output["scores"]) for output in outputs])[:-1]
-    boxes, scores, labels = (
-        np.split(torch.cat([output[name] for output in outputs]).to(kind).cpu().numpy(), ends)
-        for name, kind in (("boxes", torch.float32), ("scores", torch.float32), ("labels", torch.int64))
-    )
-    yield from zip(boxes, scores, labels, strict=True)
-
-
-def in_annotated_pixels(
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    image_id: int,
-    width: int,
-    height: int,
-    size: tuple[int, int],
-) -> Detections:
-    """What a detector found on a fitted image, put back into the image as annotated and sorted best first.
-
-    Args:
-        boxes: [m, 4] xyxy pixels of the fitted image.
-        scores: [m] in 0..1.
-        labels: [m] in 0..C; what is labelled 0 is left out.
-        width, height: of the annotated image, in pixels; boxes are clipped to it.
-        size: height and width that the image was fitted to.
-    """
-    scale = np.float32(fit_scale(width, height, size))
-    limits = np.array([width, height] * 2, np.float32)
-    best_first = np.argsort(-scores, kind="stable")
-    best_first = best_first[labels[best_first] > 0]  # torchvision's FCOS and RetinaNet score a class "background" too
-    return Detections(
-        image_id=image_id,
-        boxes=np.clip(boxes / scale, np.float32(0), limits)[best_first],
-        scores=scores[best_first],
-        labels=labels[best_first],
-    )
 
 
 def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
@@ -187,6 +134,31 @@ def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[
     }
 
 
+def coco_matches(split: Split, detections: Sequence[Detections]) -> tuple[ClassMatches, ...]:
+    """The matches of each class, in label order, from which AP can be computed for any resample of the images."""
+    evaluation = _evaluated(split, detections, areas=1)
+    ids = np.array([record.image_id for record in split.images])
+    positions, per_class = np.argsort(ids), []  # pycocotools sorts images by id
+    for k in range(len(split.categories)):
+        rows = evaluation.evalImgs[k * len(ids) : (k + 1) * len(ids)]
+        known = [(position, row) for position, row in zip(positions, rows, strict=True) if row is not None]
+        objects = np.zeros(len(ids), np.int64)
+        for position, row in known:
+            objects[position] = int((1 - np.asarray(row["gtIgnore"])).sum())
+        none = np.zeros((len(evaluation.params.iouThrs), 0))
+        score = np.concatenate([np.zeros(0), *(row["dtScores"] for _, row in known)])
+        order = np.argsort(-score, kind="stable")
+        per_class.append(
+            ClassMatches(
+                image=np.repeat([p for p, _ in known], [len(row["dtScores"]) for _, row in known])[order].astype(int),
+                found=np.concatenate([none, *(row["dtMatches"] for _, row in known)], axis=1)[:, order] > 0,
+                ignored=np.concatenate([none, *(row["dtIgnore"] for _, row in known)], axis=1)[:, order] > 0,
+                objects=objects,
+            )
+        )
+    return tuple(per_class)
+
+
 def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) -> Any:
     """pycocotools' evaluation at 100 detections per image; of its ranges of areas, all and three parts, the first."""
     from pycocotools.coco import COCO
@@ -213,9 +185,8 @@ def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) ->
 def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for record in images:
-        for box, label, area, crowd in zip(
-            record.boxes.tolist(), record.labels, record.areas, record.crowd, strict=True
-        ):
+        boxes = xyxy_to_xywh(record.boxes.astype(np.float64)).tolist()
+        for box, label, area, crowd in zip(boxes, record.labels, record.areas, record.crowd, strict=True):
             rows.append(
                 _row(len(rows) + 1, record.image_id, box, int(label)) | {"area": float(area), "iscrowd": int(crowd)}
             )
@@ -225,15 +196,16 @@ def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
 def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for one in detections:
-        for box, score, label in zip(one.boxes.tolist(), one.scores.tolist(), one.labels, strict=True):
+        boxes = xyxy_to_xywh(one.boxes.astype(np.float64)).tolist()
+        for box, score, label in zip(boxes, one.scores.tolist(), one.labels, strict=True):
             row = _row(len(rows) + 1, one.image_id, box, int(label))
             rows.append(row | {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score})
     return rows
 
 
-def _row(number: int, image_id: int, box: list[float], label: int) -> dict[str, Any]:
-    x0, y0, x1, y1 = box
-    return {"id": number, "image_id": image_id, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+def _row(number: int, image_id: int, box: Sequence[float], label: int) -> dict[str, Any]:
+    """One entry of a COCO file; ``box`` is xywh."""
+    return {"id": number, "image_id": image_id, "category_id": label, "bbox": box}
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -1,7 +1,7 @@
-"""How torch's CUDA allocator cuts up the GPU's memory: the guide's ``max_split_size_mb``, and expandable segments.
+"""Settings of torch's CUDA allocator: the guide's ``max_split_size_mb``, and expandable segments.
 
-Called by ``vqc.training.loop``. torch 2.6 to 2.15 read the variable once, when a process first asks for GPU memory, not
-when torch is imported; so the first run of a process decides for all that follow in it.
+torch 2.6 to 2.15 read the variable once, when a process first asks for GPU memory, not
+when torch is imported; so the first run of a process decides for all later ones in it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from contextlib import contextmanager
 
 from vqc.config import GpuOptimization
 
-__all__ = ["allocator_environment", "allocator_settings"]
-
 VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"  # the guide's; newer torch also has PYTORCH_ALLOC_CONF and takes both
 BY_HAND = ("PYTORCH_ALLOC_CONF", VARIABLE)
 
 
 def allocator_settings(optimization: GpuOptimization, *, platform: str = sys.platform) -> str:
-    """The settings in torch's spelling; empty where torch's own defaults are kept."""
+    """The settings in torch's spelling; empty for torch's own defaults."""
     chosen = []
     if optimization.max_split_size_mb is not None:
         chosen.append(f"max_split_size_mb:{optimization.max_split_size_mb}")
@@ -33,7 +31,7 @@ def allocator_settings(optimization: GpuOptimization, *, platform: str = sys.pla
 def allocator_environment(
     optimization: GpuOptimization, environment: MutableMapping[str, str] = os.environ
 ) -> Iterator[None]:
-    """Within it torch finds the settings, unless the user has set the variable: then theirs hold."""
+    """Within it torch finds the settings, unless the user has set the variable: then that one holds."""
     settings = allocator_settings(optimization)
     if not settings or any(name in environment for name in BY_HAND):
         yield

@@ -1,4 +1,4 @@
-"""What the GPU is doing: utilisation, memory, temperature, power, as its driver tells (nvidia-ml-py)."""
+"""What the GPU is doing: utilisation, memory, temperature, power, as its driver reports them (nvidia-ml-py)."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vqc.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["GB", "GpuReading", "gpu_count", "gpu_uuid", "read_gpu"]
-
 GB = 2**30
+CONTEXT_GB = 0.4  # a process before its first tensor, by card and driver 0.3 to 0.5 (assumed, not measured here)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GpuReading:
-    """One look at a GPU; ``None`` where its driver does not tell."""
+    """One reading of a GPU; ``None`` where its driver does not report it."""
 
     name: str
     utilisation: float | None  # share of the last second with a kernel running, 0..1
@@ -37,10 +38,31 @@ def gpu_count() -> int:
         return 0
 
 
+def choose_gpu(asked: int | None) -> tuple[int | None, str]:
+    """The index of the CUDA device to train on, None for the CPU; and a sentence for the user, empty with a GPU.
+
+    Raises:
+        ConfigError: there are GPUs, but not the one asked for.
+    """
+    from torch import cuda
+
+    count = cuda.device_count()
+    if count and asked is not None and not 0 <= asked < count:
+        raise ConfigError("--gpu", [f"got {asked}, expected 0 to {count - 1}"])
+    if count:
+        return asked or 0, ""
+    if gpu_count():
+        return None, (
+            "There is a GPU, but this build of torch cannot use it: the CPU trains.\n"
+            "  next: uv pip install --reinstall torch torchvision --torch-backend=auto"
+        )
+    return None, "No GPU found: the CPU trains" + (f" instead of GPU {asked}." if asked is not None else ".")
+
+
 def gpu_uuid(device: torch.device) -> str | None:
     """The driver's name of a CUDA device: torch counts only what CUDA_VISIBLE_DEVICES shows, the driver all.
 
-    None for another kind of device, and where torch does not tell.
+    None for another kind of device, and where torch does not know it.
     """
     if device.type != "cuda":
         return None
@@ -64,20 +86,20 @@ def read_gpu(index: int = 0, *, uuid: str | None = None) -> GpuReading | None:
         name = pynvml.nvmlDeviceGetName(handle)
     except pynvml.NVMLError:
         return None
-    percent = _told(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
-    milliwatts = _told(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
+    percent = _figure(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+    milliwatts = _figure(lambda: pynvml.nvmlDeviceGetPowerUsage(handle))
     return GpuReading(
         name=name if isinstance(name, str) else name.decode(),
         utilisation=None if percent is None else percent / 100,
         used_gb=memory.used / GB,
         total_gb=memory.total / GB,
-        temperature_c=_told(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+        temperature_c=_figure(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
         power_w=None if milliwatts is None else milliwatts / 1000,
     )
 
 
-def _told(ask: Callable[[], float]) -> float | None:
-    """A figure that some drivers (laptops, virtual machines) refuse."""
+def _figure(ask: Callable[[], float]) -> float | None:
+    """A figure that some drivers (laptops, virtual machines) refuse: None there."""
     import pynvml
 
     try:

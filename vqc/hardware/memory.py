@@ -1,8 +1,10 @@
-"""Memory: how much a run takes, and how a batch that does not fit is computed all the same.
+"""Memory: how much a run takes, and how a batch that does not fit is computed in parts.
 
-The batch size is a promise: it decides what is trained, and memory decides only in how many parts a batch is
-computed. When a part does not fit, the part is halved and the same batch is run again, with the random state and the
-running statistics it began with, at any step of any run. Only an image that does not fit alone is infeasible.
+The batch size decides what is trained; memory decides only in how many parts a batch is computed. Every run starts
+with whole batches. When memory runs out, the parts are halved and the same batch is run again, from the random state
+and the running statistics it began with. Each epoch starts with parts twice as large as the last one needed, so an
+allocation that failed once, beside another program, does not slow the rest of the run down. A configuration is
+infeasible only where one image does not fit alone.
 """
 
 from __future__ import annotations
@@ -11,58 +13,58 @@ import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from vqc.errors import InfeasibleError
-from vqc.hardware.memory_book import limit_gb
+from vqc.hardware.gpu import CONTEXT_GB, GB
 
-__all__ = [
-    "CudaMeter",
-    "Meter",
-    "MicroBatch",
-    "Rollback",
-    "cap_vram",
-    "free_memory",
-    "is_out_of_memory",
-    "peak_ram_gb",
-    "peak_vram_gb",
-    "reserve_optimizer_state",
-    "restart_peak_vram",
-]
-
-GB = 2**30
 T = TypeVar("T")
 # What CUDA's libraries, and the CPU's allocator, say in a plain RuntimeError.
-OTHER_WORDS = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
+MESSAGES = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, of the GPU or of the machine."""
+    """Whether the error means that memory ran out, of the GPU or of the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OTHER_WORDS)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+
+
+def out_of_memory_message(what: str, error: BaseException) -> str:
+    """One sentence for the user; ``error`` is one of those that ``is_out_of_memory``."""
+    cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"{what} does not fit into memory ({cause}); "
+        "expected more free memory, a smaller image_size or a lighter detector (vqc models)"
+    )
 
 
 @dataclass(kw_only=True)
 class MicroBatch:
-    """How many images are computed at once; shrinks when memory runs out and stays small for the rest of the run.
-
-    ``failed``: the smallest size that did not fit so far, None where all did.
-    """
+    """How many images are computed at once, at first ``size``; halved when memory runs out."""
 
     size: int
-    failed: int | None = None
 
-    def fitted(self, attempt: Callable[[int], T], *, images: int, what: str) -> T:
-        """What ``attempt(size)`` returns, halving the size and trying again until it fits.
+    def __post_init__(self) -> None:
+        self._whole = self.size
+
+    def grow(self) -> None:
+        """Allow twice as many images from here on, at most the first size."""
+        self.size = min(self._whole, 2 * self.size)
+
+    def fitted(
+        self, attempt: Callable[[int], T], *, images: int, what: str, undo: Callable[[], None] = lambda: None
+    ) -> T:
+        """The result of ``attempt(size)``, with the size halved until it fits.
 
         Args:
-            attempt: does all of the work anew at each call, in parts of so many images.
-            images: that the work is about; a larger size than this is not tried.
+            attempt: does all of the work anew at each call, in parts of ``size`` images.
+            images: in the work; a larger size than this is not tried.
             what: for the message, such as "a training step".
+            undo: takes back what a failed attempt changed; called before the next one.
 
         Raises:
             InfeasibleError: not even one image at a time fits.
@@ -75,32 +77,33 @@ class MicroBatch:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).splitlines()[0] if str(error) else type(error).__name__
+                message = out_of_memory_message(f"{what}, even on one image,", error)
             # Outside of the handler: the error's traceback holds the tensors that did not fit.
             free_memory()
-            self.failed = size if self.failed is None else min(size, self.failed)
             if size > 1:
-                self.size = size // 2
+                self.size = (size + 1) // 2
             elif last_chance:
-                raise InfeasibleError(f"{what} does not fit into memory, not even on one image: {said}")
+                raise InfeasibleError(message)
             else:
-                last_chance = True  # with all that is cached given back
+                last_chance = True  # after all cached memory was freed
+            undo()
 
 
 class Rollback:
-    """What a failed attempt at a batch changed besides gradients: running statistics and the random state."""
+    """Takes back what a failed attempt at a batch changed besides gradients: running statistics and random states."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self._buffers = [buffer for buffer in model.buffers() if buffer.numel()]
         self._device = device
         self._saved = [buffer.clone() for buffer in self._buffers]
-        self._mark()
 
     def save(self) -> None:
         """Take the present state as the one to go back to."""
         if self._buffers:
             torch._foreach_copy_(self._saved, self._buffers)
-        self._mark()
+        self._cpu_state = torch.get_rng_state()
+        if self._device.type == "cuda":
+            self._cuda_state = torch.cuda.get_rng_state(self._device)
 
     def restore(self) -> None:
         """Go back to the state that was saved last."""
@@ -110,55 +113,9 @@ class Rollback:
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._cuda_state, self._device)
 
-    def _mark(self) -> None:
-        self._cpu_state = torch.get_rng_state()
-        if self._device.type == "cuda":
-            self._cuda_state = torch.cuda.get_rng_state(self._device)
-
-
-class Meter(Protocol):
-    """Tells what a computation takes of a device's memory, and how much there is for it."""
-
-    @property
-    def card(self) -> str:
-        """The device's name."""
-
-    def limit_bytes(self) -> int:
-        """What this process may take."""
-
-    def restart(self) -> None:
-        """Forget the peak so far."""
-
-    def peak_bytes(self) -> int:
-        """The most that was taken at once since ``restart``."""
-
-
-class CudaMeter:
-    """The meter of torch's allocator on a GPU: tensors, without what it keeps for reuse."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    @property
-    def card(self) -> str:
-        return torch.cuda.get_device_name(self._device)
-
-    def limit_bytes(self) -> int:
-        """The cap, or less where other programs hold memory that the cap would allow."""
-        free, total = torch.cuda.mem_get_info(self._device)
-        # torch before 2.8 does not tell the cap; a step at the size that is found fails on it all the same.
-        fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(self._device)
-        return min(int(fraction * total), free + torch.cuda.memory_reserved(self._device))
-
-    def restart(self) -> None:
-        torch.cuda.reset_peak_memory_stats(self._device)
-
-    def peak_bytes(self) -> int:
-        return torch.cuda.max_memory_allocated(self._device)
-
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more, and the matrix library's workspaces."""
+    """Free what nothing refers to any more, torch's cache, and the matrix library's workspaces."""
     gc.collect()
     if torch.cuda.is_available():
         # Of 8 to 32 MiB for each stream; torch makes them at the first product, and anew when they are gone.
@@ -167,10 +124,10 @@ def free_memory() -> None:
 
 
 def reserve_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
-    """Allocate what AdamW allocates in its first step: the two moments and the step's number of each parameter.
+    """Allocate what AdamW allocates in its first step: the two moments and the step number of each parameter.
 
-    A first step that ran out of memory half-way would have moved some weights, and its repetition them again. With
-    its state there, a fused step allocates nothing.
+    A first step that ran out of memory half-way would have moved some weights, and its repetition would move them
+    again. A fused step whose state exists allocates nothing.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -183,19 +140,20 @@ def reserve_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> None:
-    """From here on this process takes at most its share of so many GiB, and runs out of memory cleanly beyond.
+    """From here on this process takes at most its share of a budget, and runs out of memory cleanly beyond.
 
-    Without a cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing.
+    The share includes ``CONTEXT_GB``: CUDA's own memory, which torch does not count (pytorch issue 58466). Without a
+    cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing.
 
     Args:
-        vram_gb: the budget; None takes all that the GPU has.
+        vram_gb: the budget in GiB; None takes all that the GPU has.
         share: of the budget, for one of several processes on the GPU.
     """
     if device.type != "cuda":
         return
     total_gb = torch.cuda.get_device_properties(device).total_memory / GB
-    allowed_gb = limit_gb(min(total_gb, vram_gb or total_gb), share=share)
-    torch.cuda.set_per_process_memory_fraction(allowed_gb / total_gb, device)
+    allowed_gb = share * min(total_gb, vram_gb or total_gb) - CONTEXT_GB
+    torch.cuda.set_per_process_memory_fraction(max(0.0, allowed_gb) / total_gb, device)
 
 
 def restart_peak_vram(device: torch.device) -> None:

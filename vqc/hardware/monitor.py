@@ -1,6 +1,5 @@
-"""What the machine does while a model trains: sampled once a second in a thread, summed up for each epoch.
+"""What the machine does while a model trains: sampled once a second in a thread, summarised for each epoch.
 
-Called by ``fit()``, and by the progress display for the figures of the moment; calls ``vqc.hardware.gpu`` and psutil.
 Nothing here can stop a run: what cannot be read is ``None``.
 """
 
@@ -13,14 +12,12 @@ from types import TracebackType
 from vqc.epoch import MachineUse
 from vqc.hardware.gpu import GB, GpuReading, read_gpu
 
-__all__ = ["CpuClock", "MachineReading", "Monitor", "machine_text", "read_machine"]
-
 PERIOD_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineReading:
-    """One look at the machine; ``gpu`` is None where there is none or it is not asked for."""
+    """One reading of the machine; ``gpu`` is None where there is none or it was not asked for."""
 
     gpu: GpuReading | None
     ram_used_gb: float | None
@@ -28,19 +25,19 @@ class MachineReading:
 
 
 def read_machine(gpu: str | None = None) -> MachineReading:
-    """The figures now, with those of the GPU of this UUID."""
+    """The figures now, with those of the GPU that has this UUID."""
     used_gb, total_gb = _memory_gb()
     return MachineReading(gpu=None if gpu is None else read_gpu(uuid=gpu), ram_used_gb=used_gb, ram_total_gb=total_gb)
 
 
 class CpuClock:
-    """Tells how busy the cores were between two looks at it; exact, whatever lies between."""
+    """Measures how busy the cores were between two calls, from the system's own counters."""
 
     def __init__(self) -> None:
         self._before = _cpu_times_s()
 
     def utilisation(self) -> float | None:
-        """Mean share of all cores, 0..1, since it was made or last asked; None where too little time has passed."""
+        """Mean share of all cores, 0..1, since it was created or last called; None where too little time passed."""
         before, self._before = self._before, _cpu_times_s()
         if before is None or self._before is None:
             return None
@@ -49,10 +46,10 @@ class CpuClock:
 
 
 class Monitor:
-    """Watches the machine from ``with`` on; ``restart`` begins a window, ``use`` sums it up.
+    """Samples the machine from ``with`` on; ``restart`` starts a window, ``use`` summarises it.
 
     Args:
-        gpu: UUID of the GPU to watch; None watches none.
+        gpu: UUID of the GPU to sample; None: no GPU.
         period_s: between two samples.
     """
 
@@ -73,13 +70,13 @@ class Monitor:
         self._thread.join(timeout=5)
 
     def restart(self) -> None:
-        """Forget what was seen so far."""
+        """Forget all samples so far."""
         with self._lock:
             self._samples.clear()
             self._clock = CpuClock()
 
     def use(self) -> MachineUse:
-        """Means and peaks since ``restart``, this moment included: an epoch may be shorter than the period."""
+        """Means and peaks since ``restart``, with a sample of now: an epoch may be shorter than the period."""
         now = read_machine(self._gpu)
         with self._lock:
             samples = [*self._samples, now]

@@ -11,9 +11,7 @@ import torch
 from vqc.config import TrainConfig
 from vqc.errors import ConfigError
 
-__all__ = ["Precision", "choose_precision"]
-
-FIRST_SCALE = 2.0**14  # torch's 2^16 overflows detection losses in the first steps more often than not
+FIRST_SCALE = 2.0**14  # torch's 2^16 overflows most detection losses in the first steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ def choose_precision(config: TrainConfig, *, gpu: int | None = None) -> Precisio
         gpu: index of the CUDA device; None takes the first, or the CPU where there is none.
 
     Raises:
-        ConfigError: a GPU or a format asked for is not there.
+        ConfigError: a GPU or a format that was asked for does not exist here.
     """
     if gpu is not None and gpu >= torch.cuda.device_count():
         raise ConfigError("--gpu", [f"got {gpu}, but there are {torch.cuda.device_count()} CUDA devices"])
@@ -57,7 +55,7 @@ def choose_precision(config: TrainConfig, *, gpu: int | None = None) -> Precisio
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware itself does; torch emulates it elsewhere, more slowly than float32."""
+    """Whether the hardware supports it; elsewhere torch emulates it, more slowly than float32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

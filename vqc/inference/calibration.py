@@ -1,35 +1,25 @@
-"""Scores that mean something: the calibration of one detector and its operating point, as a file beside the model.
+"""The calibration of one detector and its operating point, as a file beside the model.
 
-Written by ``vqc calibrate``; read by evaluation, explanation and prediction. ``model.safetensors`` and the
-``model.onnx`` exported from it share ``model.calibration.json``; it names the file it was fitted to by its sha256.
-A calibrated score is the overlap (IoU) to be expected with a defect of that class, 0 for a false alarm.
+Written by ``vqc calibrate``; read wherever a detector is opened. ``model.safetensors`` and the ``model.onnx`` exported
+from it share ``model.calibration.json``, which names the weights that it was fitted to by their sha256. A calibrated
+score is the expected overlap (IoU) with a defect of that class, 0 for a false alarm; it is no probability of a defect.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from vqc.config import Record
 from vqc.errors import ModelError
-from vqc.evaluation.coco_metrics import Detections
-from vqc.evaluation.intervals import Rate
-from vqc.files import file_sha256, write_atomically
-
-__all__ = [
-    "Calibration",
-    "Curve",
-    "Method",
-    "OperatingPoint",
-    "calibration_path",
-    "load_calibration",
-    "save_calibration",
-]
+from vqc.files import write_atomically
+from vqc.inference.detections import Detections
 
 Method = Literal["none", "platt", "isotonic"]
 EDGE = 1e-6  # of a score before its logarithm: 0 and 1 have none
@@ -69,27 +59,34 @@ class Curve(Record):
         return np.asarray(np.interp(raw, x, y), np.float32)
 
 
+class Proportion(Record):
+    """``count`` of ``total`` parts."""
+
+    count: int = Field(ge=0)
+    total: int = Field(ge=0)
+
+
 class OperatingPoint(Record):
     """The scores from which a part is rejected, and what they were chosen for on val."""
 
     max_escape: float = Field(gt=0, lt=1, description="the share of defective parts that may pass")
+    confidence: float | None = Field(
+        None, gt=0, lt=1, description="that the true escape rate is not higher; None: it is not higher on average"
+    )
     thresholds: tuple[float, ...] = Field(description="lowest calibrated score that rejects, per class in label order")
     per_class: bool = Field(description="whether the classes have thresholds of their own")
-    reached: bool = Field(description="whether the escape rate on val is as low as asked")
-    escape: Rate = Field(description="on val, which chose the thresholds")
-    overkill: Rate = Field(description="on val, which chose the thresholds")
-    confidence: float | None = Field(
-        None, ge=0, le=1, description="that the true escape rate is as asked; None with thresholds per class"
-    )
-    parts_needed: int = Field(ge=1, description="defective val images, none of them passing, for 95 % confidence")
+    tolerated: int = Field(ge=0, description="defective val parts that may pass so that the promise holds")
+    reached: bool = Field(description="whether no more than these pass")
+    escape: Proportion = Field(description="on val, which chose the thresholds")
+    overkill: Proportion = Field(description="on val, which chose the thresholds")
 
 
 class Calibration(Record):
     """What ``vqc calibrate`` found for one detector."""
 
-    version: Literal[1] = 1
-    model_file: str = Field(description="name of the weights it was fitted to, in the same folder")
-    model_sha256: str = Field(description="of that file")
+    version: Literal[2] = 2
+    model_file: str = Field(description="name of the file it was fitted to")
+    weights_sha256: str = Field(description="of the weights it was fitted to, whatever file holds them")
     data_fingerprint: str = Field(description="of the data whose val split it was fitted on")
     categories: tuple[tuple[int, str], ...] = Field(description="id and name, in label order")
     method: Method
@@ -110,17 +107,23 @@ class Calibration(Record):
 
     def calibrated(self, found: Detections) -> Detections:
         """The same detections with calibrated scores, best first."""
-        scores = np.empty_like(found.scores, dtype=np.float32)
-        for label, curve in enumerate(self.curves, start=1):
-            mine = found.labels == label
-            scores[mine] = curve(found.scores[mine])
-        best_first = np.argsort(-scores, kind="stable")
-        return Detections(
-            image_id=found.image_id,
-            boxes=found.boxes[best_first],
-            scores=scores[best_first],
-            labels=found.labels[best_first],
-        )
+        return replace(found, scores=apply_curves(self.curves, found.scores, found.labels)).best_first()
+
+
+def apply_curves(
+    curves: Sequence[Curve], scores: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Raw scores [m] through the curves of their classes.
+
+    Args:
+        curves: [C] in label order.
+        labels: [m] in 1..C.
+    """
+    calibrated = np.empty_like(scores)
+    for label, curve in enumerate(curves, start=1):
+        chosen = labels == label
+        calibrated[chosen] = curve(scores[chosen])
+    return calibrated
 
 
 def calibration_path(model: Path) -> Path:
@@ -131,16 +134,16 @@ def calibration_path(model: Path) -> Path:
 def save_calibration(model: Path, calibration: Calibration) -> Path:
     """Write the calibration beside the model's file; returns where."""
     path = calibration_path(model)
-    text = json.dumps(calibration.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (calibration.model_dump_json(indent=2) + "\n").encode())
     return path
 
 
-def load_calibration(model: Path) -> Calibration | None:
+def load_calibration(model: Path, *, weights_sha256: str) -> Calibration | None:
     """The calibration beside a model's file, or None where there is none.
 
     Args:
-        model: the weights, or the ONNX file exported from them, which must lie in the same folder.
+        model: a file of weights, or an exported one.
+        weights_sha256: of the weights in it.
 
     Raises:
         ModelError: it is damaged, or was fitted to other weights.
@@ -151,10 +154,9 @@ def load_calibration(model: Path) -> Calibration | None:
     again = f"vqc calibrate --model {model.with_suffix('.safetensors')} --data DIR"
     try:
         found = Calibration.model_validate_json(path.read_text(encoding="utf-8"))
-    except (ValidationError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         first = str(error).splitlines()[0]
-        raise ModelError(f"{path}: not a calibration of this project: {first:.120}", command=again) from None
-    fitted_to = model.with_name(Path(found.model_file).name)
-    if not fitted_to.is_file() or file_sha256(fitted_to) != found.model_sha256:
-        raise ModelError(f"{path}: was fitted to other weights than {fitted_to.name} holds", command=again)
+        raise ModelError(f"{path}: no calibration of this version: {first:.120}", command=again) from None
+    if found.weights_sha256 != weights_sha256:
+        raise ModelError(f"{path}: was fitted to other weights than those in {model.name}", command=again)
     return found

@@ -1,39 +1,30 @@
-"""Why this box: heat over a photograph that shows what speaks for one detection, and how far to trust it.
+"""Saliency: heat over a photograph that shows which pixels a detection depends on, and how far to trust it.
 
-Called by ``vqc explain``. Symbols: N images in a batch, [H, W] the detector's fixed size, m detections on an image. All
+Used by ``vqc explain``. Symbols: N images in a batch, [H, W] the detector's fixed size, m detections on an image. All
 pictures here are already fitted: uint8 [H, W, 3] RGB; boxes are xyxy in their pixels; heat is float32 [H, W] in 0..1.
 
-Two methods, after
-
-- Grad-CAM (Selvaraju et al., ICCV 2017) on the maps of the feature pyramid, by the library pytorch-grad-cam. Averaging
-  the gradient over a whole map, as the paper does for one class an image, lights up every defect of the class; here
-  each cell keeps its own gradient (HiResCAM, Draelos and Carin 2020; for detectors ODAM, Zhao and Chan, ICLR 2023).
-- D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; what is kept in the masks under
-  which the detection survives, speaks for it. It asks nothing of the detector but its detections. We depart from the
-  paper in three points: detectors here return one class and its score and no vector of probabilities, so the
-  similarity of classes is 1 or 0; what is masked is blurred instead of black, for a black edge looks like a scratch;
-  and the heat is a covariance (see ``drise``).
+D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; pixels that were kept whenever the
+detection was still found are hot. It needs nothing of the detector but its detections. We depart from the paper in
+three points: detectors here return one class and its score and no vector of probabilities, so the similarity of classes
+is 1 or 0; what is masked is blurred instead of black, because a black edge looks like a scratch; and the heat is a
+covariance (see ``drise``). The other method is in ``vqc.inference.grad_cam``.
 
 How far to trust a map is measured by deletion and insertion (Petsiuk et al., BMVC 2018): see ``faithfulness``.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from vqc.boxes import iou
+from vqc.inference.detections import Detections
+from vqc.inference.predictor import Backend
 from vqc.seeding import stream_seed
-
-__all__ = ["Faithfulness", "Found", "Target", "blurred", "drise", "exported_finder", "faithfulness", "grad_cam",
-           "similarity", "torch_finder"]  # fmt: skip
 
 Pixels = NDArray[np.uint8]
 Heat = NDArray[np.float32]
@@ -42,17 +33,8 @@ GRID = 16  # cells of a mask along each side, as in D-RISE
 KEPT = 0.5  # chance of a cell to be kept, as in D-RISE
 BATCH = 16
 STEPS = 16  # of deletion and of insertion, each an equal share of the area
-CONTROLS = 4  # displaced copies that a map must beat
+CONTROLS = 19  # displaced copies that a map must beat: a map of no use does so in 1 case of 20
 BLUR = 1 / 8  # standard deviation of what replaces removed pixels, as a share of the longer side
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """Detections on one fitted image: boxes float32 [m, 4], scores float32 [m] in 0..1, labels int64 [m] in 1..C."""
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,14 +47,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Faithfulness:
-    """What becomes of the detection when pixels go or come in the order of a map, hottest first.
+    """What becomes of the detection when pixels are removed or restored in the order of a map, hottest first.
 
     Attributes:
         deletion: mean share of its score that is left while pixels are removed, in 0..1; low is good.
-        insertion: the same while they come back into a blurred image; high is good.
-        beaten: copies of the map moved elsewhere whose insertion less deletion is lower than its own.
+        insertion: the same while they are restored in a blurred image; high is good.
+        beaten: displaced copies of the map whose insertion minus deletion is lower than its own.
         controls: such copies.
-        blank: share of the score that the wholly blurred image has; near 1 nothing can be told.
+        blank: share of the score that the wholly blurred image has; near 1 the figures say nothing.
     """
 
     deletion: float
@@ -82,42 +64,17 @@ class Faithfulness:
     blank: float
 
     @property
+    def p_value(self) -> float:
+        """Chance that a map whose place has nothing to do with the detection beats as many copies or more."""
+        return (1 + self.controls - self.beaten) / (1 + self.controls)
+
+    @property
     def trusted(self) -> bool:
-        """Whether the map shows more of what matters than the same heat in any other place tried."""
+        """Whether the map does better than every displaced copy: a p-value of 1/20 with 19 copies."""
         return self.beaten == self.controls
 
 
-Finder = Callable[[NDArray[np.uint8]], list[Found]]  # uint8 [N, H, W, 3] -> N
-
-
-def torch_finder(model: nn.Module) -> Finder:
-    """A model as a function of a batch of fitted images, in float32, on the device where it is."""
-    device = next(model.parameters()).device
-
-    def find(images: Pixels) -> list[Found]:
-        with torch.inference_mode():
-            outputs = model.eval()(_batch(images).to(device))
-        plain = [{name: tensor.cpu().numpy() for name, tensor in output.items()} for output in outputs]
-        return [_found(one["boxes"], one["scores"], one["labels"]) for one in plain]
-
-    return find
-
-
-def exported_finder(raw: Callable[[Pixels], tuple[Any, Any, Any]]) -> Finder:
-    """``OnnxDetector.raw``, which takes one fitted image, as a function of a batch."""
-
-    def find(images: Pixels) -> list[Found]:
-        return [_found(*raw(image)) for image in images]
-
-    return find
-
-
-def _found(boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Found:
-    own = labels > 0  # torchvision's FCOS and RetinaNet score a class "background" too
-    return Found(boxes=boxes[own], scores=scores[own], labels=labels[own])
-
-
-def similarity(target: Target, found: Found) -> float:
+def similarity(target: Target, found: Detections) -> float:
     """How much of the target is still found, 0..1: the largest overlap times score of its label.
 
     D-RISE's similarity (eq. 2), with classes that agree or do not.
@@ -125,84 +82,11 @@ def similarity(target: Target, found: Found) -> float:
     own = found.labels == target.label
     if not own.any():
         return 0.0
-    return float((_overlaps(target.box, found.boxes[own]) * found.scores[own]).max())
-
-
-def grad_cam(model: nn.Module, image: Pixels, target: Target) -> Heat | None:
-    """Heat of a detection on the map of the feature pyramid that it was read from.
-
-    Args:
-        model: any detector of this project; it is left in evaluation mode and otherwise as it was.
-
-    Returns:
-        None where the model finds nothing of the target's label that overlaps it, so that nothing can be told.
-    """
-    from pytorch_grad_cam import HiResCAM
-
-    picture = _batch(image[None]).to(next(model.parameters()).device)
-    score = _ScoreOf(target)
-    with _tapped(model.eval()) as pyramid:
-        (output,) = model(picture)
-        chosen = score(output)
-        if not chosen.requires_grad:
-            return None
-        level = pyramid.speaking_level(chosen)
-        with HiResCAM(model=model, target_layers=[level]) as cam:
-            heat = cam(picture, targets=[score])[0]
-        model.zero_grad(set_to_none=True)
-    return _stretched(heat)
-
-
-class _ScoreOf:
-    """The score of the detection that is the target, as a differentiable number."""
-
-    def __init__(self, target: Target) -> None:
-        self.target = target
-
-    def __call__(self, output: dict[str, Tensor]) -> Tensor:
-        overlaps = _overlaps(self.target.box, output["boxes"].detach().cpu().numpy())
-        overlaps[output["labels"].cpu().numpy() != self.target.label] = 0.0
-        if not overlaps.any():
-            return torch.zeros(())
-        return output["scores"][int(overlaps.argmax())]
-
-
-class _Pyramid(nn.Module):
-    """A backbone whose maps each pass through a module of their own, so that the library can hook them one by one."""
-
-    def __init__(self, backbone: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.taps = nn.ModuleDict({f"map-{name}": nn.Identity() for name in names})
-        self.maps: dict[str, Tensor] = {}
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        maps = self.backbone(x)
-        self.maps = {name: self.taps[f"map-{name}"](values) for name, values in maps.items()}
-        return OrderedDict(self.maps)
-
-    def speaking_level(self, score: Tensor) -> nn.Module:
-        """The map that the score was read from: the only one, or the one with most of the gradient."""
-        gradients = torch.autograd.grad(score, list(self.maps.values()), allow_unused=True)
-        weights = [0.0 if gradient is None else float(gradient.abs().sum()) for gradient in gradients]
-        return self.taps[f"map-{list(self.maps)[int(np.argmax(weights))]}"]
-
-
-@contextmanager
-def _tapped(model: Any) -> Iterator[_Pyramid]:
-    backbone = model.backbone
-    with torch.inference_mode():
-        weights = next(model.parameters())
-        names = list(backbone(torch.zeros(1, 3, 64, 64, device=weights.device)))
-    model.backbone = pyramid = _Pyramid(backbone, names).eval()
-    try:
-        yield pyramid
-    finally:
-        model.backbone = backbone
+    return float((iou(target.box[None], found.boxes[own])[0] * found.scores[own]).max())
 
 
 def drise(
-    find: Finder, image: Pixels, targets: Sequence[Target], *, masks: int, seed: int, batch: int = BATCH
+    detect: Backend, image: Pixels, targets: Sequence[Target], *, masks: int, seed: int, batch: int = BATCH
 ) -> list[Heat | None]:
     """Heat of each target from the same ``masks`` random masks; None where none of them left anything of it.
 
@@ -218,7 +102,7 @@ def drise(
     total = np.zeros(len(targets))
     for start in range(0, masks, batch):
         some = _masks(rng, min(batch, masks - start), height=height, width=width)
-        found = find(_blended(image, background, some))
+        found = detect(_blended(image, background, some))
         weights = np.array([[similarity(target, one) for one in found] for target in targets])
         weighted += np.tensordot(weights, some, axes=1)
         covered += some.sum(axis=0)
@@ -226,7 +110,7 @@ def drise(
     # The covariance of a pixel's mask with the weights instead of the paper's weighted sum: by chance some pixels are
     # kept more often than others, and a detector that does not care would paint those.
     heat = weighted - total[:, None, None] / masks * covered
-    return [_stretched(one) if weight > 0 else None for one, weight in zip(heat, total, strict=True)]
+    return [stretched(one) if weight > 0 else None for one, weight in zip(heat, total, strict=True)]
 
 
 def _masks(rng: np.random.Generator, count: int, *, height: int, width: int) -> Heat:
@@ -243,46 +127,54 @@ def _masks(rng: np.random.Generator, count: int, *, height: int, width: int) -> 
     return masks
 
 
-def faithfulness(find: Finder, image: Pixels, target: Target, heat: Heat, *, seed: int) -> Faithfulness | None:
-    """Deletion and insertion of a map, beside copies of it that were moved to other places of the image.
+def faithfulness(
+    detect: Backend, image: Pixels, target: Target, heat: Heat, *, inner: tuple[int, int], seed: int
+) -> Faithfulness | None:
+    """Deletion and insertion of a map, beside copies of it that are displaced over the photograph.
 
     The share of the score is ``similarity`` relative to that on the whole image, at most 1. A copy has the same heat in
-    the same shape, so it removes as many pixels in as many pieces: what the map does better is due to its place.
+    the same shape, so it removes as many pixels in as many pieces: what the map does better is due to its place. The
+    displacements are uniform over the photograph, which is closed to a ring in both directions: a map in a random place
+    is then one of 20 alike, and beats its 19 copies with a chance of 1/20 (a permutation test; ties count against it).
+    About 600 images are given to the detector.
+
+    Args:
+        inner: height and width of the photograph inside the fitted image; the padding stays where it is.
 
     Returns:
         None where the detector does not find the target on the whole image.
     """
-    (whole,) = find(image[None])
-    full = similarity(target, whole)
+    background = blurred(image)
+    full, left = (similarity(target, found) for found in detect(np.stack([image, background])))
     if full == 0:
         return None
+    blank = min(1.0, left / full)
     rng = np.random.default_rng(stream_seed(seed, "controls"))
-    height, width = heat.shape
-    moves = [(int(rng.integers(height // 4, 3 * height // 4)), int(rng.integers(width // 4, 3 * width // 4)))
-             for _ in range(CONTROLS)]  # fmt: skip
-    (deletion, insertion, blank), *copies = [
-        _curves(find, image, target, np.roll(heat, move, axis=(0, 1)), full) for move in [(0, 0), *moves]
-    ]
-    beaten = sum(inserted - deleted < insertion - deletion for deleted, inserted, _ in copies)
+    rows, columns = inner
+    shifts = 1 + rng.choice(max(1, rows * columns - 1), CONTROLS)  # 0 would be the map itself
+    gains = []
+    for shift in (0, *shifts.tolist()):
+        moved = heat.copy()
+        moved[:rows, :columns] = np.roll(heat[:rows, :columns], divmod(shift, columns), axis=(0, 1))
+        blends = _removed(image, background, moved)
+        found = [one for at in range(0, len(blends), BATCH) for one in detect(blends[at : at + BATCH])]
+        shares = [min(1.0, similarity(target, one) / full) for one in found]
+        deletion, insertion = (
+            ((1 + blank) / 2 + sum(half)) / STEPS for half in (shares[: STEPS - 1], shares[STEPS - 1 :])
+        )  # trapezia: one end is the whole image, the other the blurred one
+        gains.append((insertion - deletion, deletion, insertion))
+    own, deletion, insertion = gains[0]
+    beaten = sum(gain < own for gain, _, _ in gains[1:])
     return Faithfulness(deletion=deletion, insertion=insertion, beaten=beaten, controls=CONTROLS, blank=blank)
 
 
-def _curves(find: Finder, image: Pixels, target: Target, heat: Heat, full: float) -> tuple[float, float, float]:
-    """Areas under the curves of deletion and insertion, and the share left on the wholly blurred image."""
-    background = blurred(image)
+def _removed(image: Pixels, background: Pixels, heat: Heat) -> Pixels:
+    """[2 * (STEPS - 1), H, W, 3]: with 1, 2, ... shares of the pixels removed, and with as many restored."""
     rank = np.empty(heat.size, np.int64)
     rank[np.argsort(-heat, axis=None, kind="stable")] = np.arange(heat.size)
-    bounds = np.linspace(0, heat.size, STEPS + 1)
-    first = (rank[None] < bounds[:, None]).reshape(-1, *heat.shape).astype(np.float32)  # [steps + 1, H, W]
-    areas, blank = [], 0.0
-    for kept in (1 - first, first):
-        shares = []
-        for start in range(0, len(kept), BATCH):
-            found = find(_blended(image, background, kept[start : start + BATCH]))
-            shares += [min(1.0, similarity(target, one) / full) for one in found]
-        areas.append((sum(shares) - (shares[0] + shares[-1]) / 2) / STEPS)  # trapezia
-        blank = shares[0]
-    return areas[0], areas[1], blank
+    bounds = np.linspace(0, heat.size, STEPS + 1)[1:-1]
+    hottest = (rank[None] < bounds[:, None]).reshape(-1, *heat.shape).astype(np.float32)
+    return _blended(image, background, np.concatenate([1 - hottest, hottest]))
 
 
 def blurred(image: Pixels) -> Pixels:
@@ -298,21 +190,8 @@ def _blended(image: Pixels, background: Pixels, kept: Heat) -> Pixels:
     return np.asarray(share * image + (1 - share) * background).round().astype(np.uint8)
 
 
-def _overlaps(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Intersection over union of one box with [m, 4] others; 0 where both are empty."""
-    one, others = box.astype(np.float64), boxes.astype(np.float64)
-    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
-    shared = np.maximum(sides, 0).prod(axis=1)
-    union = (one[2:] - one[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0))
-
-
-def _stretched(heat: NDArray[np.floating[Any]]) -> Heat | None:
+def stretched(heat: NDArray[np.floating[Any]]) -> Heat | None:
     """Heat below 0 cut off and the rest scaled to 0..1; None where nothing is above 0."""
     positive = np.maximum(heat, 0).astype(np.float32)
     top = float(positive.max())
     return positive / top if top > 0 else None
-
-
-def _batch(images: Pixels) -> Tensor:
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""Anchors of a fixed input size, computed once.
+"""Anchors of a fixed input size, computed once and in float32.
 
-Called by ``vqc.models.build``. Torchvision computes them anew at every step, and in the number format of the feature
-maps: under mixed precision in bfloat16, which has no 257.
+Torchvision computes them anew at every step, in the number format of the feature maps: under mixed precision in
+bfloat16, which has no 257.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-__all__ = ["FixedAnchors"]
-
 
 class FixedAnchors(nn.Module):
-    """Stands in for one of torchvision's generators: the same anchors, remembered, in float32 at least."""
+    """Replaces one of torchvision's generators: the same anchors, kept, in float32 or better."""
 
     def __init__(self, generator: Any) -> None:
         super().__init__()
@@ -27,7 +25,7 @@ class FixedAnchors(nn.Module):
         """Per image [A, 4] xyxy pixels, the same tensor for each.
 
         Args:
-            feature_maps: [N, C, H, W] of each level; their sizes, device and number format count.
+            feature_maps: [N, C, H, W] of each level; only their sizes, device and number format are used.
         """
         if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             anchors: list[Tensor] = self.generator(images, feature_maps)
@@ -37,7 +35,7 @@ class FixedAnchors(nn.Module):
         sizes = tuple(tuple(one.shape[-2:]) for one in feature_maps)
         key = (tuple(images.tensors.shape[-2:]), sizes, dtype, first.device)
         if key not in self._known:
-            with torch.inference_mode(mode=False):  # what is made in that mode could not be trained with later
+            with torch.inference_mode(mode=False):  # tensors made in that mode cannot be trained with later
                 one = ImageList(torch.empty(1, *images.tensors.shape[1:], device=first.device), images.image_sizes[:1])
                 maps = [torch.empty(1, 1, *size, dtype=dtype, device=first.device) for size in sizes]
                 (self._known[key],) = self.generator(one, maps)

@@ -1,6 +1,6 @@
-"""Which weights a detector starts from, decided before a run begins, so that no trial has to.
+"""Which weights a detector starts from, decided before a run or a search, so that no trial has to download them.
 
-Called where a run or a search is prepared. Torch is imported only where there is something to load.
+Torch is imported only where there is something to load.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from vqc.errors import ModelError
 from vqc.files import file_sha256
 from vqc.models.registry import ARCHITECTURES, check_model
 
-__all__ = ["resolve_weights"]
-
 PROBE_TIMEOUT_S = 10.0
 
 
 def resolve_weights(config: TrainConfig) -> tuple[TrainConfig, str]:
-    """The configuration with ``weights`` decided, and one sentence that says how.
+    """The configuration with ``weights`` decided, and what was decided, in words.
 
-    Downloads the backbone's weights where they are wanted and not there yet, so that no trial has to.
+    Downloads the backbone's weights where they are wanted and missing.
 
     Raises:
-        ModelError: ``weights`` is 'backbone' and they cannot be had, or a file in their place holds something else.
+        ModelError: ``weights`` is 'backbone' and they are not available, or a file in their place holds something else.
     """
     check_model(config.model)
     wanted = ARCHITECTURES[config.model].backbone_weights
@@ -49,7 +47,7 @@ def _weights_folder() -> Path:
 
 
 def _fetch(name: str) -> str | None:
-    """Put the named weights into torch's folder; None when they are there, else what went wrong."""
+    """Put the named weights into torch's folder; None when they are there, else the reason why not."""
     from torchvision.models import get_weight
 
     weights = get_weight(name)
@@ -67,7 +65,7 @@ def _fetch(name: str) -> str | None:
 
 
 def _check(path: Path) -> None:
-    """The end of such a file's name is the beginning of its sha256; torch checks it only where it downloads."""
+    """The last part of such a file's name is the start of its sha256; torch checks it only after a download."""
     begins = path.stem.rpartition("-")[2]
     try:
         sha256 = file_sha256(path)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from vqc.errors import ModelError, nearest
 
-__all__ = ["ARCHITECTURES", "Architecture", "check_model"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -16,12 +14,10 @@ class Architecture:
 
     ``backbone_weights``: torchvision's name of the ImageNet weights of its backbone, None where there are none.
     ``score_threshold``: detections below it are not returned.
-    ``cpu_channels_last``: whether a CPU trains it faster with its channels last in memory than plane by plane.
     """
 
     backbone_weights: str | None
     score_threshold: float = 0.05
-    cpu_channels_last: bool = True
     note: str
 
 
@@ -40,7 +36,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         note="the same with fewer proposals, for small images",
     ),
     "retinanet_resnet50_fpn": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", cpu_channels_last=False, note="one stage, focal loss"
+        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="one stage, focal loss"
     ),
     "retinanet_resnet50_fpn_v2": Architecture(
         backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="group norm heads, GIoU loss"
@@ -51,10 +47,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ssdlite320_mobilenet_v3_large": Architecture(
         backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1",
         score_threshold=0.01,
-        note="the fastest of torchvision's",
+        note="the fastest of torchvision",
     ),
     "fcos_tiny": Architecture(
-        backbone_weights=None, note="0.6 million parameters, from random weights: for two CPU cores"
+        backbone_weights=None, note="0.6 million parameters, trained from random weights: for a CPU"
     ),
 }
 

@@ -1,7 +1,6 @@
-"""What was found, drawn over the photograph: boxes with captions, and heat.
+"""Detections drawn over the photograph: boxes with captions, and heat.
 
-Called by ``vqc.inference.predictor`` and ``vqc.inference.saliency``. Small pictures are enlarged first, so that
-captions can be read.
+Small pictures are enlarged first, so that captions can be read.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.files import write_atomically
-
-__all__ = ["draw_boxes", "draw_heat", "save_jpeg"]
 
 READABLE_PX = 640  # a longer side below this is enlarged by a whole factor
 BOX_RGB = (255, 64, 64)
@@ -35,10 +32,11 @@ def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], captions: S
     Returns:
         [k * h, k * w, 3] RGB, k a whole number: 1 for large pictures.
     """
+    import cv2
     from PIL import Image, ImageDraw, ImageFont
 
-    factor = _enlargement(image)
-    drawn = Image.fromarray(_enlarged(image))
+    factor = max(1, math.ceil(READABLE_PX / int(max(image.shape[:2]))))
+    drawn = Image.fromarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))
     pen = ImageDraw.Draw(drawn)
     unit = max(drawn.size) / 320  # line widths and letters grow with the picture
     font = ImageFont.load_default(size=max(11.0, 11 * unit))
@@ -76,16 +74,3 @@ def save_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
 
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     write_atomically(path, data.tobytes())
-
-
-def _enlargement(image: NDArray[np.uint8]) -> int:
-    return max(1, math.ceil(READABLE_PX / int(max(image.shape[:2]))))
-
-
-def _enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    import cv2
-
-    factor = _enlargement(image)
-    if factor == 1:
-        return np.array(image)
-    return np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC))

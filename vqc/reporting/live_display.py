@@ -1,7 +1,6 @@
 """A training run as the terminal shows it: live with rich, or as plain lines where there is no terminal.
 
-Called by ``vqc train``; calls ``vqc.hardware.monitor`` for the machine's figures of the moment. ``epoch_line`` is also
-what ``training.log`` holds.
+``epoch_line`` is also written to ``training.log``; ``run_summary`` is printed at the end.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -17,26 +17,27 @@ from vqc.config import TrainConfig
 from vqc.epoch import EpochReport
 from vqc.hardware.monitor import CpuClock, machine_text, read_machine
 from vqc.reporting.terminal import duration, sparkline
-from vqc.training.run import METRIC, best_of
+from vqc.shell import as_typed
+from vqc.training.run import best_of
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, RenderableType
 
-__all__ = ["TrainProgress", "epoch_line"]
+    from vqc.training.run import Run
 
 REFRESHES_PER_S = 4
 READ_EVERY_S = 1.0
 
 
-class TrainProgress:
+class TrainDisplay:
     """Shows one run from ``with`` on.
 
     Args:
         name: of the run.
-        reports: of the epochs that were finished before; not changed.
+        reports: of the epochs that were finished before.
         gpu: UUID of the GPU whose figures are shown; None shows those of the CPU.
         stream: the terminal or file to write to.
-        live: a display that is drawn again and again; by default where ``stream`` is a terminal.
+        live: redraw one display instead of writing lines; by default where ``stream`` is a terminal.
         stopping: whether the user asked to stop after the running epoch.
         clock: monotonic seconds.
     """
@@ -63,24 +64,32 @@ class TrainProgress:
         self._console: Console | None = None
         self._stopping = stopping
 
-    def __enter__(self) -> TrainProgress:
+    def __enter__(self) -> TrainDisplay:
         if self._live:
+            from rich.console import Console
             from rich.live import Live
 
-            self._console = _console_of(self._stream)
-            live = Live(_Screen(self), console=self._console, refresh_per_second=REFRESHES_PER_S, transient=True)
-            self._stack.enter_context(live)
+            console = Console(file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False)
+            self._console = console
+            self._stack.enter_context(
+                Live(
+                    get_renderable=lambda: self._screen(console),
+                    console=console,
+                    refresh_per_second=REFRESHES_PER_S,
+                    transient=True,
+                )
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
     def on_step(self, step: int, steps: int) -> None:
-        """So many optimiser steps of the run are done."""
+        """``step`` of ``steps`` optimiser steps of the run are done."""
         self._steps = step, steps
 
     def on_epoch(self, report: EpochReport) -> None:
-        """An epoch is finished and on the disk."""
+        """An epoch is finished and saved."""
         self._reports.append(report)
         self._epoch_end_s = self._clock()
         if not self._live:
@@ -89,7 +98,7 @@ class TrainProgress:
             self.say(epoch_line(self._reports, self._config) + rest)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the display where it is live."""
+        """Write a line that stays, above the display where it is live."""
         if self._console is not None:
             self._console.print(text)
         else:
@@ -97,13 +106,20 @@ class TrainProgress:
             self._stream.flush()
 
     def left_s(self) -> float | None:
-        """Seconds to the end at the median pace of this sitting's epochs; None before its first."""
+        """Seconds to the end at the median pace of the epochs since this display started; None before the first."""
         own = self._reports[self._before :]
         if not own:
             return None
-        pace_s = median(report.train_s + report.eval_s for report in own)
+        pace_s = median(report.epoch_s for report in own)
         since_s = self._clock() - self._epoch_end_s
         return max(0.0, pace_s * (self._config.num_epochs - len(self._reports)) - since_s)
+
+    def _screen(self, console: Console) -> RenderableType:
+        from rich.console import Group
+        from rich.padding import Padding
+
+        options = console.options
+        return Padding(Group(*self.lines(ascii_only=options.ascii_only or options.legacy_windows)), (1, 0, 0, 1))
 
     def lines(self, *, ascii_only: bool) -> list[RenderableType]:
         """The live display."""
@@ -142,7 +158,7 @@ class TrainProgress:
 
         grid = Table.grid(padding=(0, 2, 0, 0))
         losses = [report.losses["total"] for report in self._reports]
-        scores = [getattr(report.scores, METRIC) for report in self._reports]
+        scores = [report.scores.ap50 for report in self._reports]
         known = [score for score in scores if score is not None]
         best = best_of(self._reports)
         if not losses or best is None:
@@ -154,23 +170,9 @@ class TrainProgress:
             f"{losses[-1]:.3f}",
         )
         if known:
-            told = f"{_figure(scores[-1])}, best {_figure(getattr(best.scores, METRIC))} after epoch {best.epoch}"
-            grid.add_row(
-                METRIC.upper(), Text(sparkline(known, top=max(known), ascii_only=ascii_only), style="green"), told
-            )
+            figures = f"{_figure(scores[-1])}, best {_figure(best.scores.ap50)} after epoch {best.epoch}"
+            grid.add_row("AP50", Text(sparkline(known, top=max(known), ascii_only=ascii_only), style="green"), figures)
         return grid
-
-
-class _Screen:
-    def __init__(self, progress: TrainProgress) -> None:
-        self._progress = progress
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.console import Group
-        from rich.padding import Padding
-
-        lines = self._progress.lines(ascii_only=options.ascii_only or options.legacy_windows)
-        yield Padding(Group(*lines), (1, 0, 0, 1))
 
 
 class _Machine:
@@ -187,23 +189,15 @@ class _Machine:
         return self._text
 
 
-def _console_of(stream: TextIO) -> Console:
-    from rich.console import Console
-
-    return Console(file=stream, force_terminal=True, highlight=False, markup=False, emoji=False)
-
-
 def epoch_line(reports: Sequence[EpochReport], config: TrainConfig) -> str:
-    """The last of the reports in one plain line; what was not measured is left out."""
+    """The last of the reports in one plain line, without what was not measured."""
     report, best = reports[-1], best_of(reports)
     scores, machine = report.scores, report.machine
     parts = [f"epoch {report.epoch} of {config.num_epochs}: loss {report.losses['total']:.3f}"]
-    parts += [f"{METRIC.upper()} {_figure(getattr(scores, METRIC))}", f"AP {_figure(scores.ap)}"]
-    if best is not None and getattr(best.scores, METRIC) is not None:
-        parts.append(
-            "the best so far" if best is report else f"best {METRIC.upper()} {_figure(getattr(best.scores, METRIC))}"
-        )
-    parts.append(f"{duration(report.train_s + report.eval_s)} ({report.images_per_s:.0f} images/s)")
+    parts += [f"AP50 {_figure(scores.ap50)}", f"AP {_figure(scores.ap)}"]
+    if best is not None and best.scores.ap50 is not None:
+        parts.append("the best so far" if best is report else f"best AP50 {_figure(best.scores.ap50)}")
+    parts.append(f"{duration(report.epoch_s)} ({report.images_per_s:.0f} images/s)")
     if report.peak_vram_gb is not None:
         parts.append(f"{report.peak_vram_gb:.1f} GB of GPU memory")
     if machine is not None and machine.gpu_utilisation is not None:
@@ -213,6 +207,33 @@ def epoch_line(reports: Sequence[EpochReport], config: TrainConfig) -> str:
     if report.peak_vram_gb is None and machine is not None and machine.cpu_utilisation is not None:
         parts.append(f"CPU {100 * machine.cpu_utilisation:.0f} %")
     return ", ".join(parts)
+
+
+def run_summary(run: Run) -> str:
+    """The best epoch of a run, its files, and the next command."""
+    reports = run.reports()
+    best, epochs = best_of(reports), run.config.num_epochs
+    lines = [""]
+    if best is None:
+        lines.append("No epoch was finished.")
+    else:
+        scores = best.scores
+        figures = {"AP50": scores.ap50, "AP": scores.ap, "AP75": scores.ap75, "AR": scores.ar}
+        text = ", ".join(f"{label} {value:.3f}" for label, value in figures.items() if value is not None)
+        lines += [
+            f"Best on val: {text or 'unknown, val has no boxes'}, after epoch {best.epoch} of {epochs}",
+            f"  time   {duration(sum(report.epoch_s for report in reports))}",
+            f"  model  {run.best}",
+            f"  log    {run.log_file}",
+        ]
+    if run.profile.is_dir():
+        lines.append(f"  profile, in another terminal: {as_typed(f'tensorboard --logdir {run.profile}')}")
+    if len(reports) < epochs:
+        lines.append(f"continue with: {as_typed(run.resume_command)}")
+    else:
+        data = Path(run.info.data["root"])
+        lines.append(f"next: {as_typed(f'vqc evaluate --model {run.best} --data {data}')}")
+    return "\n".join(lines)
 
 
 def _figure(score: float | None) -> str:

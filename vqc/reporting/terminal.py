@@ -1,16 +1,18 @@
-"""Small things that every terminal display of this project says the same way."""
+"""Durations and sparklines, written the same way in every terminal display."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-__all__ = ["duration", "sparkline"]
+T = TypeVar("T")
 
 SPARK_CELLS = 30
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 41 s, 12 min, 3 h 05 min, 120 h."""
+    """Seconds in readable units: 41 s, 12 min, 3 h 05 min, 120 h."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 99.5:
@@ -21,8 +23,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def track(items: Sequence[T]) -> Iterable[T]:
+    """The items; on a terminal, standard error shows meanwhile how many are done and the time left."""
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    return rich_track(items, "", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
 def sparkline(values: Sequence[float], *, top: float, ascii_only: bool) -> str:
-    """One character for an epoch, or for the mean of several when there are more than fit; ``top`` is full height."""
+    """One character per value, or per mean of several where more than fit; ``top`` has full height."""
     levels = "._-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
     width = min(len(values), SPARK_CELLS)
     cells = [values[i * len(values) // width : (i + 1) * len(values) // width] for i in range(width)]

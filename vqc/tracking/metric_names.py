@@ -1,8 +1,4 @@
-"""Under which names an epoch's figures and a configuration's settings are logged, wherever that is.
-
-Called by ``tune.reporting.mlflow_runs`` and ``vqc.tracking.mlflow_run`` for MLflow, and by ``vqc.tracking.profiling``
-for TensorBoard.
-"""
+"""The names under which an epoch's figures and a configuration's settings are logged, in MLflow and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,11 +8,9 @@ from typing import Any
 from vqc.epoch import EpochReport
 from vqc.tracking.mlflow_client import metric_name
 
-__all__ = ["epoch_figures", "flat_settings"]
-
 
 def epoch_figures(report: EpochReport) -> dict[str, float]:
-    """Name -> value of every figure of an epoch; what could not be measured is left out.
+    """Name -> value of every figure of an epoch that was measured.
 
     The part before the slash makes a section of charts in MLflow; ``system`` has a tab of its own.
     """
@@ -40,7 +34,7 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as ``outer.inner`` -> text; numbers in full, so that they can be typed again."""
+    """Nested settings as ``outer.inner`` -> text; numbers in full."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

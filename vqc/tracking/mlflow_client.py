@@ -1,13 +1,10 @@
 """MLflow, as far as this project needs it: runs, metrics, artifacts and the registry of champions.
 
 The only module that imports mlflow, and only inside functions: the import takes seconds. Everything goes through
-``MlflowClient`` with explicit run ids; the fluent API keeps global state that two threads would share. Called by
-``tune.reporting.mlflow_sync`` and ``tune.promote``.
+``MlflowClient`` with explicit run ids; the fluent API keeps global state that two threads would share::
 
-Setting up::
-
-    with no server   sqlite:///results/mlflow.db, files below results/mlartifacts
-    with a server    http://host:5000; it decides where files go
+    without a server   sqlite:///results/mlflow.db, files below results/mlartifacts
+    with a server      http://host:5000; it decides where files go
 """
 
 from __future__ import annotations
@@ -28,9 +25,6 @@ from vqc.errors import UserError
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["EXPERIMENT", "ChampionInfo", "KnownRun", "Point", "RunStatus", "Tracker", "TrackingError", "default_uri",
-           "metric_name", "redacted"]  # fmt: skip
-
 EXPERIMENT = "vqc-tune"
 CHAMPION = "champion"
 
@@ -41,8 +35,8 @@ _POINTS_PER_CALL = 800  # MLflow takes 1000 metrics, parameters and tags togethe
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "GIT_PYTHON_REFRESH": "quiet",  # no git on the machine is no reason to warn
-    "MLFLOW_CONFIGURE_LOGGING": "false",  # its messages go where the program's own go
+    "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is missing
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # its messages go to the program's own log
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the terminal belongs to the progress display
     # A server that is down is noticed in seconds; whoever calls decides when to try again.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -65,7 +59,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class KnownRun:
-    """A run that MLflow has already."""
+    """A run that exists in MLflow."""
 
     run_id: str
     name: str
@@ -75,7 +69,7 @@ class KnownRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ChampionInfo:
-    """The registered model version that bears the alias ``champion``."""
+    """The registered model version with the alias ``champion``."""
 
     version: str
     run_id: str
@@ -91,9 +85,9 @@ def default_uri(results: Path) -> str:
 
 
 def redacted(uri: str) -> str:
-    """The URI without user, password, or secrets in its query; fit to be shown.
+    """The URI without user, password, or secrets in its query; safe to print.
 
-    Everything up to the last ``@`` goes: a password may hold any character where someone forgot to quote it.
+    Everything up to the last ``@`` goes: a password may hold any character where it was not quoted.
     """
     if uri.startswith(("sqlite:", "file:")):
         return uri
@@ -114,8 +108,8 @@ class Tracker:
 
     Args:
         uri: of a database or of an MLflow server; may hold a password.
-        artifacts: folder for the files of runs where no server takes care of them; used when the experiment is made.
-        experiment: its name; made, or restored when it was deleted, where needed.
+        artifacts: folder for the files of runs where no server stores them; used when the experiment is created.
+        experiment: its name; created, or restored when it was deleted, where needed.
 
     Raises:
         TrackingError: from here and from every method, when MLflow cannot be reached or refuses.
@@ -132,7 +126,7 @@ class Tracker:
             self._experiment = self._find_experiment(experiment, artifacts)
 
     def runs(self, tags: Mapping[str, str]) -> list[KnownRun]:
-        """All runs, deleted ones left out, that bear these tags."""
+        """All runs with these tags, without deleted ones."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         found: list[Run] = []
         token: str | None = None
@@ -161,7 +155,7 @@ class Tracker:
     def log(
         self, run_id: str, *, points: Sequence[Point] = (), params: Mapping[str, str], tags: Mapping[str, str]
     ) -> None:
-        """Write points, then parameters and tags: who sees the tags can rely on the points."""
+        """Write points, then parameters and tags: a reader that sees the tags can rely on the points."""
         with self._calling():
             from mlflow.entities import Metric, Param, RunTag
 
@@ -202,7 +196,7 @@ class Tracker:
         """Copy the folder ``bundle`` into the run and make it a version of the model ``name``.
 
         Args:
-            champion: give it the alias, too. That moves last, so a failure before leaves the old champion in place.
+            champion: also give it the alias. That moves last, so a failure before leaves the old champion in place.
 
         Returns:
             The new version's number.
@@ -221,7 +215,7 @@ class Tracker:
         return str(version)
 
     def champion(self, name: str) -> ChampionInfo | None:
-        """The champion of a registered model, or nothing where there is none."""
+        """The champion of a registered model; None where there is none."""
         with self._calling():
             models = self._client.search_registered_models(f"name = '{name}'")
             if not models or CHAMPION not in models[0].aliases:
@@ -245,13 +239,13 @@ class Tracker:
             local = artifacts is not None and not self.uri.startswith(("http:", "https:"))
             location = artifacts.resolve().as_uri() if local and artifacts else None
             return str(self._client.create_experiment(name, artifact_location=location))
-        if found.lifecycle_stage == "deleted":  # its name stays taken, so a new one cannot be made
+        if found.lifecycle_stage == "deleted":  # its name stays taken, so a new one cannot be created
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
-        """Turn what MLflow and the libraries below it raise into a sentence."""
+        """Turn every exception of MLflow and the libraries below it into one sentence."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 (requests, SQLAlchemy, alembic and MLflow share no ancestor)
@@ -264,7 +258,7 @@ def _sentence(error: Exception, uri: str) -> str:
     while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
         causes.append(deeper)
     for cause in causes:
-        # "Connection refused" says it all; the messages above it repeat the URL, password included.
+        # "Connection refused" is enough; the messages above it repeat the URL, password included.
         if isinstance(cause, OSError) and cause.strerror:
             return f"cannot reach MLflow at {redacted(uri)}: {cause.strerror}"
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -272,7 +266,7 @@ def _sentence(error: Exception, uri: str) -> str:
 
 
 def _scrubbed(text: str, uri: str) -> str:
-    """``text`` without the secrets of ``uri``, however a library has put them there."""
+    """``text`` without the secrets of ``uri``, in whatever form a library wrote them."""
     text = re.sub(r"(?<=://)[^\s/]*@", "***@", text.replace(uri, redacted(uri)))
     if redacted(uri) == uri:
         return text

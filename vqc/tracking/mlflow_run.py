@@ -1,8 +1,7 @@
-"""A training run, shown in MLflow, by a thread that follows its ``reports.jsonl``.
+"""A training run in MLflow, kept up to date by a thread that follows its ``reports.jsonl``.
 
-``vqc train`` starts it beside the training. It never holds the training up and never fails it: while MLflow cannot be
-reached it waits, and catches up later, in the end or with the next ``--resume``. The points' times are those of the
-reports, so that telling them again changes nothing.
+It neither delays nor fails the training: while MLflow cannot be reached it waits, and catches up later, at the end or
+with the next ``--resume``. The points have the times of the reports, so writing them again changes nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ import threading
 from pathlib import Path
 
 from vqc.errors import UserError
+from vqc.files import file_sha256
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus, Tracker
-from vqc.training.run import METRIC, Run, best_of
-
-__all__ = ["RunMirror"]
+from vqc.training.run import Run, best_of
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
@@ -37,16 +35,11 @@ class RunMirror:
     def __init__(self, run: Run, uri: str, *, artifacts: Path) -> None:
         self._run, self._uri, self._artifacts = run, uri, artifacts
         self._tracker: Tracker | None = None  # None: not connected
-        self._run_id, self._tags, self._told = "", dict[str, str](), 0
+        self._run_id, self._tags, self._sent = "", dict[str, str](), 0
         self._error: str | None = None
         self._status: RunStatus = "RUNNING"
         self._news, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mlflow-mirror", daemon=True)
-
-    @property
-    def error(self) -> str | None:
-        """What keeps MLflow behind, in a sentence; None where nothing does."""
-        return self._error
 
     def start(self) -> None:
         self._thread.start()
@@ -56,9 +49,12 @@ class RunMirror:
         self._news.set()
 
     def stop(self, status: RunStatus, timeout_s: float) -> str | None:
-        """Tell what is left and how the run ended; back after ``timeout_s`` at the latest, with ``error``.
+        """Write what is left and how the run ended; returns after ``timeout_s`` at the latest.
 
-        Where MLflow is away this tries once more and gives up.
+        Where MLflow cannot be reached this tries once more and gives up.
+
+        Returns:
+            One sentence on why MLflow lacks something; None where it has everything.
         """
         self._status = status
         self._ended.set()
@@ -71,11 +67,11 @@ class RunMirror:
     def _follow(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
-            last = self._ended.is_set()  # asked before reading: what was written before stop() is read
+            last = self._ended.is_set()  # checked before reading: what was written before stop() is read
             try:
                 self._catch_up(self._status if last else "RUNNING")
                 self._error, pause_s = None, FIRST_PAUSE_S
-            except Exception as error:  # noqa: BLE001 (nothing that happens here may end a training; it is shown)
+            except Exception as error:  # noqa: BLE001 (nothing that happens here may end a training; it is printed at the end)
                 self._tracker = None
                 self._error = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if last:
@@ -95,21 +91,21 @@ class RunMirror:
             self._run_id,
             points=[
                 Point(name, value, report.epoch, report.measured_ms or self._run.info.started_ms)
-                for report in reports[self._told :]
+                for report in reports[self._sent :]
                 for name, value in epoch_figures(report).items()
             ],
             params={},
             tags={name: value for name, value in tags.items() if self._tags.get(name) != value},
         )
         self._tags |= tags
-        self._told = len(reports)
+        self._sent = len(reports)
         if status != "RUNNING":
             self._attach(tracker)
             ended_ms = reports[-1].measured_ms if reports else None
             tracker.set_status(self._run_id, status, end_ms=ended_ms)
 
     def _connected(self) -> Tracker:
-        """A connection, with the run found or made; all reports are told again."""
+        """A connection, with the run found or created; all reports are written again."""
         info = self._run.info
         tracker = Tracker(self._uri, artifacts=self._artifacts)
         known = tracker.runs({RUN_TAG: info.run_id})
@@ -131,7 +127,7 @@ class RunMirror:
                 self._tags["mlflow.source.git.commit"] = info.versions["commit"]
             self._run_id = tracker.create(info.name, tags=self._tags, start_ms=info.started_ms)
         tracker.log(self._run_id, params=flat_settings(self._run.config.model_dump(mode="json")), tags={})
-        self._told, self._tracker = 0, tracker
+        self._sent, self._tracker = 0, tracker
         return tracker
 
     def _note(self, status: RunStatus) -> dict[str, str]:
@@ -139,18 +135,15 @@ class RunMirror:
         config, reports = self._run.config, self._run.reports()
         lines = [f"Training of `{config.model}`: **{STATES[status]}**, {len(reports)} of {config.num_epochs} epochs."]
         best = best_of(reports)
-        value = None if best is None else getattr(best.scores, METRIC)
-        if best is not None and value is not None:
-            lines.append(f"Best `{METRIC}` on the validation images: **{value:.4f}** after epoch {best.epoch}.")
+        if best is not None and best.scores.ap50 is not None:
+            lines.append(f"Best AP50 on the validation images: **{best.scores.ap50:.4f}** after epoch {best.epoch}.")
         return {"mlflow.note.content": "\n\n".join(lines)}
 
     def _attach(self, tracker: Tracker) -> None:
-        """Copy the configuration, the log and the best model into the run, unless it has them as they are."""
+        """Copy the configuration, the log and the best model into the run, unless it has the same files already."""
         folder = self._run.folder
-        files = [
-            path for path in (folder / "train_config.json", folder / "training.log", self._run.best) if path.exists()
-        ]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
+        files = [path for path in (folder / "train_config.json", self._run.log_file, self._run.best) if path.exists()]
+        digest = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()[:12]
         if self._tags.get(FILES_TAG) == digest:
             return
         for path in files:

@@ -1,8 +1,8 @@
-"""THE training loop: ``fit()`` yields one report per epoch; nothing else in this project trains.
+"""The training loop: ``fit()`` yields one report per epoch; nothing else in this project trains.
 
-Called by ``vqc train``, by every trial of a search and by the final runs. A run is a function of its
-configuration and data: each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate
-from the step, so a run resumed after epoch k computes what it would have computed without stopping.
+``vqc train``, the trials of a search and the final runs all use it. A run is a function of its configuration and data:
+each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate from the step. So a run that is
+resumed after epoch k computes what it would have computed without stopping.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from torch import nn
 
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
@@ -28,25 +29,19 @@ from vqc.hardware.allocator import allocator_environment
 from vqc.hardware.gpu import gpu_uuid
 from vqc.hardware.heap import freed_memory_kept
 from vqc.hardware.memory import (
-    CudaMeter,
-    Meter,
     MicroBatch,
-    Rollback,
     peak_ram_gb,
     peak_vram_gb,
     reserve_optimizer_state,
     restart_peak_vram,
 )
-from vqc.hardware.memory_book import MemoryBook
 from vqc.hardware.monitor import Monitor
 from vqc.hardware.precision import Precision, choose_precision
 from vqc.models.build import build_detector, move_detector
-from vqc.models.checkpoint import LoopState, ModelInfo, load_state
+from vqc.models.checkpoint import ModelInfo
 from vqc.seeding import stream_seed
-from vqc.training.first_batch import FirstBatch
-from vqc.training.gradient_accumulation import add_gradient, clip_gradient
-
-__all__ = ["Epoch", "OnStep", "backend_settings", "fit", "learning_rate_at"]
+from vqc.training.gradient_accumulation import GradientAccumulation
+from vqc.training.state import LoopState, load_state
 
 SANITY_BATCHES = 2
 FINAL_RATE = 0.01  # of the peak, at the last step
@@ -56,9 +51,9 @@ OnStep: TypeAlias = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One finished epoch: its figures, and all that is needed to go on from here.
+    """One finished epoch: its figures, and all that is needed to continue from it.
 
-    ``state`` is live: it is this epoch's until the generator is asked for the next one.
+    ``state`` is live: the generator changes it when it is asked for the next epoch.
     """
 
     report: EpochReport
@@ -73,17 +68,15 @@ def fit(
     cache: Path | None = None,
     gpu: int | None = None,
     on_step: OnStep | None = None,
-    meter: Meter | None = None,
 ) -> Iterator[Epoch]:
     """Train the configured detector; yields after every epoch, evaluated on val.
 
     Args:
         config: with ``weights`` decided ('none' or 'backbone').
-        resume_from: a file written by ``save_state``; its epochs are not run again.
+        resume_from: a state file of the same run; its epochs are not run again.
         cache: folder for fitted images, shared between runs; None decodes at each access.
         gpu: index of the CUDA device; None takes the first, or the CPU.
         on_step: called after each optimiser step with the steps done and the steps of the whole run.
-        meter: of the device's memory, by which the first micro-batch is chosen; None takes the GPU's own.
 
     Raises:
         InfeasibleError: the configuration cannot work, such as a loss that is not finite.
@@ -96,28 +89,22 @@ def fit(
         if resume_from is not None:
             load_state(resume_from, state)
         reserve_optimizer_state(state.optimizer)
-        evaluate = MicroBatch(size=config.batch_size)
-        _score(state, images["val"], precision, evaluate, batches=SANITY_BATCHES)
-        first = FirstBatch(
-            state,
-            images["train"],
-            precision=precision,
-            meter=CudaMeter(precision.device) if meter is None and precision.device.type == "cuda" else meter,
-            book=None if cache is None else MemoryBook(cache),
-        )
-        parts = _Parts(train=first.size(), evaluate=evaluate, rollback=Rollback(state.model, precision.device))
+        evaluated = MicroBatch(size=config.batch_size)
+        _score(state, images["val"], precision, evaluated, batches=SANITY_BATCHES)
+        gradient = GradientAccumulation(state, precision)
         with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
             for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
                 restart_peak_vram(precision.device)
                 monitor.restart()
-                trained = _train_epoch(state, images["train"], epoch, precision=precision, parts=parts, on_step=on_step)
+                gradient.micro.grow()
+                evaluated.grow()
+                trained = _train_epoch(state, images["train"], epoch, gradient, precision=precision, on_step=on_step)
                 started_s = time.monotonic()
-                scores = _score(state, images["val"], precision, parts.evaluate)
-                trained.eval_s = time.monotonic() - started_s
-                trained.micro_batch = parts.train.size
-                first.learn(parts.train)
+                scores = _score(state, images["val"], precision, evaluated)
+                eval_s = time.monotonic() - started_s
                 state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
-                yield Epoch(report=_report(state, trained, scores, precision, monitor.use()), state=state)
+                report = _report(state, trained, scores, precision, eval_s=eval_s, machine=monitor.use())
+                yield Epoch(report=report, state=state)
 
 
 def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
@@ -129,15 +116,6 @@ def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
     return config.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """In what parts a batch is computed, in training and in evaluation, and the way back from an attempt."""
-
-    train: MicroBatch
-    evaluate: MicroBatch
-    rollback: Rollback
-
-
 @dataclass(kw_only=True)
 class _Trained:
     """Sums over one epoch's steps; losses and norms stay on the device until the epoch's end."""
@@ -147,7 +125,6 @@ class _Trained:
     learning_rate: float = 0.0
     data_s: float = 0.0
     train_s: float = 0.0
-    eval_s: float = 0.0
     micro_batch: int = 0
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
     grad_norm: torch.Tensor | float = 0.0
@@ -157,9 +134,9 @@ def _train_epoch(
     state: LoopState,
     images: FittedImages,
     epoch: int,
+    gradient: GradientAccumulation,
     *,
     precision: Precision,
-    parts: _Parts,
     on_step: OnStep | None,
 ) -> _Trained:
     config = state.info.config
@@ -178,33 +155,34 @@ def _train_epoch(
             if group is None:
                 break
             done.learning_rate = learning_rate_at(state.step, steps=steps, config=config)
-            _step(state, group, done, precision, parts)
+            _step(state, group, done, gradient)
             if on_step is not None:
                 on_step(state.step, steps)
     done.train_s = time.monotonic() - started_s
+    done.micro_batch = gradient.micro.size
     if not state.scaler.is_enabled() and not math.isfinite(float(done.grad_norm)):
-        raise InfeasibleError(f"a gradient of epoch {epoch} is not finite; learning rate {done.learning_rate:.3g}")
+        raise InfeasibleError(
+            f"a gradient of epoch {epoch} is not finite; learning rate {done.learning_rate:.3g}, expected a lower one"
+        )
     return done
 
 
-def _step(state: LoopState, group: Sequence[Batch], done: _Trained, precision: Precision, parts: _Parts) -> None:
+def _step(state: LoopState, group: Sequence[Batch], done: _Trained, gradient: GradientAccumulation) -> None:
     """One optimiser step on the mean loss of a group of batches: rate, gradient, unscale, clip, step, zero."""
+    config = state.info.config
     for setting in state.optimizer.param_groups:
         setting["lr"] = done.learning_rate
     for batch in group:
-        terms = add_gradient(
-            state, batch, share=1 / len(group), precision=precision, micro=parts.train, rollback=parts.rollback
-        )
-        for name, term in terms.items():
+        for name, term in gradient.add(batch, share=1 / len(group)).items():
             done.losses[name] = done.losses.get(name, 0.0) + term * len(batch.indices)
         done.images += len(batch.indices)
-        if state.info.config.gpu_optimization.empty_cache_after_batch and precision.device.type == "cuda":
+        if config.gpu_optimization.empty_cache_after_batch and torch.cuda.is_available():
             torch.cuda.empty_cache()
     state.scaler.unscale_(state.optimizer)
-    done.grad_norm = done.grad_norm + clip_gradient(state.trainable, state.info.config.clip_norm)
+    done.grad_norm = done.grad_norm + nn.utils.clip_grad_norm_(state.trainable, config.clip_norm)
     # Waits too where it scales: it must know whether a gradient overflowed.
-    parts.train.fitted(
-        lambda _: state.scaler.step(state.optimizer), images=state.info.config.batch_size, what="the optimiser's step"
+    gradient.micro.fitted(
+        lambda _: state.scaler.step(state.optimizer), images=config.batch_size, what="the optimiser's step"
     )
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
@@ -229,7 +207,7 @@ def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopS
 def _score(
     state: LoopState, images: FittedImages, precision: Precision, micro: MicroBatch, *, batches: int | None = None
 ) -> Scores:
-    """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before an epoch is spent."""
+    """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before the first epoch."""
     config = state.info.config
     first = None if batches is None else batches * config.batch_size
     prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
@@ -237,7 +215,9 @@ def _score(
     return coco_scores(images.split, found)
 
 
-def _report(state: LoopState, done: _Trained, scores: Scores, precision: Precision, machine: MachineUse) -> EpochReport:
+def _report(
+    state: LoopState, done: _Trained, scores: Scores, precision: Precision, *, eval_s: float, machine: MachineUse
+) -> EpochReport:
     """The epoch's figures. The CPU waits for the GPU here, once an epoch."""
     norm = float(done.grad_norm) / done.steps
     return EpochReport(
@@ -249,7 +229,7 @@ def _report(state: LoopState, done: _Trained, scores: Scores, precision: Precisi
         scores=scores,
         data_s=done.data_s,
         train_s=done.train_s,
-        eval_s=done.eval_s,
+        eval_s=eval_s,
         images_per_s=done.images / done.train_s,
         peak_vram_gb=peak_vram_gb(precision.device),
         peak_ram_gb=peak_ram_gb(),
@@ -261,9 +241,9 @@ def _report(state: LoopState, done: _Trained, scores: Scores, precision: Precisi
 
 @contextmanager
 def backend_settings(config: TrainConfig) -> Iterator[None]:
-    """The run's choices among torch's global settings, taken back when the run ends.
+    """The run's choices among torch's global settings, restored when the run ends.
 
-    But for the allocator's: torch reads them once, when a process first uses a GPU.
+    Not the allocator's: torch reads them once, when a process first uses a GPU.
     """
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark

@@ -4,12 +4,11 @@
 
     run.json                what it is: id, command, data, versions
     train_config.json       its configuration, resolved; ``vqc train --config`` takes it again
-    reports.jsonl           one EpochReport a line: the truth for ``--resume`` and for every reader
-    last.safetensors        all that is needed to go on after the last of these lines
+    reports.jsonl           one EpochReport a line: ``--resume`` and every reader rely on it
+    last.safetensors        all that is needed to continue after the last of these lines
     best_model.safetensors  the weights of the best epoch, by AP50 on val
     training.log            the same for people, with what else happened
-
-Called by ``vqc train``; calls ``fit()``. Knows nothing of terminals and trackers.
+    profile/                with ``--profile``: a trace, and figures for TensorBoard
 """
 
 from __future__ import annotations
@@ -29,15 +28,12 @@ from pydantic import Field, ValidationError
 from vqc.config import Record, TrainConfig, load_record
 from vqc.epoch import EpochReport
 from vqc.errors import ConfigError, DataError, ModelError, nearest
-from vqc.files import write_atomically
-from vqc.lines import LineFile, whole_lines
+from vqc.files import LineFile, whole_lines, write_atomically
 from vqc.provenance import versions
 
 if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.training.loop import OnStep
-
-__all__ = ["METRIC", "Run", "RunInfo", "begin_run", "best_of", "epochs_of", "find_run", "only_one", "run_names"]
 
 METRIC = "ap50"
 INFO = "run.json"
@@ -45,9 +41,9 @@ PACKAGES = ("torch", "torchvision", "albumentations", "pycocotools")
 
 
 class RunInfo(Record):
-    """What a run says of itself; never changed after its start."""
+    """The description of a run; never changed after its start."""
 
-    run_id: str = Field(description="unique; MLflow knows the run by it")
+    run_id: str = Field(description="unique; MLflow finds the run by it")
     name: str = Field(description="of its folder")
     started_ms: int = Field(ge=0, description="Unix time in milliseconds")
     command: str = Field(description="as it was typed")
@@ -57,7 +53,7 @@ class RunInfo(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run and where its files are."""
+    """A run and its files."""
 
     folder: Path
     info: RunInfo
@@ -75,8 +71,20 @@ class Run:
     def best(self) -> Path:
         return self.folder / "best_model.safetensors"
 
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "training.log"
+
+    @property
+    def profile(self) -> Path:
+        return self.folder / "profile"
+
+    @property
+    def resume_command(self) -> str:
+        return f"vqc train --name {self.info.name} --resume"
+
     def reports(self) -> list[EpochReport]:
-        """What the finished epochs measured, in their order.
+        """The reports of the finished epochs, in their order.
 
         Raises:
             ModelError: a line is not a report: someone edited the file.
@@ -85,7 +93,7 @@ class Run:
 
     def log(self, text: str) -> None:
         """One line in ``training.log``, with the time."""
-        with (self.folder / "training.log").open("a", encoding="utf-8") as file:
+        with self.log_file.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
 
     def _report(self, number: int, line: bytes) -> EpochReport:
@@ -98,7 +106,7 @@ class Run:
         return report
 
 
-def begin_run(results: Path, name: str, *, config: TrainConfig, data: Data, command: str) -> Run:
+def start_run(results: Path, name: str, *, config: TrainConfig, data: Data, command: str) -> Run:
     """Make the folder of a new run.
 
     Raises:
@@ -117,14 +125,14 @@ def begin_run(results: Path, name: str, *, config: TrainConfig, data: Data, comm
         folder.mkdir(parents=True)
     except FileExistsError:
         resume = f"vqc train --name {name} --resume" if (folder / INFO).exists() else None
-        raise ConfigError("--name", [f"got '{name}', but {folder} is there already"], command=resume) from None
+        raise ConfigError("--name", [f"got '{name}', but {folder} exists already"], command=resume) from None
     _write_json(folder / "train_config.json", config.model_dump(mode="json"))
     _write_json(folder / INFO, info.model_dump(mode="json"))  # last: a folder without it is no run
     return Run(folder=folder, info=info, config=config)
 
 
 def run_names(results: Path) -> list[str]:
-    """Names of all training runs, the one that worked last in the end."""
+    """Names of all training runs, the one that was trained last at the end."""
     found = {path.parent: path.stat().st_mtime for path in results.glob(f"*/{INFO}")}
     for folder in found:
         for path in folder.glob("reports.jsonl"):
@@ -133,7 +141,7 @@ def run_names(results: Path) -> list[str]:
 
 
 def find_run(results: Path, name: str | None) -> Run:
-    """The named run, or the one that worked last.
+    """The named run, or the one that was trained last.
 
     Raises:
         ConfigError: there is none of that name, none at all, or its files are broken.
@@ -142,7 +150,7 @@ def find_run(results: Path, name: str | None) -> Run:
     if not names:
         raise ConfigError("--resume", [f"no training run in {results}"], command="vqc train")
     if name is not None and name not in names:
-        raise ConfigError("--name", [f"got '{name}', no training run in {results} is called so{nearest(name, names)}"])
+        raise ConfigError("--name", [f"got '{name}', no training run in {results} has that name{nearest(name, names)}"])
     folder = results / (name or names[-1])
     info, config = load_record(RunInfo, folder / INFO), load_record(TrainConfig, folder / "train_config.json")
     return Run(folder=folder, info=info, config=config)
@@ -150,22 +158,22 @@ def find_run(results: Path, name: str | None) -> Run:
 
 def best_of(reports: Sequence[EpochReport]) -> EpochReport | None:
     """The best epoch by ``METRIC`` on val, of equal ones the latest; where nothing can be scored the last."""
-    return max(reports, key=lambda report: (_value(report), report.epoch), default=None)
+    return max(reports, key=lambda report: (report.scores.value(METRIC), report.epoch), default=None)
 
 
-def epochs_of(run: Run, data: Data, *, cache: Path, gpu: int | None, on_step: OnStep | None) -> Iterator[EpochReport]:
+def train_run(run: Run, data: Data, *, cache: Path, gpu: int | None, on_step: OnStep | None) -> Iterator[EpochReport]:
     """Train what is left of a run; before a report is yielded, its checkpoints and its line are on the disk.
 
     Raises:
-        DataError: the data is not what it was when the run began.
+        DataError: the data changed since the run started.
         ModelError: a file of the run is damaged.
         InfeasibleError: the configuration cannot work.
     """
-    from vqc.models.checkpoint import read_report, save_model, save_state
     from vqc.training.loop import fit
+    from vqc.training.state import read_report, snapshot_of
 
     if data.fingerprint != run.info.data["fingerprint"]:
-        raise DataError(f"{data.root}: changed since the run '{run.info.name}' began", command="vqc train")
+        raise DataError(f"{data.root}: changed since the run '{run.info.name}' started", command="vqc train")
     reports = run.reports()
     resume_from = run.last if reports or run.last.exists() else None
     with LineFile(run.reports_file) as lines:
@@ -177,16 +185,17 @@ def epochs_of(run: Run, data: Data, *, cache: Path, gpu: int | None, on_step: On
             return
         for epoch in fit(run.config, data, resume_from=resume_from, cache=cache, gpu=gpu, on_step=on_step):
             reports.append(epoch.report)
+            snapshot = snapshot_of(epoch.state, epoch.report)
             if best_of(reports) is epoch.report:
-                save_model(run.best, epoch.state.model, epoch.state.info)
-            save_state(run.last, epoch.state, epoch.report)
+                snapshot.write_model(run.best)
+            snapshot.write_state(run.last)
             lines.append(epoch.report.model_dump_json())
             yield epoch.report
 
 
 @contextmanager
-def only_one(run: Run) -> Iterator[None]:
-    """Hold the run's lock; the system lets go of it whatever happens to this process.
+def run_lock(run: Run) -> Iterator[None]:
+    """Hold the run's lock; the system releases it whatever happens to this process.
 
     Raises:
         ConfigError: another process trains this run.
@@ -200,10 +209,6 @@ def only_one(run: Run) -> Iterator[None]:
         raise ConfigError("--name", [f"another process trains '{run.info.name}'"]) from None
     with lock:
         yield
-
-
-def _value(report: EpochReport) -> float:
-    return getattr(report.scores, METRIC) or 0.0
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ from tune.execution.worker import Assignment
 from tune.history.journal import read_table
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
-from vqc.hardware.memory_book import MemoryBook, Setup, StepMemory
 
 EPOCH_S = 3.0  # four of them are longer than a worker takes to start: company comes only then
 SIZE = (64, 64)
@@ -39,7 +38,13 @@ def made_up(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
     for epoch in range(1, assignment.config.num_epochs + 1):
         time.sleep(EPOCH_S)
         yield epoch_report(epoch, ap50=0.1).model_copy(
-            update={"train_s": EPOCH_S, "eval_s": 0.0, "images_per_s": 64.0, "measured_ms": time.time_ns() // 1_000_000}
+            update={
+                "train_s": EPOCH_S,
+                "eval_s": 0.0,
+                "images_per_s": 64.0,
+                "measured_ms": time.time_ns() // 1_000_000,
+                "peak_vram_gb": 0.5,
+            }
         )
 
 
@@ -83,11 +88,6 @@ def search(folder: Path) -> None:
 def test_trials_run_alone_then_in_company_as_long_as_it_pays(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
-    setup = Setup(
-        card="a", torch="2", model="fcos_tiny", weights="none", image_size=SIZE, precision="float16",
-        categories=2, boxes=2, accumulates=False,
-    )  # fmt: skip
-    MemoryBook(tmp_path / "cache").keep(setup, StepMemory(fixed_bytes=2**27, image_bytes=2**20))
     code = (
         "from pathlib import Path; from tests.tune.execution.test_ray_backend import search; "
         f"search(Path({str(tmp_path)!r}))"

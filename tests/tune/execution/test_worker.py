@@ -11,7 +11,8 @@ from tune.execution.worker import Assignment, Reports, Worker, train, train_in_b
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
-from vqc.models.checkpoint import load_model, read_info, read_report
+from vqc.models.checkpoint import load_model, read_info
+from vqc.training.state import read_report
 
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num_epochs=3, batch_size=4)
 

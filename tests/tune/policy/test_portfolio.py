@@ -154,5 +154,5 @@ def test_the_shipped_portfolio_has_initial_points_for_the_shipped_space() -> Non
     shipped = load_record(portfolio.Portfolio, shipped_settings("portfolio.json")).detectors["fcos_tiny"]
     assert len(shipped.members) == portfolio.MAX_MEMBERS
     assert shipped.members[0] == Space(settings.space).params_of(settings.train)
-    # larger images come to the largest here
+    # Images larger than the space's largest become that one.
     assert len(distinct_points(shipped.members, settings)) == portfolio.MAX_MEMBERS - 1

@@ -14,12 +14,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import events, write_journal
-from tune.history import queries as outcome
-from tune.history.events import EpochMeasured, Event, SearchEnded, SearchStarted, TrialEnded, TrialProposed
+from tests.builders import at, events, where_repeats_disagree, write_journal
+from tune.history import queries
+from tune.history.events import (
+    AttemptFailed,
+    EpochMeasured,
+    Event,
+    SearchEnded,
+    SearchResumed,
+    SearchStarted,
+    TrialEnded,
+    TrialProposed,
+    TrialStarted,
+)
 from tune.history.journal import table_of
 from tune.history.table import Table
+from tune.policy.replication import best_trial
 from tune.reporting import html_report as report
+from tune.settings import Budget
 from vqc.errors import SearchError
 
 EVIL = "<script>alert('x')</script> $a_b$ & \"q\""
@@ -52,6 +64,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.text += " " * (tag in ("td", "th", "dt", "dd", "small"))
         self._hidden += tag == "style"
 
     def handle_endtag(self, tag: str) -> None:
@@ -72,7 +85,8 @@ def html(finished: Table) -> str:
 
 
 def test_the_headline_names_the_best_trial_and_its_gain(finished: Table, html: str) -> None:
-    best, gain = outcome.best_trial(finished), outcome.gain(finished)
+    best = best_trial(finished)
+    gain = queries.gain(finished, best)
     assert best is not None
     assert gain is not None
     text = " ".join(Page(html).text.split())
@@ -111,8 +125,69 @@ def test_ids_are_unique_and_every_reference_has_its_target(html: str) -> None:
 
 def test_trials_that_came_to_nothing_are_listed_with_their_reasons(html: str) -> None:
     text = " ".join(Page(html).text.split())
-    assert "infeasible, trial 3: one image of 160x160 does not fit" in text
-    assert "failed, trial 2: RuntimeError: boom" in text
+    assert "3 infeasible 0/6 – one image of 160x160 does not fit" in text
+    assert "2 failed 1/6 – RuntimeError: boom" in text
+
+
+def test_an_attempt_that_was_retried_is_listed_with_its_trial() -> None:
+    some = events(trials=4)
+    second = next(i for i, event in enumerate(some) if isinstance(event, EpochMeasured) and event.report.epoch == 2)
+    failed = AttemptFailed(**at(some[second].at_ms), trial=1, after_epoch=2, reason="RuntimeError: CUDA error")
+    again = TrialStarted(**at(some[second].at_ms), trial=1, after_epoch=2, worker="1@host")
+    text = " ".join(Page(report.page(table_of([*some[: second + 1], failed, again, *some[second + 1 :]]))).text.split())
+    assert "1 completed 6/6 1 RuntimeError: CUDA error" in text
+
+
+def test_after_repeats_the_best_trial_is_that_of_the_highest_mean() -> None:
+    table = table_of(where_repeats_disagree())
+    best = best_trial(table)
+    assert best is not None
+    assert best is not table.leaders()[0]
+    text = " ".join(Page(report.page(table)).text.split())
+    value = f"{best.best('ap50')[0]:.3f}"
+    assert f"AP50 {value}" in text
+    assert f"Trial {best.number} (learning_rate" in text
+    assert re.search(rf"reason 1 {best.number}(repeats \d+)? {value} ", text)  # the leaderboard's first row
+
+
+def test_a_best_value_at_an_edge_of_the_space_says_how_to_widen_it(html: str) -> None:
+    text = " ".join(Page(html).text.split())
+    assert "The space may be too narrow" in text
+    assert re.search(r"to space\.\w+\.choices", text)
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason", "said", "resumes"),
+    [
+        (Budget(trials=4), "trials", "The search is finished: 4 of 4 trials.", False),
+        (Budget(trials=4, hours=0.1), "hours", "The search ended with its hours, after 4 of 4 trials.", True),
+        (Budget(hours=0.1), "hours", "The search ended with its hours, after 4 trials.", True),
+        (Budget(trials=9), "interrupted", "The search was interrupted after 4 of 9 trials.", True),
+        (Budget(trials=9), "failed", "The search failed after 4 of 9 trials.", True),
+    ],
+)
+def test_the_end_and_what_is_left_are_those_of_the_budget(
+    budget: Budget, reason: str, said: str, resumes: bool
+) -> None:
+    """Hours may end within the last trial."""
+    first, *rest = events(trials=4)
+    end = rest.pop()
+    some = [first.model_copy(update={"budget": budget}), *rest, end.model_copy(update={"reason": reason})]
+    text = " ".join(Page(report.page(table_of(some))).text.split())
+    assert said in text
+    assert ("Resume with python tune/search.py --name demo --resume" in text) == resumes
+
+
+def test_a_resumed_search_is_measured_by_its_latest_budget() -> None:
+    some = events(trials=4)
+    end = some.pop()
+    some += [
+        SearchResumed(**at(end.at_ms), command="again", budget=Budget(trials=7)),
+        end.model_copy(update={"reason": "interrupted"}),
+    ]
+    text = " ".join(Page(report.page(table_of(some))).text.split())
+    assert "The search was interrupted after 4 of 7 trials." in text
+    assert "Trials 4 of 7 " in text
 
 
 def test_strings_from_data_never_become_markup() -> None:
@@ -155,7 +230,7 @@ def test_strings_from_data_never_become_markup() -> None:
         (events(trials=1), "No other trial has beaten the default", "above the default"),
         (default_is(0, events()), "no trial of the default configuration", "above the default"),
         (events(trials=6)[:-1], "still running, or was killed", "is finished"),
-        (events(trials=5), "Too few trials to tell", "PED-ANOVA"),
+        (events(trials=5), "Too few trials: at least 8", "PED-ANOVA"),
     ],
     ids=["empty", "no epoch", "one trial", "no default", "no end", "too few"],
 )  # fmt: skip
@@ -166,7 +241,7 @@ def test_what_cannot_be_known_is_said(some: list[Event], said: str, unsaid: str)
 
 
 def test_an_interrupted_search_shows_the_command_to_go_on() -> None:
-    some = [*events(trials=6)[:-1], SearchEnded(at_ms=1_790_000_900_000, reason="interrupted")]
+    some = [*events(trials=6)[:-1], SearchEnded(**at(1_790_000_900_000), reason="interrupted")]
     assert "python tune/search.py --name demo --resume" in report.page(table_of(some))
 
 
@@ -236,7 +311,7 @@ def test_a_broken_journal_writes_nothing(tmp_path: Path) -> None:
 def test_the_command_tells_a_missing_search_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main(["nowhere", "--results", str(tmp_path)]) == 2
     told = capsys.readouterr().err
-    assert "no search was begun here" in told
+    assert "no search was run here" in told
     assert "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 
@@ -12,18 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import events, write_journal
-from tune.history.events import SearchStarted, TrialEnded, TrialProposed
+from tests.builders import events, where_repeats_disagree, write_journal
+from tune.history.events import TrialEnded, TrialProposed
 from tune.history.journal import table_of
-from tune.reporting import live_display as progress
-from tune.reporting.live_display import Progress, plan, show, snapshot, summary
-from tune.settings import SearchSettings
+from tune.policy.replication import best_trial
+from tune.reporting import live_display
+from tune.reporting.live_display import Progress, snapshot
 from vqc.reporting.terminal import SPARK_CELLS, sparkline
-
-LINKS = {
-    "mlflow": f"mlflow ui --backend-store-uri sqlite:///{'long/' * 30}mlflow.db",
-    "dashboard": "http://127.0.0.1:8265",
-}
 
 
 def terminal(encoding: str = "utf-8") -> io.TextIOWrapper:
@@ -44,7 +38,7 @@ def test_any_beginning_of_a_journal_has_a_snapshot(cut: int, wait_ms: int) -> No
     assert 0 <= shot.share <= 1
     assert sum(shot.counts.values()) == sum(isinstance(event, TrialProposed) for event in some)
     assert shot.left_s is None or shot.left_s >= 0
-    assert progress.status_line(shot).startswith(("trial ", "waiting for the first of 6 trials"))
+    assert live_display.status_line(shot).startswith(("trial ", "waiting for the first trial"))
 
 
 def test_the_snapshot_knows_the_running_trial_the_best_and_the_gain() -> None:
@@ -67,6 +61,15 @@ def test_a_sparkline_always_fits(values: list[float]) -> None:
     assert len(line) == min(len(values), SPARK_CELLS)
 
 
+def test_after_repeats_the_best_is_that_of_the_highest_mean() -> None:
+    table = table_of(where_repeats_disagree())
+    shot = snapshot(table, table.last_ms)
+    assert shot.best is best_trial(table)
+    assert shot.best is not table.leaders()[0]
+    assert f"best {shot.best.best('ap50')[0]:.3f} (trial {shot.best.number})" in live_display.status_line(shot)
+    assert len(shot.leaders) == len({trial.number for trial in shot.leaders}) == 3
+
+
 def run_through(tmp_path: Path, stream: io.TextIOWrapper, *, live: bool, name: str = "demo") -> str:
     """Follow a whole search that is written while it is shown."""
     first, *rest = events(trials=6, name=name)
@@ -87,7 +90,7 @@ def test_plain_lines_tell_each_end_once_and_hold_no_escape_codes(tmp_path: Path)
         shown._table.apply(event)
     write_journal(journal, rest)
     shown._done.set()
-    shown._tell_news()
+    shown._print_news()
     lines = text_of(stream).splitlines()
     assert [line.split(":")[0] for line in lines] == [f"trial {number} of 6" for number in range(1, 7)]
     assert "infeasible, one image of 160x160 does not fit" in lines[2]
@@ -98,7 +101,7 @@ def test_why_a_search_waits_is_told_once_and_so_is_its_going_on(tmp_path: Path) 
     stream, troubles = terminal(), iter(["", "The disk is full.", "The disk is full.", ""])
     shown = Progress(tmp_path / "none.jsonl", stream=stream, trouble=lambda: next(troubles))
     for _ in range(4):
-        shown._tell_news()
+        shown._print_news()
     assert text_of(stream).splitlines() == ["The disk is full.", "The search goes on."]
 
 
@@ -153,57 +156,3 @@ def test_a_closed_stream_is_no_matter(tmp_path: Path) -> None:
     stream.close()
     shown.start()
     shown.stop()
-
-
-def search_settings() -> SearchSettings:
-    first = events()[0]
-    assert isinstance(first, SearchStarted)
-    return SearchSettings.model_validate(first.settings)
-
-
-@pytest.mark.parametrize("make", [
-    lambda: plan(search_settings(), {"images": {"train": 128, "val": 48}}, LINKS),
-    lambda: summary(table_of(events(trials=9)), Path("results") / "demo"),
-], ids=["plan", "summary"])  # fmt: skip
-@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
-def test_the_words_before_and_after_fit_eighty_plain_columns(make: Callable[[], object], encoding: str) -> None:
-    stream = terminal(encoding)
-    show(make(), stream)  # type: ignore[arg-type]
-    told = text_of(stream)
-    assert "\x1b" not in told
-    assert "?" not in told
-    assert [line for line in told.splitlines() if len(line) > 80 and "sqlite" not in line] == []
-
-
-def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
-    stream = terminal()
-    show(plan(search_settings(), {"images": {"train": 128}}, LINKS), stream)
-    told = text_of(stream)
-    assert LINKS["mlflow"] in told.splitlines()[-4]
-    assert "ray get-auth-token" in told
-    assert "trials pause at epoch" in told
-    assert "128 images" in told
-
-
-def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:
-    default_late = [
-        event.model_copy(update={"origin": "default" if event.trial == 4 else "sampler"})
-        if isinstance(event, TrialProposed)
-        else event
-        for event in events(trials=9)
-    ]
-    table, stream = table_of(default_late), terminal()
-    show(summary(table, Path("results") / "demo"), stream)
-    told = text_of(stream)
-    assert f"(trial {table.leaders()[0].number})" in told
-    assert "above the default's" in told
-    assert "python tune/export_best.py demo" in told
-    assert "--resume" not in told
-
-
-def test_the_summary_of_nothing_promotes_nothing() -> None:
-    stream = terminal()
-    show(summary(table_of(events()[:1]), Path("results")), stream)
-    assert "No trial has a score yet" in text_of(stream)
-    assert "export_best" not in text_of(stream)
-    assert "--resume" in text_of(stream)

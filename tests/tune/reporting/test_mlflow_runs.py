@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import START_MS, epoch_report, events
+from tests.builders import START_MS, at, epoch_report, events, where_repeats_disagree
 from tune.history.events import (
+    AttemptFailed,
     EpochMeasured,
     Event,
     SearchEnded,
@@ -16,7 +17,11 @@ from tune.history.events import (
     TrialProposed,
     TrialStarted,
 )
-from tune.reporting.mlflow_runs import PARENT, Translator, Update, counted
+from tune.history.journal import table_of
+from tune.history.table import Table
+from tune.policy.replication import best_trial
+from tune.reporting.mlflow_runs import PARENT, Translator, Update
+from tune.settings import Budget
 from vqc.tracking.mlflow_client import Point
 
 
@@ -34,7 +39,7 @@ def merged(some: list[Event]) -> dict[int, Update]:
 
 def until(kind: type[Event], some: list[Event]) -> list[Event]:
     """Events up to and with the first of a kind."""
-    return some[: next(at for at, event in enumerate(some) if isinstance(event, kind)) + 1]
+    return some[: next(i for i, event in enumerate(some) if isinstance(event, kind)) + 1]
 
 
 def points(update: Update, name: str) -> list[Point]:
@@ -95,9 +100,42 @@ def test_parent_shows_the_best_value_over_time() -> None:
     assert merged(events(trials=12))[PARENT].tags["vqc.best_trial"] == str(leader.number)
 
 
+def test_after_repeats_the_best_trial_is_that_of_the_highest_mean() -> None:
+    some = where_repeats_disagree()
+    table = table_of(some)
+    best = best_trial(table)
+    assert best is not None
+    assert best.number != table.leaders()[0].number
+    parent = merged(some)[PARENT]
+    assert parent.tags["vqc.best_trial"] == str(best.number)
+    assert f"best: trial {best.number}, " in parent.tags["mlflow.note.content"]
+    assert points(parent, "best_ap50")[-1].value == best.best("ap50")[0]
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_the_best_is_best_trial_after_every_event(cut: int) -> None:
+    """Also where a resumption measures the leader's last epochs again and finds less."""
+    some = where_repeats_disagree()
+    leader = table_of(some[:-1]).leaders()[0]
+    last = max(i for i, e in enumerate(some) if isinstance(e, EpochMeasured) and e.trial == leader.number)
+    kept = leader.epochs - cut
+    again = [
+        TrialStarted(**at(some[last].at_ms), trial=leader.number, after_epoch=kept, worker="1@host"),
+        EpochMeasured(**at(some[last].at_ms), trial=leader.number, report=epoch_report(kept + 1, ap50=0.01)),
+    ]
+    translator, table = Translator(), Table()
+    best = ""
+    for event in [*some[: last + 1], *again, *some[last + 1 :]]:
+        table.apply(event)
+        for update in translator.updates(event):
+            best = update.tags.get("vqc.best_trial", best)
+        expected = best_trial(table)
+        assert best == ("" if expected is None else str(expected.number)), event
+
+
 def test_parent_says_what_was_searched() -> None:
     parent = merged(events())[PARENT]
-    assert parent.params["space.learning_rate"] == "0.0001 to 0.01 (log)"
+    assert parent.params["space.learning_rate"] == "1e-4 to 0.01 (log)"
     assert parent.params["space.image_size"] == "96, 128, 160 px"
     assert parent.params["train.num_epochs"] == "6"
     assert parent.tags["vqc.data_fingerprint"] == "abc123"
@@ -109,7 +147,7 @@ def test_parent_says_what_was_searched() -> None:
     [("trials", "FINISHED"), ("hours", "FINISHED"), ("interrupted", "KILLED"), ("failed", "FAILED")],
 )
 def test_the_end_of_a_search_leaves_nothing_running(reason: str, status: str) -> None:
-    some = [*until(TrialStarted, events()), SearchEnded.model_validate({"at_ms": START_MS + 900, "reason": reason})]
+    some = [*until(TrialStarted, events()), SearchEnded.model_validate({**at(START_MS + 900), "reason": reason})]
     runs = merged(some)
     assert (runs[PARENT].status, runs[PARENT].ended_ms) == (status, START_MS + 900)
     assert (runs[1].status, runs[1].ended_ms, runs[1].tags["vqc.state"]) == ("KILLED", START_MS + 900, "interrupted")
@@ -118,28 +156,45 @@ def test_the_end_of_a_search_leaves_nothing_running(reason: str, status: str) ->
 def test_a_resumed_trial_runs_again_and_ends_properly() -> None:
     some = until(EpochMeasured, events())
     some += [
-        TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
-        SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
+        TrialEnded(**at(START_MS + 5_000), trial=1, state="interrupted", reason="Ctrl-C"),
+        SearchEnded(**at(START_MS + 5_001), reason="interrupted"),
     ]
     assert merged(some)[1].status == "KILLED"
     some += [
-        SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
-        TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
+        SearchResumed(**at(START_MS + 9_000), command="again", budget=Budget(trials=6)),
+        TrialStarted(**at(START_MS + 9_001), trial=1, after_epoch=1, worker="1@host"),
     ]
     assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("RUNNING", None)
     assert merged(some)[PARENT].status == "RUNNING"
     some += [
-        EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
-        TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
+        EpochMeasured(**at(START_MS + 9_500), trial=1, report=epoch_report(2, ap50=0.4)),
+        TrialEnded(**at(START_MS + 9_900), trial=1, state="completed", reason="all epochs"),
     ]
     assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("FINISHED", START_MS + 9_900)
     assert [point.step for point in points(merged(some)[1], "val/ap50")] == [1, 2]
 
 
+def test_failed_attempts_are_counted_and_explained() -> None:
+    some = until(EpochMeasured, events())
+    some.append(AttemptFailed(**at(START_MS + 5_000), trial=1, after_epoch=1, reason="RuntimeError: boom"))
+    runs = merged(some)
+    assert runs[1].status == "RUNNING"  # it is tried again
+    assert (runs[1].tags["vqc.failed_attempts"], runs[1].tags["vqc.last_failure"]) == ("1", "RuntimeError: boom")
+    assert points(runs[PARENT], "failed_attempts")[-1].value == 1
+    assert "1 failed attempt" in runs[PARENT].tags["mlflow.note.content"]
+
+
+def test_a_trial_that_waits_for_its_next_attempt_ends_with_the_search() -> None:
+    some = until(EpochMeasured, events())
+    some.append(AttemptFailed(**at(START_MS + 5_000), trial=1, after_epoch=1, reason="RuntimeError: boom"))
+    some.append(SearchEnded(**at(START_MS + 6_000), reason="interrupted"))
+    assert (merged(some)[1].status, merged(some)[1].ended_ms) == ("KILLED", START_MS + 6_000)
+
+
 def test_a_killed_search_ends_where_its_journal_ends() -> None:
     some = until(EpochMeasured, events())
     killed_ms = some[-1].at_ms
-    runs = merged([*some, SearchResumed(at_ms=killed_ms + 60_000, command="again", trials=6)])
+    runs = merged([*some, SearchResumed(**at(killed_ms + 60_000), command="again", budget=Budget(trials=6))])
     assert (runs[1].status, runs[1].ended_ms) == ("KILLED", killed_ms)
     assert runs[PARENT].status == "RUNNING"
 
@@ -149,7 +204,7 @@ def test_cut_short_ends_what_is_open() -> None:
     for event in until(EpochMeasured, events()):
         translator.updates(event)
     assert [(update.run, update.status) for update in translator.cut_short()] == [(PARENT, "KILLED"), (1, "KILLED")]
-    translator.updates(SearchEnded(at_ms=START_MS, reason="interrupted"))
+    translator.updates(SearchEnded(**at(START_MS), reason="interrupted"))
     assert translator.cut_short() == []
 
 
@@ -160,9 +215,4 @@ def test_cutting_the_journal_anywhere_changes_no_update(trials: int, share: floa
     whole, part = Translator(), Translator()
     all_of_them = [whole.updates(event) for event in some]
     assert [part.updates(event) for event in some[:cut]] == all_of_them[:cut]
-    assert all(update.line == at for at, updates in enumerate(all_of_them, start=1) for update in updates)
-
-
-@pytest.mark.parametrize(("number", "words"), [(0, "0 events"), (1, "1 event"), (1234, "1,234 events")])
-def test_counted(number: int, words: str) -> None:
-    assert counted(number, "event") == words
+    assert all(update.line == line for line, updates in enumerate(all_of_them, start=1) for update in updates)

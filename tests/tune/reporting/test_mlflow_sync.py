@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import START_MS, epoch_report, events, write_journal
+from tests.builders import START_MS, at, epoch_report, events, write_journal
 from tune.history.events import (
     EpochMeasured,
     Event,
@@ -25,6 +25,7 @@ from tune.history.events import (
 )
 from tune.reporting import mlflow_sync as mirror
 from tune.reporting.mlflow_sync import Mirror, MirrorState
+from tune.settings import Budget
 from vqc.tracking.mlflow_client import Tracker, default_uri
 
 Runs = dict[str, Any]
@@ -110,7 +111,7 @@ def test_a_second_time_changes_nothing(database: Path, name: str, capsys: pytest
     (database / name / "report.html").write_text("<p>fine</p>", encoding="utf-8")
     catch_up(database, name)
     once = everything(default_uri(database), name)
-    assert "7 runs made or changed" in capsys.readouterr().out
+    assert "7 runs written" in capsys.readouterr().out
     catch_up(database, name)
     assert everything(default_uri(database), name) == once
     assert "nothing was missing" in capsys.readouterr().out
@@ -158,23 +159,23 @@ def test_an_interrupted_trial_is_killed_and_runs_again(database: Path, name: str
     path, uri = journal_path(database, name), default_uri(database)
     first = [
         *events(name=name)[:4],
-        TrialEnded(at_ms=START_MS + 5_000, trial=1, state="interrupted", reason="Ctrl-C"),
-        SearchEnded(at_ms=START_MS + 5_001, reason="interrupted"),
+        TrialEnded(**at(START_MS + 5_000), trial=1, state="interrupted", reason="Ctrl-C"),
+        SearchEnded(**at(START_MS + 5_001), reason="interrupted"),
     ]
     write_journal(path, first)
     catch_up(database, name)
     assert {run.info.status for run in runs_of(uri, name).values()} == {"KILLED"}
     again = [
-        SearchResumed(at_ms=START_MS + 9_000, command="again", trials=6),
-        TrialStarted(at_ms=START_MS + 9_001, trial=1, after_epoch=1, worker="1@host"),
+        SearchResumed(**at(START_MS + 9_000), command="again", budget=Budget(trials=6)),
+        TrialStarted(**at(START_MS + 9_001), trial=1, after_epoch=1, worker="1@host"),
     ]
     write_journal(path, again)
     catch_up(database, name)
     assert {run.info.status for run in runs_of(uri, name).values()} == {"RUNNING"}
     end: list[Event] = [
-        EpochMeasured(at_ms=START_MS + 9_500, trial=1, report=epoch_report(2, ap50=0.4)),
-        TrialEnded(at_ms=START_MS + 9_900, trial=1, state="completed", reason="all epochs"),
-        SearchEnded(at_ms=START_MS + 9_901, reason="trials"),
+        EpochMeasured(**at(START_MS + 9_500), trial=1, report=epoch_report(2, ap50=0.4)),
+        TrialEnded(**at(START_MS + 9_900), trial=1, state="completed", reason="all epochs"),
+        SearchEnded(**at(START_MS + 9_901), reason="trials"),
     ]
     write_journal(path, end)
     catch_up(database, name)
@@ -248,7 +249,7 @@ def test_state_in_words(state: MirrorState, words: str) -> None:
 
 def test_no_such_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mirror.main(["nope", "--results", str(tmp_path)]) == 2
-    assert "no journal of a search here" in capsys.readouterr().err
+    assert "no search was run here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -15,16 +16,17 @@ from pathlib import Path
 import pytest
 
 from tests.builders import epoch_report
+from tests.cards import out_of_memory
 from tests.vqc.training.test_loop import MEASURED, config
-from vqc.cli import train as train_command
 from vqc.cli.main import main
 from vqc.config import TrainConfig, load_record, shipped_settings
 from vqc.data.dataset import Data
-from vqc.epoch import EpochReport, MachineUse
+from vqc.epoch import MachineUse
 from vqc.errors import NonFiniteLossError
-from vqc.hardware.gpu import GpuReading
-from vqc.reporting.live_display import TrainProgress, epoch_line
-from vqc.training.run import Run, RunInfo, find_run
+from vqc.hardware.gpu import GpuReading, choose_gpu
+from vqc.hardware.thermal import ThermalGuard
+from vqc.reporting.live_display import TrainDisplay, epoch_line
+from vqc.training.run import find_run
 
 FILES = {"run.json", "train_config.json", "reports.jsonl", "last.safetensors", "best_model.safetensors", "training.log"}
 AWAY = "http://127.0.0.1:9"  # nobody listens: MLflow's own start takes seconds, and nothing may depend on it
@@ -54,7 +56,7 @@ def test_a_run_from_beginning_to_end(folder: Path, tiny: Data, capsys: pytest.Ca
     assert "MLflow is behind: cannot reach MLflow" in shown
     assert "vqc train --name a --resume" in shown
     log = (run.folder / "training.log").read_text(encoding="utf-8").splitlines()
-    assert [line[21:].partition(":")[0] for line in log] == ["began", "epoch 1 of 2", "epoch 2 of 2", "completed"]
+    assert [line[21:].partition(":")[0] for line in log] == ["started", "epoch 1 of 2", "epoch 2 of 2", "completed"]
     assert run.config == config(num_epochs=2)
 
 
@@ -122,8 +124,32 @@ def test_a_loss_that_is_not_finite(
 
     monkeypatch.setattr("vqc.training.loop.fit", explode)
     assert main(words(tiny, "--name", "a")) == 2
-    assert "vqc train: learning_rate: the loss is not finite at step 3" in capsys.readouterr().err
+    assert "vqc train: the loss is not finite at step 3" in capsys.readouterr().err
     assert "NonFiniteLossError" in (folder / "results/a/training.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("error", [out_of_memory(), MemoryError()], ids=["of the GPU", "of the machine"])
+@pytest.mark.parametrize("at", ["vqc.training.loop.build_detector", "vqc.models.build.FixedAnchors.forward"])
+def test_memory_that_is_too_small_is_one_sentence(
+    folder: Path,
+    tiny: Data,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    error: Exception,
+) -> None:
+    """Neither the detector itself, nor a step on one image, needs a traceback."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(at, fail)
+    assert main(words(tiny, "--name", "a")) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("vqc train: ")
+    assert "does not fit into memory" in sentence
+    assert "a smaller image_size" in sentence
+    assert "ended: " in (folder / "results/a/training.log").read_text(encoding="utf-8")
 
 
 # Which device
@@ -132,7 +158,7 @@ def test_a_loss_that_is_not_finite(
 @pytest.mark.parametrize(("asked", "gpu"), [(None, 0), (0, 0), (1, 1)])
 def test_the_gpu_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: int | None, gpu: int) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert train_command._choose_gpu(asked) == (gpu, [])
+    assert choose_gpu(asked) == (gpu, "")
 
 
 @pytest.mark.parametrize("asked", [-1, 2])
@@ -146,9 +172,9 @@ def test_a_gpu_that_is_not_there(
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqc.hardware.gpu.gpu_count", lambda: 1)
-    gpu, remarks = train_command._choose_gpu(0)
+    gpu, remark = choose_gpu(0)
     assert gpu is None
-    assert "torch-backend=auto" in remarks[0]
+    assert "torch-backend=auto" in remark
 
 
 def test_without_a_gpu_the_cpu_configuration_is_the_default(
@@ -192,55 +218,35 @@ def test_stopped_and_resumed_equals_never_stopped(folder: Path, tiny: Data, numb
 # Heat
 
 
-def hot_run(folder: Path) -> Run:
-    (folder / "hot").mkdir()
-    info = RunInfo(run_id="1", name="hot", started_ms=0, command="", data={}, versions={})
-    return Run(folder=folder / "hot", info=info, config=config())
-
-
-def at(temperature_c: float | None) -> EpochReport:
-    return epoch_report(1, ap50=0.1).model_copy(update={"machine": MachineUse(gpu_temperature_c=temperature_c)})
-
-
-def test_the_guard_warns_once_and_waits_until_cool(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
+def test_the_guard_warns_once_and_waits_until_cool(monkeypatch: pytest.MonkeyPatch) -> None:
     cooling = iter([84.0, 79.0, 74.0, 71.0])
     reading = GpuReading(name="", utilisation=None, used_gb=1, total_gb=6, temperature_c=None, power_w=None)
     monkeypatch.setattr(
-        "vqc.hardware.gpu.read_gpu", lambda uuid: GpuReading(**{**vars(reading), "temperature_c": next(cooling)})
+        "vqc.hardware.thermal.read_gpu", lambda uuid: dataclasses.replace(reading, temperature_c=next(cooling))
     )
-    monkeypatch.setattr("vqc.hardware.thermal.POLL_S", 1e-3)
-    run, stream = hot_run(folder), io.StringIO()
-    progress = TrainProgress("hot", config(), reports=[], gpu=None, stream=stream, live=False)
-    guard = train_command._Guard(run, progress, threading.Event(), uuid="GPU-1", limit_c=80.0)
-    guard.after(at(84.0))
+    said: list[str] = []
+    guard = ThermalGuard(uuid="GPU-1", limit_c=80.0, pause=lambda seconds: False, say=said.append)
+    guard.after_epoch(84.0)
     assert next(cooling, None) is None
-    said = stream.getvalue()
-    assert "The GPU reached 84 °C" in said
-    assert "The GPU is at 84 °C: waiting until it is cooler." in said
-    assert "Waited 0 s for the GPU to cool." in said
-    assert "waiting until it is cooler" in (run.folder / "training.log").read_text(encoding="utf-8")
-
-
-def test_it_warns_again_only_after_it_was_cool(folder: Path) -> None:
-    import threading
-
-    stream = io.StringIO()
-    progress = TrainProgress("hot", config(), reports=[], gpu=None, stream=stream, live=False)
-    guard = train_command._Guard(hot_run(folder), progress, threading.Event(), uuid="GPU-1", limit_c=None)
-    for temperature_c in (81.0, 82.0, None, 70.0, 83.0):
-        guard.after(at(temperature_c))
-    assert [line[:22] for line in stream.getvalue().splitlines()] == [
-        "The GPU reached 81 °C,",
-        "The GPU reached 83 °C,",
+    assert [line[:24] for line in said] == [
+        "The GPU reached 84 °C, e",
+        "The GPU is at 84 °C: wai",
+        "Waited 0 s for the GPU t",
     ]
+
+
+def test_it_warns_again_only_after_it_was_cool() -> None:
+    said: list[str] = []
+    guard = ThermalGuard(uuid="GPU-1", limit_c=None, pause=lambda seconds: False, say=said.append)
+    for temperature_c in (81.0, 82.0, None, 70.0, 83.0):
+        guard.after_epoch(temperature_c)
+    assert [line[:22] for line in said] == ["The GPU reached 81 °C,", "The GPU reached 83 °C,"]
 
 
 # The terminal
 
 
-def screen(progress: TrainProgress, *, width: int = 80, ascii_only: bool = False) -> str:
+def screen(progress: TrainDisplay, *, width: int = 80, ascii_only: bool = False) -> str:
     from rich.console import Console, Group
 
     stream = io.StringIO()
@@ -248,8 +254,8 @@ def screen(progress: TrainProgress, *, width: int = 80, ascii_only: bool = False
     return stream.getvalue()
 
 
-def progress_at(epochs: int, *, clock: list[float]) -> TrainProgress:
-    shown = TrainProgress(
+def progress_at(epochs: int, *, clock: list[float]) -> TrainDisplay:
+    shown = TrainDisplay(
         "parts", config(num_epochs=6), reports=[], gpu=None, stream=io.StringIO(), live=False, clock=lambda: clock[0]
     )
     for number in range(1, epochs + 1):
@@ -285,13 +291,13 @@ def test_the_live_display() -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_it_says_that_it_is_about_to_stop(asked: bool) -> None:
-    shown = TrainProgress("a", config(), reports=[], gpu=None, stream=io.StringIO(), live=False, stopping=lambda: asked)
+    shown = TrainDisplay("a", config(), reports=[], gpu=None, stream=io.StringIO(), live=False, stopping=lambda: asked)
     assert ("Stopping after this epoch" in screen(shown)) == asked
 
 
 def test_it_draws_in_a_terminal_and_leaves_what_was_said() -> None:
     stream = io.StringIO()
-    with TrainProgress("parts", config(), reports=[], gpu=None, stream=stream, live=True) as shown:
+    with TrainDisplay("parts", config(), reports=[], gpu=None, stream=stream, live=True) as shown:
         shown.on_step(1, 9)
         shown.say("The GPU reached 84 °C")
         shown.on_epoch(epoch_report(1, ap50=0.5))

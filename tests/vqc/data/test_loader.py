@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.images import annotation, edit_json, image, rgb, save_rotated, write_data
 from vqc.config import Augmentation, TrainConfig, Workers
 from vqc.data.dataset import Data, load_data, read_image
-from vqc.data.loader import PAD_VALUE, Batch, FittedImages, evaluation_batches, fit_image, fit_scale, training_batches
+from vqc.data.letterbox import PAD_VALUE, fit_image, fit_scale
+from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
 from vqc.errors import DataError
 
 SIZE = (64, 96)

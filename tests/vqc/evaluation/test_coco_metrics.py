@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tests.images import annotation, edit_json, image, save_rotated, write_data
 from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data
 from vqc.data.loader import FittedImages, evaluation_batches
-from vqc.evaluation.coco_metrics import Detections, coco_scores, detect, in_annotated_pixels
+from vqc.evaluation.coco_metrics import coco_scores, detect
 from vqc.hardware.precision import Precision
+from vqc.inference.detections import Detections
 
 CATEGORIES = (Category(id=3, name="scratch"), Category(id=7, name="dent"), Category(id=90, name="stain"))
 CPU = Precision(device=torch.device("cpu"), dtype=torch.float32)
@@ -38,6 +39,7 @@ def record(image_id: int, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarr
         image_id=image_id,
         path=Path("none.png"),
         sha256="",
+        group=f"{image_id}.png",
         width=int(EDGE),
         height=int(EDGE),
         rotate=False,
@@ -235,21 +237,14 @@ def test_the_mode_is_put_back_after_an_error(turned: Data) -> None:
 
 
 def test_detections_are_clipped_and_best_first() -> None:
-    found = in_annotated_pixels(
-        np.array([[0, 0, 32, 32], [-4, 8, 70, 64]], np.float32),
-        np.array([0.2, 0.9], np.float32),
-        np.array([1, 2]),
-        image_id=5,
-        width=100,
-        height=50,
-        size=(64, 64),
-    )
+    boxes = np.array([[0, 0, 32, 32], [-4, 8, 70, 64]], np.float32)
+    fitted = Detections.from_output(boxes, np.array([0.2, 0.9], np.float32), np.array([1, 2]))
+    found = fitted.in_image(5, width=100, height=50, size=(64, 64))
     assert found.boxes.tolist() == [[0, 12.5, 100, 50], [0, 0, 50, 50]]
     assert (found.image_id, found.labels.tolist()) == (5, [2, 1])
     assert found.boxes.dtype == np.float32
 
 
 def test_nothing_found_keeps_its_shape() -> None:
-    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-    found = in_annotated_pixels(*nothing, image_id=1, width=10, height=10, size=(64, 64))
+    found = Detections.none().in_image(1, width=10, height=10, size=(64, 64))
     assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))

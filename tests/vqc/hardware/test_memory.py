@@ -1,10 +1,9 @@
-"""Memory that runs out anywhere costs parts, never a batch, a step or a trial."""
+"""The size of a micro-batch, which errors mean that memory ran out, and the optimiser's memory."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from unittest import mock
 
 import pytest
@@ -12,60 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cards import Card, out_of_memory
-from tests.images import write_data
-from vqc.config import TrainConfig
-from vqc.data.dataset import Data, load_data
-from vqc.data.loader import Batch
+from tests.cards import out_of_memory
 from vqc.errors import InfeasibleError
-from vqc.hardware.memory import MicroBatch, Rollback, is_out_of_memory, reserve_optimizer_state
-from vqc.hardware.precision import Precision
-from vqc.models.build import build_detector
-from vqc.models.checkpoint import LoopState, ModelInfo
-from vqc.training.gradient_accumulation import add_gradient
-from vqc.training.loop import Epoch, fit
-
-CPU = Precision(device=torch.device("cpu"), dtype=torch.float32)
-ADDITIVE = ["fcos_tiny", "retinanet_resnet50_fpn", "fcos_resnet50_fpn", "ssdlite320_mobilenet_v3_large"]
-
-
-def batch_of(images: int, *, side: int = 64) -> Batch:
-    """Noise; every third image is of a good part, the others have one or two boxes."""
-    generator = torch.Generator().manual_seed(images)
-    pixels = torch.randint(0, 256, (images, 3, side, side), generator=generator, dtype=torch.uint8)
-    boxes = torch.tensor([[4.0, 6.0, 30.0, 28.0], [20.0, 24.0, 60.0, 62.0]], dtype=torch.float64)
-    counts = [i % 3 for i in range(images)]
-    targets = [{"boxes": boxes[:n], "labels": torch.arange(1, n + 1)} for n in counts]
-    return Batch(images=pixels, targets=targets, indices=tuple(range(images)))
-
-
-def state_of(model_name: str, *, side: int = 64) -> LoopState:
-    """A detector with its batch norm in evaluation mode, so that parts see what the whole sees; in double precision.
-
-    An untrained deep network magnifies rounding: in float32 torch differs from itself by 0.4 % between batch sizes.
-    """
-    config = TrainConfig(model=model_name, weights="none", image_size=(side, side))
-    model = build_detector(config, num_classes=2).double()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-    optimizer = torch.optim.AdamW(model.parameters())
-    info = ModelInfo(config=config, categories=((1, "a"), (2, "b")), fingerprint="", epoch=0)
-    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=CPU.scaler())
-
-
-def gradient_of(state: LoopState, batch: Batch, micro: MicroBatch) -> tuple[torch.Tensor, dict[str, float]]:
-    """The whole gradient as one vector, and the loss terms."""
-    state.optimizer.zero_grad()
-    rollback = Rollback(state.model, CPU.device)
-    torch.manual_seed(1)
-    terms = add_gradient(state, batch, share=1.0, precision=CPU, micro=micro, rollback=rollback)
-    parts = [p.grad.reshape(-1) for p in state.model.parameters() if p.grad is not None]
-    return torch.cat(parts), {name: float(term) for name, term in terms.items()}
-
-
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
+from vqc.hardware.memory import MicroBatch, is_out_of_memory, reserve_optimizer_state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,187 +25,59 @@ def _quick_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.fixture(scope="module")
-def tiny_state() -> LoopState:
-    return state_of("fcos_tiny")
+def test_one_image_that_does_not_fit_is_infeasible_with_the_figure() -> None:
+    micro = MicroBatch(size=5)
+    tried: list[int] = []
+    undone: list[int] = []
+
+    def never(size: int) -> None:
+        tried.append(size)
+        raise out_of_memory()
+
+    said = r"a step, even on one image, does not fit into memory \(CUDA out of memory. Tried to allocate 2.00 GiB"
+    with pytest.raises(InfeasibleError, match=said):
+        micro.fitted(never, images=5, what="a step", undo=lambda: undone.append(len(tried)))
+    assert tried == [5, 3, 2, 1, 1]
+    assert undone == [1, 2, 3, 4]
+
+
+@settings(max_examples=30)
+@given(whole=st.integers(1, 64), failures=st.lists(st.booleans(), max_size=12))
+def test_the_size_stays_between_one_and_the_whole(whole: int, failures: list[bool]) -> None:
+    micro, outcomes = MicroBatch(size=whole), iter(failures)
+
+    def attempt(size: int) -> int:
+        if size > 1 and next(outcomes, False):
+            raise out_of_memory()
+        return size
+
+    for _ in range(8):
+        assert 1 <= micro.fitted(attempt, images=whole, what="a step") == micro.size <= whole
+        micro.grow()
+    list(outcomes)
+    for _ in range(8):
+        micro.grow()
+    assert micro.size == whole
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        MicroBatch(size=4).fitted(mock.Mock(side_effect=RuntimeError("shapes")), images=4, what="a step")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name != "fcos_tiny" else ()) for name in ADDITIVE]
+    ("error", "memory"),
+    [
+        (out_of_memory(), True),
+        (MemoryError(), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("CUDA out of memory"), False),
+    ],
 )
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_parts_have_the_gradient_and_the_losses_of_the_whole_batch(name: str, size: int) -> None:
-    state, batch = state_of(name), batch_of(5)
-    whole, terms = gradient_of(state, batch, MicroBatch(size=5))
-    parted, parted_terms = gradient_of(state, batch, MicroBatch(size=size))
-    assert distance(parted, whole) < 1e-4
-    assert parted_terms == pytest.approx(terms, rel=1e-4)
-
-
-def test_a_batch_of_good_parts_alone_can_be_parted(tiny_state: LoopState) -> None:
-    batch = batch_of(4)
-    empty = {"boxes": torch.zeros(0, 4, dtype=torch.float64), "labels": torch.zeros(0, dtype=torch.int64)}
-    good = Batch(images=batch.images, targets=[empty] * 4, indices=batch.indices)
-    whole, _ = gradient_of(tiny_state, good, MicroBatch(size=4))
-    parted, _ = gradient_of(tiny_state, good, MicroBatch(size=1))
-    assert distance(parted, whole) < 1e-4
-
-
-def test_parts_of_accumulated_batches_add_up(tiny_state: LoopState) -> None:
-    def sum_over_two(size: int) -> torch.Tensor:
-        tiny_state.optimizer.zero_grad()
-        rollback, micro = Rollback(tiny_state.model, CPU.device), MicroBatch(size=size)
-        for batch in (batch_of(5), batch_of(4)):
-            add_gradient(tiny_state, batch, share=0.5, precision=CPU, micro=micro, rollback=rollback)
-        return torch.cat([p.grad.reshape(-1) for p in tiny_state.model.parameters() if p.grad is not None])
-
-    assert distance(sum_over_two(2), sum_over_two(5)) < 1e-4
-
-
-class FailingMemory:
-    """Raises out-of-memory in forward or backward passes as a schedule says, and notes which images got through."""
-
-    def __init__(self, state: LoopState, schedule: list[str]) -> None:
-        self.schedule: Iterator[str] = iter(schedule)
-        self.state = state
-
-    def __enter__(self) -> FailingMemory:
-        forward, scale = self.state.model.forward, self.state.scaler.scale
-
-        def failing_forward(images: torch.Tensor, targets: object) -> object:
-            self.plan = next(self.schedule, "fits")
-            if self.plan == "forward" and len(images) > 1:
-                raise out_of_memory()
-            return forward(images, targets)
-
-        def failing_scale(loss: torch.Tensor) -> torch.Tensor:
-            scaled = scale(loss)
-            if self.plan == "backward" and self.images > 1:
-                scaled.register_hook(self._fail)
-            return scaled
-
-        def count(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
-            self.images = len(inputs[0])
-
-        self.undo: list[Callable[[], None]] = [self.state.model.register_forward_pre_hook(count).remove]
-        self.patches = [
-            mock.patch.object(self.state.model, "forward", failing_forward),
-            mock.patch.object(self.state.scaler, "scale", failing_scale),
-        ]
-        for patch in self.patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self.patches:
-            patch.stop()
-        for undo in self.undo:
-            undo()
-
-    @staticmethod
-    def _fail(gradient: torch.Tensor) -> torch.Tensor:
-        raise out_of_memory()
-
-
-@settings(max_examples=20)
-@given(schedule=st.lists(st.sampled_from(["fits", "forward", "backward"]), max_size=8), images=st.integers(1, 5))
-def test_whatever_fails_the_batch_counts_once_and_whole(
-    tiny_state: LoopState, schedule: list[str], images: int
-) -> None:
-    batch = batch_of(images)
-    whole, terms = gradient_of(tiny_state, batch, MicroBatch(size=images))
-    micro = MicroBatch(size=images)
-    with FailingMemory(tiny_state, schedule):
-        survived, survived_terms = gradient_of(tiny_state, batch, micro)
-    assert distance(survived, whole) < 1e-4
-    assert survived_terms == pytest.approx(terms, rel=1e-4)
-    assert 1 <= micro.size <= images
-
-
-# Whole runs
-
-
-@dataclass(frozen=True)
-class Run:
-    """The gradient of each step, and the one epoch's figures."""
-
-    gradients: list[torch.Tensor]
-    epoch: Epoch
-
-
-def run_on(card: Card, data: Data) -> Run:
-    """One epoch of two steps, 4 images and 1; batch norm frozen, so that parts see what the whole sees."""
-    config = TrainConfig.model_validate(
-        {
-            "model": "fcos_tiny",
-            "weights": "none",
-            "image_size": 64,
-            "batch_size": 4,
-            "num_epochs": 1,
-            "learning_rate": 1e-6,
-            "gpu_optimization": {"mixed_precision": "float32"},
-        }
-    )
-    with card, mock.patch("vqc.training.loop.build_detector", frozen_detector):
-        (epoch,) = fit(config, data, meter=card)
-    return Run(card.gradients, epoch)
-
-
-def frozen_detector(config: TrainConfig, *, num_classes: int) -> torch.nn.Module:
-    model = build_detector(config, num_classes=num_classes)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
-    return model
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Data:
-    return load_data(write_data(tmp_path_factory.mktemp("few") / "data", train=5, val=2, test=1))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(few: Data) -> Run:
-    return run_on(Card(), few)
-
-
-OCCURRENCES = st.sets(st.integers(0, 9), max_size=6)
-POINTS = ("probe", "forward", "backward", "evaluation", "optimiser")
-FAILURES = given(failures=st.fixed_dictionaries(dict.fromkeys(POINTS, OCCURRENCES)))
-
-
-@settings(max_examples=5)
-@FAILURES
-def test_whatever_runs_out_no_run_is_lost(few: Data, undisturbed: Run, failures: dict[str, set[int]]) -> None:
-    is_not_lost(few, undisturbed, failures)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("part", range(5))
-@settings(max_examples=100)
-@FAILURES
-def test_five_hundred_schedules_of_failure(
-    few: Data, undisturbed: Run, part: int, failures: dict[str, set[int]]
-) -> None:
-    is_not_lost(few, undisturbed, failures)
-
-
-def is_not_lost(data: Data, undisturbed: Run, failures: dict[str, set[int]]) -> None:
-    """Every step has the gradient that it would have had, unless what cannot be made smaller ran out twice."""
-    card = Card(failures=failures)
-    try:
-        run = run_on(card, data)
-    except InfeasibleError:
-        run = None
-    if run is None:
-        assert card.failed["one image"] >= 2
-        return
-    assert run.epoch.report.step == 2
-    for ours, theirs in zip(run.gradients, undisturbed.gradients, strict=True):
-        assert distance(ours, theirs) < 1e-4
-    assert run.epoch.report.losses == pytest.approx(undisturbed.epoch.report.losses, rel=1e-4)
-    assert run.epoch.report.scores == undisturbed.epoch.report.scores
+def test_running_out_is_told_by_type_or_words(error: Exception, memory: bool) -> None:
+    assert is_out_of_memory(error) is memory
 
 
 def test_the_optimisers_memory_is_there_before_its_first_step() -> None:
@@ -284,47 +104,3 @@ def test_reserving_leaves_a_resumed_state_alone() -> None:
     before = repr(optimizer.state_dict())
     reserve_optimizer_state(optimizer)
     assert repr(optimizer.state_dict()) == before
-
-
-def test_running_statistics_count_a_failed_attempt_as_not_made() -> None:
-    state, batch = state_of("fcos_tiny"), batch_of(4)
-    state.model.train()
-    twin = state_of("fcos_tiny")
-    twin.model.train()
-    with FailingMemory(state, ["fits", "backward"]):  # the second of two halves fails, after the first went through
-        gradient_of(state, batch, MicroBatch(size=2))
-    gradient_of(twin, batch, MicroBatch(size=1))
-    assert all(torch.equal(a, b) for a, b in zip(state.model.buffers(), twin.model.buffers(), strict=True))
-
-
-def test_one_image_that_does_not_fit_is_infeasible_with_the_figure() -> None:
-    micro = MicroBatch(size=4)
-    tried: list[int] = []
-
-    def never(size: int) -> None:
-        tried.append(size)
-        raise out_of_memory()
-
-    with pytest.raises(InfeasibleError, match=r"not even on one image: CUDA out of memory. Tried to allocate 2.00 GiB"):
-        micro.fitted(never, images=4, what="a training step")
-    assert tried == [4, 2, 1, 1]
-
-
-def test_other_errors_are_not_taken_for_memory() -> None:
-    with pytest.raises(RuntimeError, match="shapes"):
-        MicroBatch(size=4).fitted(mock.Mock(side_effect=RuntimeError("shapes")), images=4, what="a step")
-
-
-@pytest.mark.parametrize(
-    ("error", "memory"),
-    [
-        (out_of_memory(), True),
-        (MemoryError(), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("CUDA error: device-side assert triggered"), False),
-        (ValueError("CUDA out of memory"), False),
-    ],
-)
-def test_running_out_is_told_by_type_or_words(error: Exception, memory: bool) -> None:
-    assert is_out_of_memory(error) is memory

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 
 from tests.models import decided
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
-from vqc.models.build import build_detector, move_detector
+from vqc.models.build import build_detector, loss_count, move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
 from vqc.models.registry import ARCHITECTURES, check_model
 
@@ -171,45 +171,57 @@ def test_pixels_are_normalised_alike_in_either_memory_format() -> None:
     assert last.tensors.is_contiguous(memory_format=torch.channels_last)
 
 
-# Memory formats
-
-
-BY_DEVICE = pytest.mark.parametrize(
-    ("name", "device", "expected"),
-    [
-        ("fcos_tiny", "cpu", torch.channels_last),
-        ("fcos_tiny", "meta", torch.channels_last),  # stands in for a GPU
-        ("retinanet_resnet50_fpn", "cpu", torch.contiguous_format),
-        ("retinanet_resnet50_fpn", "meta", torch.channels_last),
-    ],
-)
-
-
-@BY_DEVICE
-def test_weights_and_images_lie_as_the_device_is_fastest(name: str, device: str, expected: torch.memory_format) -> None:
-    model = move_detector(build_detector(config(name), num_classes=2), torch.device(device))
-    kernels = [one for one in model.get_submodule("backbone").parameters() if one.dim() == 4 and one.shape[-1] > 1]
-    assert all(one.is_contiguous(memory_format=expected) for one in kernels)
-    images, _ = model.get_submodule("transform")(pictures(2).contiguous(memory_format=torch.channels_last).to(device))
-    assert images.tensors.is_contiguous(memory_format=expected)
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_the_small_head_is_computed_plane_by_plane_everywhere(device: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # "meta" stands in for a GPU
+def test_weights_are_channels_last(device: str) -> None:
     model = move_detector(build_detector(config(), num_classes=2), torch.device(device))
-    assert all(one.is_contiguous() for one in model.get_submodule("head").parameters())
+    kernels = [one for one in model.get_submodule("backbone").parameters() if one.dim() == 4 and one.shape[-1] > 1]
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in kernels)
 
 
-def test_what_is_found_does_not_depend_on_the_memory_format() -> None:
+def test_detections_do_not_depend_on_the_memory_format() -> None:
     model, _ = decided("fcos_tiny", SIZE)
-    transform: Any = model.get_submodule("transform")
     with torch.inference_mode():
         last = model(pictures(2))
-        transform.cpu_channels_last = False
-        planes = move_detector(model, torch.device("cpu"))(pictures(2))
+        planes = model.to(memory_format=torch.contiguous_format)(pictures(2))  # type: ignore[call-overload]
     for one, other in zip(last, planes, strict=True):
         assert len(one["scores"]) > 10
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+# The count that a loss is divided by
+
+
+@pytest.mark.parametrize("name", sorted(LIGHT))
+def test_loss_terms_times_their_count_add_up_over_the_images(name: str) -> None:
+    """So a batch can be computed in parts; batch norm is in evaluation mode, or it would see each part by itself."""
+    model = build_detector(config(name), num_classes=2).double()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+    given = [{**target, "boxes": target["boxes"].double()} for target in targets(2, 0, 1)]
+    whole = model(pictures(3), given)
+    count = int(loss_count(model))
+    sums, counts = dict.fromkeys(whole, 0.0), []
+    for image, target in zip(pictures(3), given, strict=True):
+        terms = model(image[None], [target])
+        counts.append(int(loss_count(model)))
+        for term, value in terms.items():
+            sums[term] += float(value.detach()) * max(1, counts[-1])
+    assert sum(counts) == count > 0
+    assert counts[1] == 0
+    assert sums["bbox_regression"] / count == pytest.approx(float(whole["bbox_regression"].detach()))
+
+
+def test_without_foreground_cells_detectors_count_images() -> None:
+    model = build_detector(config("fasterrcnn_mobilenet_v3_large_320_fpn"), num_classes=2)
+    model(pictures(2), targets(2, 0))
+    assert loss_count(model) == 2
+
+
+def test_torchvisions_own_reading_of_weights_is_put_back() -> None:
+    before = WeightsEnum.get_state_dict
+    build_detector(config("ssdlite320_mobilenet_v3_large", weights="backbone"), num_classes=2, load_backbone=False)
+    assert WeightsEnum.get_state_dict is before
 
 
 # Names and weights

@@ -19,8 +19,8 @@ from vqc.data.dataset import Data, ImageRecord, Split, load_data
 from vqc.data.loader import FittedImages, training_batches
 from vqc.errors import DataError, ModelError, NonFiniteLossError
 from vqc.models.build import build_detector
-from vqc.models.checkpoint import read_report, save_state
 from vqc.training.loop import Epoch, fit, learning_rate_at
+from vqc.training.state import read_report, snapshot_of
 
 MEASURED = {"data_s", "train_s", "eval_s", "images_per_s", "peak_vram_gb", "peak_ram_gb", "machine", "measured_ms"}
 FLOAT32 = {"mixed_precision": "float32"}
@@ -67,7 +67,7 @@ def straight(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Run:
     for epoch in fit(config(), tiny):
         told.append(figures(epoch))
         states.append(folder / f"{epoch.report.epoch}.safetensors")
-        save_state(states[-1], epoch.state, epoch.report)
+        snapshot_of(epoch.state, epoch.report).write_state(states[-1])
     return Run(told, states, weights(epoch))
 
 
@@ -89,7 +89,7 @@ def test_a_detector_that_draws_samples_is_resumed_too(tiny: Data, tmp_path: Path
     settings = config(model="fasterrcnn_mobilenet_v3_large_320_fpn", num_epochs=2)
     run = fit(settings, tiny)
     first = next(run)
-    save_state(tmp_path / "last", first.state, first.report)
+    snapshot_of(first.state, first.report).write_state(tmp_path / "last")
     straight, resumed = next(run), next(fit(settings, tiny, resume_from=tmp_path / "last"))
     assert figures(resumed) == figures(straight)
     assert weights(resumed) == weights(straight)
@@ -104,7 +104,7 @@ def test_the_state_may_be_saved_over_the_one_resumed_from(tiny: Data, straight: 
     last = tmp_path / "last.safetensors"
     last.write_bytes(straight.states[0].read_bytes())
     for epoch in fit(config(), tiny, resume_from=last):
-        save_state(last, epoch.state, epoch.report)
+        snapshot_of(epoch.state, epoch.report).write_state(last)
     assert read_report(last).model_dump(exclude=MEASURED) == straight.figures[-1]
     assert weights(epoch) == straight.weights
 

@@ -17,24 +17,24 @@ from tests.vqc.training.test_loop import MEASURED, config
 from vqc.data.dataset import Data, load_data
 from vqc.epoch import EpochReport, MachineUse
 from vqc.errors import ConfigError, DataError, ModelError
-from vqc.lines import LineFile, whole_lines
+from vqc.files import LineFile, whole_lines
 from vqc.models.checkpoint import load_model, read_info
 from vqc.tracking.metric_names import epoch_figures
 from vqc.tracking.mlflow_client import Tracker, default_uri
 from vqc.tracking.mlflow_run import RunMirror
-from vqc.training.run import Run, begin_run, best_of, epochs_of, find_run, only_one, run_names
+from vqc.training.run import Run, best_of, find_run, run_lock, run_names, start_run, train_run
 
 COMMAND = "vqc train"
 
 
-def begun(results: Path, data: Data, name: str = "a") -> Run:
-    return begin_run(results, name, config=config(), data=data, command=COMMAND)
+def started(results: Path, data: Data, name: str = "a") -> Run:
+    return start_run(results, name, config=config(), data=data, command=COMMAND)
 
 
 def trained(run: Run, data: Data, *, epochs: int | None = None) -> list[EpochReport]:
-    """The reports of a sitting that is left after so many epochs."""
+    """The reports of a run that is left after so many epochs."""
     reports = []
-    for report in epochs_of(run, data, cache=run.folder.parent / "cache", gpu=None, on_step=None):
+    for report in train_run(run, data, cache=run.folder.parent / "cache", gpu=None, on_step=None):
         reports.append(report)
         if len(reports) == epochs:
             break
@@ -52,7 +52,7 @@ def computed(reports: list[EpochReport]) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def whole(tiny: Data, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was never stopped."""
-    run = begun(tmp_path_factory.mktemp("results"), tiny, "whole")
+    run = started(tmp_path_factory.mktemp("results"), tiny, "whole")
     trained(run, tiny)
     return run
 
@@ -90,7 +90,7 @@ def test_every_epoch_knows_what_the_machine_did(whole: Run) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_resumed_after_an_epoch(whole: Run, tiny: Data, tmp_path: Path, epochs: int) -> None:
-    run = begun(tmp_path, tiny)
+    run = started(tmp_path, tiny)
     trained(run, tiny, epochs=epochs)
     rest = trained(find_run(tmp_path, None), tiny)
     assert [report.epoch for report in rest] == list(range(epochs + 1, 4))
@@ -120,7 +120,7 @@ def test_a_finished_run_has_nothing_left(results: Path, tiny: Data) -> None:
 
 def test_other_data_is_refused(results: Path, tmp_path: Path) -> None:
     other = load_data(write_data(tmp_path / "other", train=4, val=2))
-    with pytest.raises(DataError, match="changed since the run 'whole' began"):
+    with pytest.raises(DataError, match="changed since the run 'whole' started"):
         trained(find_run(results, "whole"), other)
 
 
@@ -150,14 +150,14 @@ def test_a_missing_line_is_told(results: Path) -> None:
 
 
 def test_a_name_is_taken_once(results: Path, tiny: Data) -> None:
-    with pytest.raises(ConfigError, match="is there already") as caught:
-        begun(results, tiny, "whole")
+    with pytest.raises(ConfigError, match="exists already") as caught:
+        started(results, tiny, "whole")
     assert "vqc train --name whole --resume" in str(caught.value)
 
 
-def test_the_latest_is_the_one_that_worked_last(results: Path, tiny: Data) -> None:
-    begun(results, tiny, "a")
-    begun(results, tiny, "z")
+def test_the_latest_is_the_one_that_was_trained_last(results: Path, tiny: Data) -> None:
+    started(results, tiny, "a")
+    started(results, tiny, "z")
     (results / "a" / "reports.jsonl").write_bytes(b"")
     os.utime(results / "a" / "reports.jsonl", (2e9, 2e9))  # a file system's clock may tick only every few milliseconds
     assert set(run_names(results)) == {"whole", "a", "z"}
@@ -174,7 +174,7 @@ def test_an_unknown_name(results: Path, name: str, told: str) -> None:
 
 def test_only_one_process_trains_a_run(results: Path) -> None:
     run = find_run(results, "whole")
-    with only_one(run), pytest.raises(ConfigError, match="another process trains 'whole'"), only_one(run):
+    with run_lock(run), pytest.raises(ConfigError, match="another process trains 'whole'"), run_lock(run):
         pass
 
 

@@ -1,0 +1,104 @@
+"""What a search does next, as a function of the table, the time left and the trials that have a worker."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.tables import add_trial, search_settings, search_started
+from tune.history.table import Table
+from tune.policy.schedule import Continue, Promote, Propose, Repeat, Step, is_complete, may_run, next_step
+from tune.settings import SearchSettings
+
+SETTINGS = search_settings(epochs=12, trials=3, confirm=1)
+HOURS = search_settings(epochs=12, trials=None, hours=1.0, confirm=1)
+EPOCH_S = 2.3  # of a report in these tests
+
+
+def table_of(settings: SearchSettings = SETTINGS) -> Table:
+    table = Table()
+    table.apply(search_started(settings))
+    return table
+
+
+def step(
+    table: Table, settings: SearchSettings = SETTINGS, *, left_s: float = math.inf, busy: set[int] | None = None
+) -> Step | None:
+    return next_step(table, settings, left_s=left_s, with_worker=busy or set())
+
+
+def completed(table: Table, settings: SearchSettings, value: float) -> None:
+    add_trial(table, settings, values=[value] * 12)
+
+
+def test_a_new_search_proposes() -> None:
+    assert step(table_of()) == Propose()
+
+
+@pytest.mark.parametrize("state", ["proposed", "running", "interrupted"])
+def test_what_was_begun_and_has_no_worker_comes_first(state: str) -> None:
+    table = table_of()
+    begun = add_trial(table, SETTINGS, values=[0.1], state=state)
+    assert step(table) == Continue(begun)
+    assert step(table, busy={1}) == Propose()
+
+
+def test_a_trial_of_an_outage_waits_for_an_epoch_of_another() -> None:
+    table = table_of()
+    failed = add_trial(table, SETTINGS, values=[], state="interrupted")
+    failed.after_outage = True
+    assert step(table) == Propose()
+    table.session_epochs = 1
+    assert step(table) == Continue(failed)
+
+
+def test_a_trial_of_an_outage_is_tried_where_nothing_else_is_left() -> None:
+    table = table_of()
+    for _ in range(3):
+        add_trial(table, SETTINGS, values=[], state="interrupted").after_outage = True
+    assert step(table) == Continue(table.trials[1])
+
+
+def test_once_all_were_tried_the_default_is_completed_and_then_the_best_is_repeated() -> None:
+    table = table_of()
+    default = add_trial(table, SETTINGS, values=[0.1, 0.1], state="paused")
+    default.origin = "default"
+    completed(table, SETTINGS, 0.5)
+    completed(table, SETTINGS, 0.7)
+    assert step(table) == Promote(default)
+    default.state = "completed"
+    assert step(table) == Repeat(table.trials[3])
+    assert not is_complete(table, SETTINGS)
+    completed(table, SETTINGS, 0.6)
+    table.trials[4].repeats = 3
+    assert step(table) is None
+    assert is_complete(table, SETTINGS)
+
+
+def test_what_runs_decides_before_the_repeats() -> None:
+    table = table_of()
+    for value in (0.1, 0.2, 0.3):
+        completed(table, SETTINGS, value)
+    table.trials[3].state = "running"
+    assert step(table, busy={3}) is None
+
+
+def test_hours_that_are_nearly_over_leave_time_for_the_default_and_the_repeat_alone() -> None:
+    table = table_of(HOURS)
+    default = add_trial(table, HOURS, values=[0.1] * 3, state="paused")
+    default.origin = "default"
+    other = add_trial(table, HOURS, values=[0.5] * 12, state="interrupted")
+    plenty_s, enough_s = 25 * EPOCH_S, 22 * EPOCH_S  # 9 epochs of the default, 12 of the repeat, one under way
+    assert step(table, HOURS, left_s=plenty_s) == Continue(other)
+    assert step(table, HOURS, left_s=enough_s) == Promote(default)
+    assert [may_run(table, HOURS, trial, left_s=enough_s) for trial in (default, other)] == [True, False]
+    default.state = "completed"
+    assert step(table, HOURS, left_s=12 * EPOCH_S) == Repeat(other)
+    assert step(table, HOURS, left_s=11 * EPOCH_S) is None
+
+
+def test_a_search_with_hours_alone_is_never_complete() -> None:
+    table = table_of(HOURS)
+    completed(table, HOURS, 0.5)
+    assert not is_complete(table, HOURS)

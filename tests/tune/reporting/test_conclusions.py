@@ -1,0 +1,91 @@
+"""What is concluded from a search's results: which trial is the best, and where the space is too narrow."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.builders import events, where_repeats_disagree
+from tests.tables import add_trial, search_settings, search_started
+from tune.history.events import SearchEnded
+from tune.history.journal import table_of
+from tune.history.table import Table
+from tune.policy.replication import best_trial
+from tune.reporting.conclusions import edges, is_finished, ranking
+
+
+def table_with(space: dict[str, object], **best: float | int | str) -> Table:
+    """A search of ``space`` whose only trial has these values."""
+    settings = search_settings(space={name: space[name] for name in best})
+    table = Table()
+    table.apply(search_started(settings))
+    add_trial(table, settings, values=[0.5], params=dict(best))
+    return table
+
+
+SPACE = {
+    "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 0.0, "high": 0.2},
+    "num_epochs": {"low": 10.0, "high": 50.0, "integer": True},
+    "batch_size": {"choices": [2, 4, 8, 16]},
+    "image_size": {"choices": [96, 128, 160], "unit": "px"},
+    "model": {"choices": ["fcos_tiny", "retinanet_resnet50_fpn"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "change"),
+    [
+        ("batch_size", 2, "batch_size 2 is the lowest of 2, 4, 8, 16: add 1 to space.batch_size.choices"),
+        ("batch_size", 16, "add 32 to space.batch_size.choices"),
+        ("image_size", 160, "image_size 160 is the highest of 96, 128, 160 px: add 192 to space.image_size.choices"),
+        ("image_size", 96, "add 64 to space.image_size.choices"),
+        ("learning_rate", 9.5e-3, "at the high end of 1e-4 to 0.01 (log): set space.learning_rate.high to 0.032"),
+        ("learning_rate", 1.1e-4, "set space.learning_rate.low to 3.2e-5"),
+        ("num_epochs", 50, "num_epochs 50 is at the high end of 10 to 50: set space.num_epochs.high to 60"),
+        ("weight_decay", 0.2, "set space.weight_decay.high to 0.25"),
+    ],
+)  # fmt: skip
+def test_a_best_value_at_an_edge_says_how_to_widen_the_space(name: str, value: float, change: str) -> None:
+    (said,) = edges(table_with(SPACE, **{name: value}))
+    assert said.endswith(change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 4), ("learning_rate", 1e-3), ("weight_decay", 0.1), ("model", "fcos_tiny")],
+)
+def test_a_best_value_inside_or_without_an_order_says_nothing(name: str, value: float | str) -> None:
+    assert edges(table_with(SPACE, **{name: value})) == []
+
+
+def test_an_edge_that_cannot_be_passed_says_nothing() -> None:
+    assert edges(table_with({"batch_size": {"choices": [1, 2, 4]}}, batch_size=1)) == []
+    assert edges(table_with(SPACE, weight_decay=0.0)) == []
+
+
+def test_a_best_default_outside_of_the_space_belongs_into_it() -> None:
+    (said,) = edges(table_with(SPACE, image_size=512))
+    assert said.endswith("add 512 to space.image_size.choices")
+
+
+def test_without_a_score_there_is_no_edge_and_no_ranking() -> None:
+    table = table_of(events()[:1])
+    assert edges(table) == ranking(table) == []
+
+
+def test_the_ranking_begins_with_the_best_trial_and_goes_on_by_value() -> None:
+    table = table_of(where_repeats_disagree())
+    ranked = ranking(table)
+    assert ranked[0] is best_trial(table)
+    values = [trial.best("ap50")[0] for trial in ranked[1:]]
+    assert values == sorted(values, reverse=True)
+    assert {trial.number for trial in ranked} == {trial.number for trial in table.leaders()}
+
+
+@pytest.mark.parametrize(("reason", "finished"), [("trials", True), ("hours", False), ("interrupted", False)])
+def test_only_a_search_whose_trials_are_all_tried_is_finished(reason: str, finished: bool) -> None:
+    end = events()[-1]
+    assert isinstance(end, SearchEnded)
+    table = table_of([*events()[:-1], end.model_copy(update={"reason": reason})])
+    assert is_finished(table) == finished
+    assert not is_finished(table_of(events()[:-1]))

@@ -1,0 +1,121 @@
+"""What the terminal prints before and after a search."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.builders import events, where_repeats_disagree
+from tune.history.events import SearchEnded, SearchStarted, TrialProposed
+from tune.history.journal import table_of
+from tune.history.table import Table
+from tune.policy.replication import best_trial
+from tune.reporting.console import plan, show, summary
+from tune.settings import Budget, SearchSettings
+
+LINKS = {
+    "mlflow": f"mlflow ui --backend-store-uri sqlite:///{'long/' * 30}mlflow.db",
+    "dashboard": "http://127.0.0.1:8265",
+}
+
+
+def shown(renderable: object, encoding: str = "utf-8") -> str:
+    """What a terminal with this code page gets."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n", write_through=True)
+    show(renderable, stream)  # type: ignore[arg-type]
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(encoding)
+
+
+def summary_of(table: Table) -> str:
+    """Its words, however they are broken into lines."""
+    return " ".join(shown(summary(table, Path("results") / "demo")).split())
+
+
+def search_settings(**budget: float) -> SearchSettings:
+    first = events()[0]
+    assert isinstance(first, SearchStarted)
+    return SearchSettings.model_validate({**first.settings, "budget": budget or first.budget})
+
+
+@pytest.mark.parametrize("make", [
+    lambda: plan(search_settings(), {"images": {"train": 128, "val": 48}}, LINKS),
+    lambda: summary(table_of(events(trials=9)), Path("results") / "demo"),
+], ids=["plan", "summary"])  # fmt: skip
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_plan_and_summary_fit_eighty_plain_columns(make: Callable[[], object], encoding: str) -> None:
+    text = shown(make(), encoding)
+    assert "\x1b" not in text
+    assert "?" not in text
+    assert [line for line in text.splitlines() if len(line) > 80 and "sqlite" not in line] == []
+
+
+def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
+    text = shown(plan(search_settings(), {"images": {"train": 128}}, LINKS))
+    assert LINKS["mlflow"] in text.splitlines()[-4]
+    assert "ray get-auth-token" in text
+    assert "trials pause at epoch" in text
+    assert "128 images" in text
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"trials": 30}, "30 trials of up to 6 epochs, 1 at a time"),
+        ({"hours": 8.0}, "8 h of trials of up to 6 epochs"),
+        ({"trials": 30, "hours": 8.0}, "30 trials of up to 6 epochs, 1 at a time, for at most 8 h"),
+    ],
+)
+def test_the_plan_says_what_the_budget_is(budget: dict[str, float], said: str) -> None:
+    assert said in shown(plan(search_settings(**budget), {}, {}))
+
+
+def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:
+    default_late = [
+        event.model_copy(update={"origin": "default" if event.trial == 4 else "sampler"})
+        if isinstance(event, TrialProposed)
+        else event
+        for event in events(trials=9)
+    ]
+    table = table_of(default_late)
+    text = summary_of(table)
+    assert f"(trial {table.leaders()[0].number})" in text
+    assert "above the default's" in text
+    assert "python tune/export_best.py demo" in text
+    assert "--resume" not in text
+
+
+def test_the_summary_of_nothing_promotes_nothing() -> None:
+    text = summary_of(table_of(events()[:1]))
+    assert "No trial has a score yet" in text
+    assert "export_best" not in text
+    assert "--resume" in text
+
+
+def test_after_repeats_the_summary_names_the_highest_mean_first() -> None:
+    table = table_of(where_repeats_disagree())
+    best, first = best_trial(table), table.leaders()[0]
+    assert best is not None
+    text = summary_of(table)
+    assert f"Best: AP50 {best.best('ap50')[0]:.3f} (trial {best.number})" in text
+    assert text.index(f" {best.number} {best.best('ap50')[0]:.3f}") < text.index(f" {first.number} ")
+
+
+def test_a_best_value_at_an_edge_of_the_space_is_said() -> None:
+    table = table_of(events(trials=1))  # image_size 128 is inside, batch_size 8 is the highest of 4, 8
+    assert "at an edge batch_size 8 is the highest of 4, 8: add 16 to space.batch_size.choices" in summary_of(table)
+
+
+@pytest.mark.parametrize(("reason", "resumes"), [("trials", False), ("hours", True), ("interrupted", True)])
+def test_the_command_to_resume_is_shown_while_trials_are_left(reason: str, resumes: bool) -> None:
+    """Also where the hours ended within the last trial."""
+    first, *rest = events(trials=4)
+    end = rest.pop()
+    assert isinstance(first, SearchStarted)
+    assert isinstance(end, SearchEnded)
+    first = first.model_copy(update={"budget": Budget(trials=4, hours=0.1)})
+    table = table_of([first, *rest, end.model_copy(update={"reason": reason})])
+    assert ("resume: python tune/search.py --name demo --resume" in summary_of(table)) == resumes

@@ -1,0 +1,111 @@
+"""What a search does next: continue or promote a trial, propose a new one, or repeat one of the best. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tune.history.table import Table, Trial
+from tune.policy.early_stopping import all_tried, default_to_complete, next_promotion
+from tune.policy.replication import full_run_s, next_repeat, rest_s
+from tune.settings import SearchSettings
+
+MAX_RESERVED = 0.4  # of the hours, for the default and the repeats
+
+
+@dataclass(frozen=True)
+class Continue:
+    """A trial that was begun and has no worker."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Promote:
+    """A paused trial that runs its next epochs."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class Propose:
+    """A new configuration."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The trial's configuration, with a new seed."""
+
+    trial: Trial
+
+
+Step: TypeAlias = Continue | Promote | Propose | Repeat
+
+
+def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> Step | None:
+    """What the next free worker does; None while running trials decide, or when nothing is left.
+
+    First what was begun, then what is promoted, then a new configuration; last the default and the repeats. Trials of
+    an outage wait for an epoch of another trial, which shows that the machine works again.
+
+    Args:
+        left_s: awake seconds that the budget leaves.
+        with_worker: numbers of the trials that were given to a worker.
+    """
+    begun = _begun(table, settings, left_s=left_s, with_worker=with_worker)
+    proven = [trial for trial in begun if table.session_epochs or not trial.after_outage]
+    if proven:
+        return Continue(proven[0])
+    if not _is_closing(table, settings, left_s=left_s):
+        promoted = next_promotion(table, settings)
+        if promoted is not None:
+            # Until a worker starts it, it still looks paused: the next slot waits that long.
+            return None if promoted.number in with_worker else Promote(promoted)
+        if not all_tried(table, settings):
+            return Propose()
+    if with_worker:
+        return None
+    if begun:
+        return Continue(begun[0])
+    default = default_to_complete(table)
+    if default is not None and _rest_of_run_s(default) <= left_s:
+        return Promote(default)
+    best = next_repeat(table, settings)
+    return None if best is None or full_run_s(best) > left_s else Repeat(best)
+
+
+def may_run(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> bool:
+    """Whether a trial may go on: when the hours are nearly over only the default and the repeats may."""
+    final = trial.repeats is not None or trial.origin == "default"
+    return final or not _is_closing(table, settings, left_s=left_s)
+
+
+def is_complete(table: Table, settings: SearchSettings) -> bool:
+    """Whether nothing is left to do: all were tried, none was cut short, and the best were repeated."""
+    return (
+        all_tried(table, settings)
+        and not any(trial.is_live for trial in table.trials.values())
+        and next_promotion(table, settings) is None
+        and next_repeat(table, settings) is None
+    )
+
+
+def _is_closing(table: Table, settings: SearchSettings, *, left_s: float) -> bool:
+    """Whether only as much time is left as the default and the repeats need."""
+    hours = table.budget.hours
+    return hours is not None and left_s <= min(rest_s(table, settings), hours * 3600 * MAX_RESERVED)
+
+
+def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> list[Trial]:
+    """Trials without a worker that may go on; those that have just failed first, those of an outage last."""
+    found = [
+        trial
+        for trial in table.trials.values()
+        if trial.is_live and trial.number not in with_worker and may_run(table, settings, trial, left_s=left_s)
+    ]
+    return sorted(found, key=lambda trial: (trial.after_outage, not trial.failures_here()))
+
+
+def _rest_of_run_s(trial: Trial) -> float:
+    return full_run_s(trial) * (1 - trial.epochs / trial.config.num_epochs)

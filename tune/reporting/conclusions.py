@@ -1,0 +1,89 @@
+"""What a search's results allow to conclude, in the words that terminal, report and MLflow share. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from tune.history.queries import figure, range_text, scored
+from tune.history.table import Table, Trial
+from tune.policy.replication import best_trial
+from tune.settings import Dimension, with_params
+from vqc.errors import ConfigError
+
+NEAR = 0.05  # of a range: what is closer to its end counts as at the end
+WIDER = 0.25  # of the range: how far to widen it
+
+
+def is_finished(table: Table) -> bool:
+    """Whether all trials were tried, so that nothing is left to resume."""
+    return table.ended is not None and table.ended.reason == "trials"
+
+
+def ranking(table: Table) -> list[Trial]:
+    """Trials with a score: the best trial, then the others by value.
+
+    Where configurations were repeated, the best trial is of the highest mean and need not have the highest value.
+    """
+    best = best_trial(table)
+    return [] if best is None else [best, *(trial for trial in scored(table) if trial is not best)]
+
+
+def edges(table: Table) -> list[str]:
+    """A sentence for each searched value of the best trial at an end of its range: beyond it nothing was tried.
+
+    Where the training configuration allows nothing beyond, such as a batch size below 1, there is none.
+    """
+    best = best_trial(table)
+    if best is None:
+        return []
+    found = []
+    for name, dimension in table.settings.space.items():
+        value = best.params.get(name)
+        beyond = None if value is None or isinstance(value, str) else _beyond(dimension, value)
+        if value is None or beyond is None or not _is_allowed(best, name, beyond[1]):
+            continue
+        end, wider = beyond
+        if dimension.choices is not None:
+            where, change = f"the {end}est", f"add {figure(wider)} to space.{name}.choices"
+        else:
+            where, change = f"at the {end} end", f"set space.{name}.{end} to {figure(wider)}"
+        found.append(f"{name} {figure(value)} is {where} of {range_text(dimension)}: {change}")
+    return found
+
+
+def _is_allowed(trial: Trial, name: str, value: float) -> bool:
+    try:
+        with_params(trial.config, {name: value})
+    except ConfigError:
+        return False
+    return True
+
+
+def _beyond(dimension: Dimension, value: float) -> tuple[str, float] | None:
+    """The end of the range that the value is at, and a value beyond it; None inside, or where values have no order."""
+    if dimension.choices is not None:
+        numbers = [choice for choice in dimension.choices if not isinstance(choice, str)]
+        if len(numbers) < max(2, len(dimension.choices)) or numbers != sorted(numbers):
+            return None
+        is_low, is_high = value <= numbers[0], value >= numbers[-1]
+        wider = _continued(numbers[::-1] if is_low else numbers)
+    else:
+        scale, back = (math.log, math.exp) if dimension.log else (float, float)
+        low, high = scale(dimension.low or 0.0), scale(dimension.high or 0.0)
+        place = (scale(value) - low) / (high - low)
+        is_low, is_high = place <= NEAR, place >= 1 - NEAR
+        exact = back(low - WIDER * (high - low) if is_low else high + WIDER * (high - low))
+        wider = round(exact) if dimension.integer else float(f"{exact:.2g}")
+    if not (is_low or is_high):
+        return None
+    # The default may lie outside of the space, and further out than that.
+    return ("low", min(wider, value)) if is_low else ("high", max(wider, value))
+
+
+def _continued(numbers: Sequence[float | int]) -> float | int:
+    """The number that follows: by ratio where all others do and it stays whole, else by difference."""
+    before, last = numbers[-2:]
+    ratios = {second / first if first else math.nan for first, second in pairwise(numbers)}
+    return last * last // before if len(ratios) == 1 and last * last % before == 0 else 2 * last - before

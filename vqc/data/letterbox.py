@@ -1,0 +1,47 @@
+"""A picture fitted into the one size that a detector takes: scaled to the top left corner, the rest padded.
+
+Knows neither torch nor annotations, so that a detector can be run without either.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
+
+
+def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
+    """Factor by which an image is scaled to fit into ``size`` (height, width), its shape kept."""
+    return min(size[0] / height, size[1] / width)
+
+
+def shorter_sides_px(boxes: NDArray[np.float32], width: int, height: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Shorter side [n] of [n, 4] xyxy boxes of an image, in pixels of the image once fitted into ``size``."""
+    sides_px = (boxes[:, 2:] - boxes[:, :2]) * np.float32(fit_scale(width, height, size))
+    return np.asarray(sides_px.min(axis=1))
+
+
+def inner_size(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels of the image inside a fitted one, without the padding."""
+    scale = fit_scale(width, height, size)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image scaled into the top left corner of ``size`` (height, width); the rest is padding.
+
+    Args:
+        image: [h, w, 3].
+
+    Returns:
+        [H, W, 3]; a point (x, y) of the image lies at (x, y) * ``fit_scale``.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    rows, columns = inner_size(width, height, size)
+    fitted = np.full((*size, 3), PAD_VALUE, np.uint8)
+    method = cv2.INTER_AREA if fit_scale(width, height, size) < 1 else cv2.INTER_LINEAR
+    fitted[:rows, :columns] = cv2.resize(image, (columns, rows), interpolation=method)
+    return fitted

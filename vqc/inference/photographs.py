@@ -1,0 +1,93 @@
+"""The photographs to look at: a folder's, or those that a COCO file lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.data.annotations import read_annotations
+from vqc.data.findings import Report
+from vqc.data.image_io import decode_picture, picture_bytes, probe_picture
+from vqc.errors import DataError
+
+SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photograph:
+    """One picture to look at.
+
+    Attributes:
+        image_id: of the COCO file, or its position in the sorted folder, from 1.
+        file_name: relative to the folder, with forward slashes.
+        annotated_size: width and height in pixels that a COCO file gives it; None without one.
+    """
+
+    image_id: int
+    path: Path
+    file_name: str
+    annotated_size: tuple[int, int] | None = None
+
+
+def find_photographs(images: Path, *, annotations: Path | None = None) -> list[Photograph]:
+    """The pictures to look at, in the order of their names, or of the COCO file's images where one is given.
+
+    Args:
+        images: one picture or a folder, with all below it.
+        annotations: a COCO file whose images lie in that folder; their ids are taken from it.
+
+    Raises:
+        DataError: nothing there to look at, or the COCO file has errors: an image may not be left out unnoticed.
+    """
+    if annotations is not None:
+        return _listed(images, annotations)
+    if images.is_file():
+        return [Photograph(image_id=1, path=images, file_name=images.name)]
+    if not images.is_dir():
+        raise DataError(f"{images}: no such file or folder, expected a photograph or a folder of photographs")
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise DataError(f"{images}: no photograph in it, expected files ending in {', '.join(sorted(SUFFIXES))}")
+    return [
+        Photograph(image_id=number, path=path, file_name=path.relative_to(images).as_posix())
+        for number, path in enumerate(paths, start=1)
+    ]
+
+
+def _listed(images: Path, annotations: Path) -> list[Photograph]:
+    report = Report()
+    found = read_annotations(annotations, name=str(annotations), report=report)
+    if report.errors:
+        more = f" (and {len(report.errors) - 1} more errors)" if len(report.errors) > 1 else ""
+        raise DataError(f"{report.errors[0]}{more}")
+    if found is None or not found.images:
+        raise DataError(f"{annotations}: it lists no images")
+    return [
+        Photograph(
+            image_id=entry.image_id,
+            path=images / entry.file_name,
+            file_name=entry.file_name,
+            annotated_size=(entry.width, entry.height),
+        )
+        for entry in found.images
+    ]
+
+
+def read_photograph(photograph: Photograph) -> NDArray[np.uint8]:
+    """Pixels [h, w, 3], RGB, uint8: upright, or as the COCO file sees them.
+
+    Raises:
+        DataError: missing, broken, or of another size than annotated; names no file.
+    """
+    data = picture_bytes(photograph.path)
+    if photograph.annotated_size is None:
+        return decode_picture(data, rotate=True)
+    picture = probe_picture(data)
+    upright = photograph.annotated_size == picture.upright_size
+    if not upright and photograph.annotated_size != (picture.width, picture.height):
+        (annotated_width, annotated_height), (width, height) = photograph.annotated_size, picture.upright_size
+        raise DataError(f"annotated as {annotated_width} x {annotated_height} px, the picture has {width} x {height}")
+    return decode_picture(data, rotate=upright)
