@@ -171,12 +171,12 @@ class Controller:
         return "release"
 
     def _measured(self, trial: Trial, report: EpochReport) -> Decision:
-        if report.epoch == trial.epochs + 1:  # a worker that lost its checkpoint measures known epochs again
-            self._write(EpochMeasured, trial=trial.number, report=report)
         if report.epoch < trial.epochs:
             return "continue"
-        if not self._goes_on(trial):
-            return "release"
+        if report.epoch > trial.epochs:  # else a worker that lost its checkpoint measured a known epoch again
+            self._write(EpochMeasured, trial=trial.number, report=report)
+            if not self._goes_on(trial):
+                return "release"
         if self._over is not None or not may_run(self.table, self.settings, trial, left_s=self.left_s):
             self._end(trial, "interrupted", self._over or f"the {self.table.budget.hours:g} h are nearly over")
             return "release"

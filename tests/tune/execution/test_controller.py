@@ -62,12 +62,18 @@ def value_of(number: int, epoch: int) -> float:
     return 0.1 * number + 0.01 * epoch
 
 
-def work(controller: Controller, *, most_epochs: int = 10_000, value: Callable[[int, int], float] = value_of) -> None:
+def work(
+    controller: Controller,
+    *,
+    most_epochs: int = 10_000,
+    value: Callable[[int, int], float] = value_of,
+    keeps_checkpoints: bool = True,
+) -> None:
     """Do what workers do until the controller has finished or so many epochs were run."""
     while most_epochs and (task := controller.next_task()) is not None:
         number = task.trial.number
         controller.started(number, worker="test")
-        goes_on, epoch = True, task.after_epoch
+        goes_on, epoch = True, task.after_epoch if keeps_checkpoints else 0
         while goes_on and most_epochs:
             epoch, most_epochs = epoch + 1, most_epochs - 1
             for name in ("last", "best"):
@@ -192,6 +198,19 @@ def test_a_repeated_epoch_is_not_written_twice(session: Callable[..., Controller
     for epoch in (1, 2, 3):  # a worker whose checkpoint was lost begins anew
         assert went_on(again, 1, epoch_report(epoch, ap50=value_of(1, epoch)))
     assert [line["report"]["epoch"] for line in lines(tmp_path) if line["event"] == "epoch"] == [1, 2, 3]
+
+
+def test_trials_that_lost_their_checkpoints_are_not_paused_again_at_the_same_rung(
+    session: Callable[..., Controller], tmp_path: Path
+) -> None:
+    controller = session(RACE)
+    work(controller, most_epochs=1000, keeps_checkpoints=False)
+    controller.close()
+    assert controller.table.ended is not None
+    assert controller.table.ended.reason == "trials"
+    paused = [(line["trial"], line["reason"]) for line in lines(tmp_path) if line["event"] == "trial_paused"]
+    assert paused
+    assert len(paused) == len(set(paused))
 
 
 def test_an_interrupt_ends_the_trial_after_its_epoch_and_gives_out_no_more(session: Callable[..., Controller]) -> None:
