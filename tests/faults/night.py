@@ -28,8 +28,8 @@ from tune.history.table import Table
 from tune.paths import journal_of, trial_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 600.0  # a shared machine needs a while for Ray's processes,
-START_S = "240"  # and much longer than the half minute that Ray gives them
+PATIENCE_S = 600.0  # a shared machine needs a while for Ray's processes
+TOO_BUSY = "the same command will do when it has\n"  # said where Ray's processes took more than Ray's half minute
 SETTINGS: Mapping[str, Any] = {
     "train": {
         "model": "fcos_tiny", "weights": "none", "image_size": [64, 64], "batch_size": 4, "num_epochs": 4,
@@ -63,6 +63,7 @@ class Night:
     name: str = "night"
     images: int = 9
     process: subprocess.Popen[bytes] | None = None
+    flags: tuple[str, ...] = ()  # of the latest session
     seen: set[psutil.Process] = field(default_factory=set)  # every process of every session
 
     def __post_init__(self) -> None:
@@ -125,6 +126,9 @@ class Night:
 
     @property
     def running(self) -> bool:
+        """Whether the session has not ended; where the machine was too busy for its start, it is started again."""
+        if self.process is not None and self.process.poll() == 2 and self.said.endswith(TOO_BUSY):
+            self._start(*self.flags)
         return self.process is not None and self.process.poll() is None
 
     def ended(self, *, timeout_s: float = PATIENCE_S) -> int:
@@ -174,12 +178,13 @@ class Night:
                 one.kill()
 
     def _start(self, *flags: str) -> None:
-        assert not self.running
+        assert self.process is None or self.process.poll() is not None
+        self.flags = flags
         words = [sys.executable, "tune/search.py", "--name", self.name, "--results", str(self.results), *flags]
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env={**os.environ, "RAY_raylet_start_wait_time_s": START_S, **self.environment}, start_new_session=True,
+                env={**os.environ, **self.environment}, start_new_session=True,
             )  # fmt: skip
 
 

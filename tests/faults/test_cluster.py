@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.faults.conftest import Row
-from tests.faults.night import PATIENCE_S, SETTINGS, START_S, Night, repeated_epochs
+from tests.faults.night import PATIENCE_S, SETTINGS, Night, repeated_epochs
 from tests.faults.test_program import Fault, alone, differing, write_faults
 from tune.history.journal import Follower
 from vqc.data.dataset import load_data
@@ -75,7 +75,6 @@ class Cluster:
             "PYTHONPATH": str(self.injected),
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_raylet_start_wait_time_s": START_S,
         }
         with self._log(len(self.nodes)).open("wb") as log:
             process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
