@@ -3,7 +3,7 @@
 Used by ``vqc explain``. Symbols: N images in a batch, [H, W] the detector's fixed size, m detections on an image. All
 pictures here are already fitted: uint8 [H, W, 3] RGB; boxes are xyxy in their pixels; heat is float32 [H, W] in 0..1.
 
-D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; the pixels that were kept whenever the
+D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; pixels that were kept whenever the
 detection was still found are hot. It needs nothing of the detector but its detections. We depart from the paper in
 three points: detectors here return one class and its score and no vector of probabilities, so the similarity of classes
 is 1 or 0; what is masked is blurred instead of black, because a black edge looks like a scratch; and the heat is a
