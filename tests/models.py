@@ -57,7 +57,7 @@ def decided(name: str, size: tuple[int, int]) -> tuple[nn.Module, ModelInfo]:
 def calibration(model: Path, *, thresholds: tuple[float, ...] = (0.5, 0.5, 0.5), reached: bool = True) -> Calibration:
     """A calibration of a model's file that halves the logit of every score."""
     point = OperatingPoint(
-        max_escape=0.01, thresholds=thresholds, per_class=True, reached=reached, parts_needed=299,
+        max_escape=0.01, thresholds=thresholds, per_class=True, reached=reached, tolerated=0,
         escape=Proportion(count=0, total=40), overkill=Proportion(count=1, total=40),
     )  # fmt: skip
     return Calibration(

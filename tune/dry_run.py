@@ -21,8 +21,6 @@ from vqc.errors import InfeasibleError
 from vqc.hardware.memory import cap_vram
 from vqc.training.loop import fit
 
-__all__ = ["epoch_costs", "image_sizes"]
-
 BATCHES = 3
 EPOCHS = 4  # the first one warms up and is not counted
 

@@ -15,10 +15,8 @@ from vqc.shell import as_typed, runnable, short_path
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from tune.model_card import Evidence
     from tune.promote import Promotion
-    from vqc.epoch import Scores
-
-__all__ = ["main"]
 
 UNREGISTERED = 1
 INTERRUPTED = 130
@@ -27,8 +25,8 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Promote a search's best trial; returns the exit status.
 
-    0 done, whether it became champion or not; 1 the bundle is whole but MLflow did not take it; 2 a mistake the user
-    can mend; 130 interrupted.
+    0: done, whether it became champion or not; 1: the bundle is complete, but not registered in MLflow; 2: an error
+    that the user can mend; 130: interrupted.
     """
     asked = _parser().parse_args(argv)
     try:
@@ -53,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", metavar="NAME", help="the search (default: the newest that has a finished trial)"
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the search's data lies now, if it was moved")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the search's data is now, if it was moved")
     parser.add_argument(
         "--bundle",
         type=Path,
@@ -69,7 +67,7 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
     results = asked.results.resolve()
     folder = _search(results, asked.name)
     if asked.name is None:
-        _tell(f"promoting the newest search with a finished trial: {folder.name}")
+        _write(f"promoting the newest search with a finished trial: {folder.name}")
 
     from tune.promote import promote
     from vqc.tracking.mlflow_client import default_uri, redacted
@@ -82,7 +80,7 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
         data_root=asked.data,
         force=asked.force,
         command=runnable(shlex.join(["python", "tune/export_best.py", *map(redacted, words)])),
-        on_step=_tell,
+        on_step=_write,
     )
 
 
@@ -100,87 +98,66 @@ def _search(results: Path, name: str | None) -> Path:
             if has_finished_trial(read_table(journal_of(results / known))):
                 return results / known
         except SearchError as error:
-            _tell(f"passing over {known}: {error.what}")
-    return newest  # promote() says what it lacks
+            _write(f"skipping {known}: {error.what}")
+    return newest  # promote() says what is missing
 
 
-def _tell(text: str) -> None:
+def _write(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def _summary(promotion: Promotion) -> RenderableType:
-    """What was promoted, how good it is, and what to type next; reads well as plain text."""
+    """What was promoted, how good it is, and the next command; reads well as plain text."""
     from rich.console import Group
-    from rich.table import Table as Grid
-    from rich.text import Text
 
-    from tune.history.queries import configuration
+    from tune.history.queries import configuration, count_text
+    from tune.reporting.console import sheet
 
-    evidence, verdict = promotion.evidence, promotion.verdict
-    parity = evidence.parity
-    mark = {True: "champion", False: "not the champion"}[verdict.champion]
-    version = f", version {verdict.version}" if verdict.version else ""
-    compared = f"{parity.detections:,} detections on {parity.images} val images, {parity.unmatched} without a partner"
+    evidence, verdict, parity = promotion.evidence, promotion.verdict, promotion.evidence.parity
+    images, version = f"{parity.images} val images", f", version {verdict.version}" if verdict.version else ""
+    compared = f"{count_text(parity.detections, 'detection')} on {images}, {parity.unmatched} without a partner"
     if parity.worst_score_difference is not None:
         compared += f", scores at most {parity.worst_score_difference:.1g} apart"
     rows = [
         ("trial", f"{evidence.search}, trial {evidence.trial.number}, epoch {evidence.info.epoch}"),
         ("values", configuration(evidence.trial.params) or "the default configuration"),
-        ("parity", compared if parity.detections else f"nothing found to compare on {parity.images} val images"),
+        ("parity", compared if parity.detections else f"nothing found to compare on {images}"),
         *((name, f"p50 {time.p50_ms:.1f} ms, p95 {time.p95_ms:.1f} ms") for name, time in evidence.latency.items()),
         ("size", f"{evidence.onnx_bytes / 1e6:.1f} MB"),
-        ("registry", f"{mark}{version}: {verdict.reason}"),
+        ("registry", f"{'champion' if verdict.champion else 'not the champion'}{version}: {verdict.reason}"),
         ("bundle", short_path(promotion.bundle)),
+        *([("remark", evidence.remark)] if evidence.remark else []),
     ]
-    facts = Grid.grid(padding=(0, 2, 0, 0))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column(overflow="fold")
-    for label, text in rows:
-        facts.add_row(label, Text(text, style="bold" if label == "registry" and verdict.champion else ""))
-    remark = [Text(evidence.remark, style="yellow")] if evidence.remark else []
-    title = Text("Promoted", style="bold")
-    return Group(title, facts, Text(), _figures(promotion), *remark, Text(), _next(promotion))
+    if verdict.decision == "unregistered":
+        rows.append(("left to do", "the bundle is complete, but was not registered"))
+        commands = [("next", as_typed(evidence.command))]
+    else:
+        train = as_typed(f"vqc train --config {short_path(promotion.bundle / 'train_config.json')}")
+        commands = [("next", train), ("read", short_path(promotion.bundle / "model_card.md"))]
+    return Group(_figures(evidence), sheet("Promoted", rows, commands))
 
 
-def _figures(promotion: Promotion) -> RenderableType:
-    """Scores of the promoted trial beside the default configuration's."""
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
+def _figures(evidence: Evidence) -> RenderableType:
+    """Scores of the promoted trial beside those of the default configuration."""
     from tune.history.queries import metric_name
+    from tune.reporting.console import grid
 
-    evidence = promotion.evidence
     names = list(dict.fromkeys([evidence.metric, "ap50", "ap", "ap75", "ar"]))
-    grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False, header_style="dim")
-    grid.add_column("")
-    for name in names:
-        grid.add_column(metric_name(name), justify="right")
-    grid.add_column("images", justify="right")
-    data = evidence.data
-    tested = len(data.test.images) if data.test is not None else 0
-    lines: list[tuple[str, Scores | None, int]] = [
-        ("test", evidence.test, tested),
-        ("test, default", evidence.default_test, tested),
-        ("val", evidence.val, len(data.val.images)),
-        ("val, default", evidence.default_val, len(data.val.images)),
-    ]
-    for label, scores, images in lines:
-        values = [None if scores is None else getattr(scores, name) for name in names]
+    splits = {"test": evidence.data.test, "val": evidence.data.val}
+    scores = {
+        "test": evidence.test,
+        "test, default": evidence.default_test,
+        "val": evidence.val,
+        "val, default": evidence.default_val,
+    }
+    rows = []
+    for label, found in scores.items():
+        split = splits[label.partition(",")[0]]
+        values = [None if found is None else getattr(found, name) for name in names]
         cells = ["-" if value is None else f"{value:.3f}" for value in values]
-        grid.add_row(label, *map(Text, cells), str(images or "none"), style="bold" if label == "test" else "")
-    return grid
-
-
-def _next(promotion: Promotion) -> RenderableType:
-    from rich.text import Text
-
-    if promotion.verdict.decision == "unregistered":
-        return Text(f"The bundle is complete but was not registered.\n  next: {as_typed(promotion.evidence.command)}")
-    config = promotion.bundle / "train_config.json"
-    train = as_typed(f"vqc train --config {short_path(config)}")
-    return Text(f"  next: {train}\n  read: {short_path(promotion.bundle / 'model_card.md')}")
+        rows.append([label, *cells, str(len(split.images)) if split else "none"])
+    return grid(["measured on", *map(metric_name, names), "images"], rows, left=("measured on",))
 
 
 if __name__ == "__main__":

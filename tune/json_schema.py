@@ -16,8 +16,6 @@ from tune.settings import SearchSettings
 from vqc.config import Record, TrainConfig
 from vqc.files import write_atomically
 
-__all__ = ["SCHEMAS", "schema_text"]
-
 SCHEMAS: Mapping[str, type[Record]] = {
     "train_config.schema.json": TrainConfig,
     "search.schema.json": SearchSettings,

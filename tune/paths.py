@@ -5,18 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from vqc.errors import SearchError, nearest
-from vqc.results import cache_folder, check_name, new_name
-
-__all__ = [
-    "cache_folder",
-    "check_name",
-    "find_search",
-    "journal_of",
-    "new_name",
-    "search_names",
-    "trial_folder",
-    "trial_folders",
-]
 
 JOURNAL = "journal.jsonl"
 SEARCH = "python tune/search.py --trials 30"

@@ -1,7 +1,7 @@
-"""A search's best trial, measured again, as a bundle that can be used and signed; and whether it is the champion.
+"""The promotion of a search's best trial: measured again, exported, and compared with the champion.
 
-Called by ``tune.export_best``. Reads the journal and the trial's best checkpoint; writes
-``results/promoted/<search>-<trial>/`` and a version of the model ``vqc-detector`` in MLflow's registry.
+Reads the journal and the trial's best checkpoint; writes the bundle ``results/promoted/<search>-<trial>/`` and a
+version of the model ``vqc-detector`` in MLflow's registry.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from tune.history import queries as outcome
+from tune.history import queries
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
-from tune.paths import cache_folder, journal_of, trial_folder
+from tune.paths import journal_of, trial_folder
 from tune.policy.replication import best_trial
 from tune.reporting.mlflow_sync import Mirror
 from vqc.data.dataset import Data, load_data, read_image
@@ -38,10 +38,9 @@ from vqc.inference.parity import ParityReport, check_parity
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
+from vqc.results import cache_folder
 from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError
 from vqc.training.loop import backend_settings
-
-__all__ = ["MODEL_NAME", "Decision", "Promotion", "Verdict", "judge", "promote"]
 
 MODEL_NAME = "vqc-detector"
 PARITY_IMAGES = 20
@@ -57,10 +56,10 @@ Decision: TypeAlias = Literal["first", "better", "forced", "kept", "incomparable
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What became of the newcomer in the registry, and why in one sentence.
+    """Whether the newcomer is the champion now, and why, in one sentence.
 
-    ``first``, ``better`` and ``forced`` made it the champion, ``already`` found that it is; ``kept`` and
-    ``incomparable`` left the old champion; ``unregistered``: the registry could not be reached, or refused.
+    ``first``, ``better`` and ``forced`` made it the champion; ``already``: it was; ``kept`` and ``incomparable``: the
+    old champion stays; ``unregistered``: the registry could not be reached, or refused.
     """
 
     decision: Decision
@@ -69,13 +68,13 @@ class Verdict:
 
     @property
     def champion(self) -> bool:
-        """Whether this detector bears the alias now."""
+        """Whether this detector has the alias now."""
         return self.decision in ("first", "better", "forced", "already")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promotion:
-    """What was promoted, where it lies, and what the registry made of it."""
+    """What was promoted, and where it is."""
 
     bundle: Path
     evidence: Evidence
@@ -99,11 +98,11 @@ def promote(
         folder: of the search.
         results: where the bundle, the fitted images and MLflow's files go.
         tracking_uri: of MLflow; may hold a password.
-        bundle: folder of the bundle; None: ``promoted/<search>-<trial>`` in the results. A bundle there gives way.
-        data_root: where the search's data lies now; None: where it was.
-        force: make it the champion whatever the present one reached.
+        bundle: folder of the bundle; None: ``promoted/<search>-<trial>`` in the results. A bundle there is replaced.
+        data_root: where the search's data is now; None: where it was.
+        force: make it the champion without a comparison.
         command: that was typed, for the model card.
-        on_step: is told in few words what happens next.
+        on_step: called with a few words before each step.
 
     Raises:
         SearchError: no finished trial, or the data or a figure is not what the journal says. Nothing is written.
@@ -113,26 +112,13 @@ def promote(
     table = read_table(journal_of(folder))
     trial = _best_trial(table, folder)
     on_step("reading the data")
-    data = _same_data(table, folder, data_root)
-    checkpoint = trial_folder(folder, trial.number) / "best.safetensors"
-    model, info = load_model(checkpoint)
-    _check_checkpoint(info, table, trial, checkpoint)
+    bench = _Bench(folder=folder, table=table, data=_same_data(table, folder, data_root), cache=cache_folder(results))
+    model, info = bench.load(trial)
     bundle = _free(bundle or results / "promoted" / f"{folder.name}-{trial.number:03d}")
     draft = bundle.with_name(f".{bundle.name}.{uuid4().hex[:8]}.tmp")
     try:
         with one_core_spared():
-            evidence = _measured(
-                model,
-                info,
-                data,
-                table,
-                trial,
-                folder=folder,
-                draft=draft,
-                results=results,
-                command=command,
-                on_step=on_step,
-            )
+            evidence = _measured(bench, trial, model, info, draft=draft, command=command, on_step=on_step)
         save_model(draft / "model.safetensors", model.cpu(), info)
         write_texts(draft, evidence)
         _put_in_place(draft, bundle)
@@ -145,92 +131,145 @@ def promote(
 
 def _best_trial(table: Table, folder: Path) -> Trial:
     best = best_trial(table)
-    if best is None or not outcome.has_finished_trial(table):
-        states = ", ".join(f"{count} {state}" for state, count in outcome.state_counts(table).items()) or "no trials"
+    if best is None or not queries.has_finished_trial(table):
+        states = queries.states_text(queries.state_counts(table))
         raise SearchError(
             f"{folder}: nothing to promote; expected a finished trial with a score, got {states}",
-            command=outcome.resume_command(folder.name),
+            command=queries.resume_command(folder.name),
         )
     return best
 
 
 def _free(bundle: Path) -> Path:
-    """The absolute place of a bundle, which replaces nothing but another bundle."""
+    """The absolute path of a bundle, which replaces nothing but another bundle."""
     # By two of its files: DVC removes those that it knows before it makes them again.
     if bundle.exists() and not any((bundle / name).is_file() for name in ("model_card.md", SCHEMA)):
-        raise SearchError(f"{bundle}: holds something else than a bundle, expected a new folder")
+        raise SearchError(f"{bundle}: is not a bundle and will not be replaced, expected a new folder")
     return bundle.absolute()
 
 
 def _same_data(table: Table, folder: Path, data_root: Path | None) -> Data:
-    root = data_root or Path(str(table.header.data["root"]))
+    root, command = data_root or Path(str(table.header.data["root"])), queries.export_command(folder.name)
     if not root.is_dir() and data_root is None:
         raise SearchError(
-            f"{root}: the data of the search '{folder.name}' is no longer there",
-            command=f"{outcome.export_command(folder.name)} --data DIR",
+            f"{root}: the data of the search '{folder.name}' is no longer there", command=f"{command} --data DIR"
         )
-    data = load_data(root)
-    if data.fingerprint != table.header.data["fingerprint"]:
+    data, expected = load_data(root), str(table.header.data["fingerprint"])
+    if data.fingerprint != expected:
         raise SearchError(
-            f"{root}: an image or annotation changed since the search '{folder.name}' began; expected fingerprint "
-            f"{str(table.header.data['fingerprint'])[:12]}, got {data.fingerprint[:12]}",
-            command=f"{outcome.export_command(folder.name)} --data DIR",
+            f"{root}: an image or annotation changed since the search '{folder.name}' started; expected fingerprint "
+            f"{expected[:12]}, got {data.fingerprint[:12]}",
+            command=f"{command} --data DIR",
         )
     return data
 
 
-def _check_checkpoint(info: ModelInfo, table: Table, trial: Trial, path: Path) -> None:
-    """The file must be of this trial's best epoch; a search that was killed may have saved one that no one heard of."""
-    epoch = trial.best(table.metric)[1]
-    if info.fingerprint != table.header.data["fingerprint"] or info.config != trial.config:
-        raise ModelError(
-            f"{path}: is of another configuration or of other data than the journal's trial {trial.number}"
-        )
-    if info.epoch != epoch:
-        raise ModelError(
-            f"{path}: holds epoch {info.epoch}, expected the best one in the journal, {epoch}",
-            command=outcome.resume_command(table.header.name),
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What measures the trials of a search."""
+
+    folder: Path
+    table: Table
+    data: Data
+    cache: Path
+
+    def load(self, trial: Trial) -> tuple[nn.Module, ModelInfo]:
+        """The trial's best checkpoint.
+
+        Raises:
+            ModelError: it is missing or damaged, or of another epoch than the journal's best: a search that was killed
+                may have saved one that is not in the journal.
+        """
+        path = trial_folder(self.folder, trial.number) / "best.safetensors"
+        model, info = load_model(path)
+        if info.fingerprint != self.table.header.data["fingerprint"] or info.config != trial.config:
+            raise ModelError(
+                f"{path}: is of another configuration or of other data than the journal's trial {trial.number}"
+            )
+        epoch = trial.best(self.table.metric)[1]
+        if info.epoch != epoch:
+            raise ModelError(
+                f"{path}: holds epoch {info.epoch}, expected the best one in the journal, {epoch}",
+                command=queries.resume_command(self.table.header.name),
+            )
+        return model, info
+
+    def scores(self, model: nn.Module, info: ModelInfo, split: str, *, precision: Precision) -> Scores:
+        """As training scores val: the same batches, so that equal weights give equal figures."""
+        config = info.config
+        images = FittedImages(self.data, split, size=config.image_size, cache=self.cache)
+        move_detector(model, precision.device)
+        with backend_settings(config):
+            batches = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers)
+            found = detect(model, batches, images.split, size=config.image_size, precision=precision)
+        return coco_scores(images.split, found)
+
+    def export(
+        self, model: nn.Module, info: ModelInfo, path: Path, *, precision: Precision
+    ) -> tuple[ParityReport, Mapping[str, Latency]]:
+        """Write the ONNX file, compare it with torch, and time both.
+
+        Raises:
+            ModelError: they do not find the same.
+        """
+        fitted = FittedImages(self.data, "val", size=info.config.image_size, cache=self.cache)
+        pictures = [read_image(record) for record in self.data.val.images[:LATENCY_IMAGES]]
+        on_torch = measure_latency(torch_predictor(model, info, precision=precision), pictures)
+        export_onnx(model.cpu(), info, path)
+        exported, exact = open_predictor(path), Precision(device=torch.device("cpu"), dtype=torch.float32)
+        images = [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))]
+        parity = check_parity(torch_predictor(model, info, precision=exact), exported, images)
+        if not parity.passed:
+            raise ModelError(
+                f"the ONNX file does not find what torch finds on {parity.images} val images: {parity.unmatched} of "
+                f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} "
+                "apart"
+            )
+        on_onnx = measure_latency(exported, pictures)
+        return parity, {f"torch, {on_torch.device}": on_torch, f"onnxruntime, {on_onnx.device}": on_onnx}
 
 
 def _measured(
+    bench: _Bench,
+    trial: Trial,
     model: nn.Module,
     info: ModelInfo,
-    data: Data,
-    table: Table,
-    trial: Trial,
     *,
-    folder: Path,
     draft: Path,
-    results: Path,
     command: str,
     on_step: Callable[[str], None],
 ) -> Evidence:
     """All figures of the detector; its ONNX file is written into the draft on the way."""
+    data, table = bench.data, bench.table
     precision = choose_precision(info.config)
     exact = Precision(device=precision.device, dtype=torch.float32)
-    cache = cache_folder(results)
     on_step(f"trial {trial.number} on {len(data.val.images)} val images")
-    val = _scores(model, info, data, "val", precision=precision, cache=cache)
+    val = bench.scores(model, info, "val", precision=precision)
     _check_score(val, table, trial, precision)
     test = None
     if data.test is not None:
         on_step(f"trial {trial.number} on {len(data.test.images)} test images")
-        test = _scores(model, info, data, "test", precision=exact, cache=cache)
-    default = outcome.default_trial(table)
-    default_val = None if default is None else outcome.best_scores(default, table.metric)
-    default_test = test if default is trial else _default_test(default, folder, data, precision=exact, cache=cache)
+        test = bench.scores(model, info, "test", precision=exact)
+    default, default_test = queries.default_trial(table), None
+    if default is trial:
+        default_test = test
+    elif default is not None and data.test is not None:
+        on_step(f"the default configuration, trial {default.number}, on {len(data.test.images)} test images")
+        try:
+            default_test = bench.scores(*bench.load(default), "test", precision=exact)
+        except ModelError as error:  # such as of a search by version 1, which did not keep it
+            on_step(f"  not measured: {error.what}")
     on_step("exporting to ONNX, comparing and timing")
-    parity, latency = _exported(model, info, data, draft / "model.onnx", precision=precision, cache=cache)
+    parity, latency = bench.export(model, info, draft / "model.onnx", precision=precision)
     return Evidence(
-        search=folder.name,
+        search=bench.folder.name,
         table=table,
         trial=trial,
         info=info,
         data=data,
         val=val,
         test=test,
-        default_val=default_val,
+        default_val=None if default is None else queries.best_scores(default, table.metric),
         default_test=default_test,
         precision=str(precision.dtype).removeprefix("torch."),
         parity=parity,
@@ -241,62 +280,19 @@ def _measured(
     )
 
 
-def _scores(model: nn.Module, info: ModelInfo, data: Data, split: str, *, precision: Precision, cache: Path) -> Scores:
-    """As training scores val: the same batches, so that equal weights give equal figures."""
-    config = info.config
-    images = FittedImages(data, split, size=config.image_size, cache=cache)
-    move_detector(model, precision.device)
-    with backend_settings(config):
-        batches = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers)
-        found = detect(model, batches, images.split, size=config.image_size, precision=precision)
-    return coco_scores(images.split, found)
-
-
 def _check_score(val: Scores, table: Table, trial: Trial, precision: Precision) -> None:
-    expected, got = trial.best(table.metric)[0], getattr(val, table.metric) or 0.0
+    expected, got = trial.best(table.metric)[0], val.value(table.metric)
     allowed = SAME_SCORE_CPU if precision.device.type == "cpu" else SAME_SCORE_GPU
     if abs(got - expected) > allowed:
-        name = outcome.metric_name(table.metric)
+        name = queries.metric_name(table.metric)
         raise SearchError(
             f"trial {trial.number}: expected {name} {expected:.6f} on val as in the journal, got {got:.6f} from its "
             "best checkpoint; promote it on the machine, and with the versions, that ran the search"
         )
 
 
-def _default_test(
-    default: Trial | None, folder: Path, data: Data, *, precision: Precision, cache: Path
-) -> Scores | None:
-    """The default configuration on test, where its checkpoint is still there: only the leaders' are kept."""
-    if default is None or data.test is None:
-        return None
-    try:
-        model, info = load_model(trial_folder(folder, default.number) / "best.safetensors")
-    except ModelError:
-        return None
-    return _scores(model, info, data, "test", precision=precision, cache=cache)
-
-
-def _exported(
-    model: nn.Module, info: ModelInfo, data: Data, path: Path, *, precision: Precision, cache: Path
-) -> tuple[ParityReport, Mapping[str, Latency]]:
-    fitted = FittedImages(data, "val", size=info.config.image_size, cache=cache)
-    pictures = [read_image(record) for record in data.val.images[:LATENCY_IMAGES]]
-    on_torch = measure_latency(torch_predictor(model, info, precision=precision), pictures)
-    export_onnx(model.cpu(), info, path)
-    exported, exact = open_predictor(path), Precision(device=torch.device("cpu"), dtype=torch.float32)
-    images = [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))]
-    parity = check_parity(torch_predictor(model, info, precision=exact), exported, images)
-    if not parity.passed:
-        raise ModelError(
-            f"the ONNX file does not find what torch finds on {parity.images} val images: {parity.unmatched} of "
-            f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} apart"
-        )
-    on_onnx = measure_latency(exported, pictures)
-    return parity, {f"torch, {on_torch.device}": on_torch, f"onnxruntime, {on_onnx.device}": on_onnx}
-
-
 def _put_in_place(draft: Path, bundle: Path) -> None:
-    """Rename the finished folder; one that is there already gives way first, and comes back if that fails."""
+    """Rename the finished folder; an old bundle is moved away before, and comes back if that fails."""
     if not bundle.exists():
         draft.rename(bundle)
         return
@@ -311,10 +307,10 @@ def _put_in_place(draft: Path, bundle: Path) -> None:
 
 
 def _register(bundle: Path, evidence: Evidence, *, folder: Path, results: Path, uri: str, force: bool) -> Verdict:
-    """Make the bundle a version of the model, and the champion where it deserves it."""
+    """Make the bundle a version of the model, and the champion where ``judge`` says so."""
     header = evidence.table.header
     try:
-        # The trial's run exists, whatever the tracking server went through during the search.
+        # The server may have been away during the search: now the trial's run exists.
         Mirror(journal_of(folder), uri, artifacts=results / "mlartifacts").catch_up(cut_short=False)
         tracker = Tracker(uri, artifacts=results / "mlartifacts")
         runs = tracker.runs({"vqc.search_id": header.search_id, "vqc.trial": str(evidence.trial.number)})
@@ -349,30 +345,35 @@ def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None
         for name, value in evidence.figures().items()
         if name.startswith("test_")
     ]
-    with suppress(TrackingError):  # the registry's own call comes next and tells of an outage
+    with suppress(TrackingError):  # the registry's own call comes next and reports an outage
         tracker.log(run_id, points=points, params={}, tags={})
 
 
 def judge(evidence: Evidence, champion: ChampionInfo | None, *, force: bool) -> Verdict:
     """Whether the newcomer becomes champion: where there is none, or where it is better on the same test images.
 
-    A tie keeps the champion. Figures of other data, or of val, which chose both, prove nothing.
+    A tie keeps the champion. Figures of other data prove nothing, and neither do those of val, which chose both.
     """
-    name, key = outcome.metric_name(evidence.metric), f"test_{evidence.metric}"
     if champion is None:
         return Verdict(decision="first", reason="there was no champion yet")
     identity = (evidence.table.header.search_id, str(evidence.trial.number))
     if (champion.tags.get("vqc.search_id"), champion.tags.get("vqc.trial")) == identity:
         return Verdict(decision="already", reason="it is the champion already", version=champion.version)
     if force:
-        return Verdict(decision="forced", reason=f"--force put it in the place of version {champion.version}")
+        return Verdict(decision="forced", reason=f"--force replaced version {champion.version} by it")
+    name, key = queries.metric_name(evidence.metric), f"test_{evidence.metric}"
     ours, theirs = evidence.figures().get(key), champion.metrics.get(key)
-    if champion.tags.get("vqc.data_fingerprint") != evidence.data.fingerprint:
-        why = f"version {champion.version} was measured on other data, so the two cannot be compared"
-        return Verdict(decision="incomparable", reason=f"{why}; --force takes this one all the same")
-    if ours is None or theirs is None:
-        why = f"there is no {name} on test for both, so the two cannot be compared"
-        return Verdict(decision="incomparable", reason=f"{why}; --force takes this one all the same")
+    same_data = champion.tags.get("vqc.data_fingerprint") == evidence.data.fingerprint
+    if not same_data or ours is None or theirs is None:
+        why = (
+            f"there is no {name} on test for both"
+            if same_data
+            else f"version {champion.version} was measured on other data"
+        )
+        return Verdict(
+            decision="incomparable",
+            reason=f"{why}, so the two cannot be compared; --force makes this one the champion all the same",
+        )
     figures = f"{name} {ours:.4f} on test against {theirs:.4f} of version {champion.version}"
     if ours > theirs:
         return Verdict(decision="better", reason=figures)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vqc.errors import SearchError, UserError
 from vqc.shell import as_typed, runnable
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from tune.execution.session import Session
     from tune.reporting.mlflow_sync import Mirror
 
-__all__ = ["main"]
-
 INTERRUPTED = 130
+SETTING = "settings."  # what the destination of a flag begins with that overrides a setting, before its path
 DRAIN_TIMEOUT_S = 60.0
 LEAST_BYTES = 2**20  # on the disk, or a search does not begin
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -61,11 +60,12 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
     from tune.execution.disk_retry import write_probe
     from tune.execution.log_redirect import quiet_environment
     from tune.execution.resources import resources_of, this_machine
-    from tune.paths import cache_folder, journal_of
+    from tune.paths import journal_of
     from tune.policy.portfolio import renew
     from tune.reporting import console
     from tune.reporting.live_display import Progress
     from tune.reporting.mlflow_sync import Mirror
+    from vqc.results import cache_folder
     from vqc.tracking.mlflow_client import default_uri
 
     results, settings, folder = arguments.results.resolve(), session.settings, session.folder
@@ -118,10 +118,12 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
 
 
 def _each(*steps: Callable[[], object]) -> None:
-    """Call each step, whatever became of those before it; the error of a step is raised after the last one."""
-    with ExitStack() as stack:
-        for step in reversed(steps):
-            stack.callback(step)
+    """Call each step, also after an error of an earlier one; the errors are raised after the last step, as a chain."""
+    if steps:
+        try:
+            steps[0]()
+        finally:
+            _each(*steps[1:])
 
 
 def _drain(mirror: Mirror, folder: Path, terminal: TextIO) -> None:
@@ -185,41 +187,26 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sess
     from datetime import datetime
 
     from tune.execution.session import new_session, resumed_session
-    from tune.paths import new_name
+    from vqc.results import new_name
     from vqc.tracking.mlflow_client import redacted
 
     results = arguments.results.resolve()
     words = [redacted(word) for word in (sys.argv[1:] if argv is None else argv)]
+    given = {key: value for key, value in vars(arguments).items() if key.startswith(SETTING) and value is not None}
+    flags = {key.removeprefix(SETTING): value for key, value in given.items()}
     command = runnable(shlex.join(["python", "tune/search.py", *words]))
     if arguments.resume:
-        dropped = [flag for flag in ("data", "config", "warm_start") if getattr(arguments, flag) is not None]
-        flags = {**_settings_of(arguments), **dict.fromkeys(dropped)}
+        flags |= {name: None for name in ("data", "config", "warm_start") if getattr(arguments, name) is not None}
         return resumed_session(name=arguments.name, results=results, flags=flags, command=command)
     return new_session(
         name=arguments.name or new_name(datetime.now()),
         results=results,
         data_folder=arguments.data,
         config=arguments.config,
-        flags=_settings_of(arguments),
+        flags=flags,
         command=command,
         warm_start=arguments.warm_start,
     )
-
-
-def _settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The flags that are settings, by their path in the settings; those not given are left out."""
-    given = {
-        "budget.trials": arguments.trials,
-        "budget.hours": arguments.hours,
-        "confirm": arguments.confirm,
-        "seed": arguments.seed,
-        "gpus_per_trial": arguments.gpus_per_trial,
-        "vram_gb": arguments.vram_gb,
-        "concurrent": arguments.concurrent,
-        "train.model": arguments.model,
-        "train.num_epochs": arguments.epochs,
-    }
-    return {key: value for key, value in given.items() if value is not None}
 
 
 def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
@@ -302,32 +289,29 @@ def _signals(controller: Controller) -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Search for the best detector on the data.")
-    parser.add_argument("--trials", type=int, metavar="N", help="configurations to try (30)")
-    parser.add_argument("--hours", type=float, metavar="H", help="search for so long, however many trials that is")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)"
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)"
-    )
-    parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
-    parser.add_argument("--resume", action="store_true", help="go on with the search NAME, or with the latest")
-    parser.add_argument("--seed", type=int, metavar="N", help="of all random choices (0)")
-    parser.add_argument("--model", metavar="NAME", help="detector; 'vqc models' lists them")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of a full training")
-    parser.add_argument("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
-    parser.add_argument("--confirm", type=int, metavar="N", help="best configurations to run again at the end (2)")
-    parser.add_argument("--gpus-per-trial", type=_share, metavar="SHARE", help="0.5 runs two on one GPU, or auto (1)")
-    parser.add_argument("--vram-gb", type=float, metavar="GB", help="GPU memory for all trials together (what it has)")
-    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (1)")
-    parser.add_argument("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
-    parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)"
-    )
+    flag = parser.add_argument
+
+    def setting(name: str, path: str, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
+        flag(name, dest=SETTING + path, type=kind, metavar=metavar, help=text)
+
+    setting("--trials", "budget.trials", "N", "configurations to try (30)", int)
+    setting("--hours", "budget.hours", "H", "search for so long, however many trials that is", float)
+    flag("--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop")
+    flag("--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)")
+    flag("--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)")
+    flag("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
+    flag("--resume", action="store_true", help="continue the search NAME, or the latest")
+    setting("--seed", "seed", "N", "of all random choices (0)", int)
+    setting("--model", "train.model", "NAME", "detector; 'vqc models' lists them")
+    setting("--epochs", "train.num_epochs", "N", "of a full training", int)
+    flag("--warm-start", metavar="NAME", help="try first what was best in that search on the same data")
+    setting("--confirm", "confirm", "N", "best configurations to train again at the end (2)", int)
+    setting("--gpus-per-trial", "gpus_per_trial", "SHARE", "0.5 runs two on one GPU, or auto (1)", _share)
+    setting("--vram-gb", "vram_gb", "GB", "GPU memory for all trials together (what it has)", float)
+    setting("--concurrent", "concurrent", "N", "trials at a time (1)", int)
+    flag("--mlflow", metavar="URI", help="tracking server (results/mlflow.db)")
+    flag("--address", metavar="HOST:PORT", help="of a Ray cluster to join")
+    flag("--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)")
     return parser
 
 

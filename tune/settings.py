@@ -11,8 +11,6 @@ from pydantic import Field, PlainValidator, StrictBool, StrictFloat, StrictInt, 
 from vqc.config import Record, TrainConfig, parse_record, read_json
 from vqc.errors import ConfigError, nearest
 
-__all__ = ["Budget", "Dimension", "SearchSettings", "load_settings", "with_params"]
-
 INSIDE = 0.3819660112501051  # share of a range at which a value inside it is tried: on no grid
 
 

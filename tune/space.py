@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from pydantic import BaseModel
 
-__all__ = ["Array", "Params", "Space"]
-
 Array: TypeAlias = npt.NDArray[np.float64]
 Param: TypeAlias = float | int | str
 Params: TypeAlias = dict[str, Param]

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["areas_px2", "iou", "share_inside", "xywh_to_xyxy", "xyxy_to_xywh"]
-
 Boxes = NDArray[np.floating[Any]]
 
 

@@ -27,18 +27,6 @@ from pydantic import (
 
 from vqc.errors import ConfigError, nearest
 
-__all__ = [
-    "Augmentation",
-    "GpuOptimization",
-    "Record",
-    "TrainConfig",
-    "Workers",
-    "load_record",
-    "parse_record",
-    "read_json",
-    "shipped_settings",
-]
-
 ACCUMULATION = "gradient_accumulation_steps"
 MOST_WORKERS = 64
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
@@ -126,7 +114,7 @@ def _with_second_spelling(schema: dict[str, Any]) -> None:
 
 
 class TrainConfig(Record):
-    """All that decides what a training run computes, besides the data.
+    """All that decides what a training run computes, but for the data.
 
     Equal configurations on equal data give equal results on the same hardware and versions.
     """

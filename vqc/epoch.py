@@ -6,8 +6,6 @@ from pydantic import Field
 
 from vqc.config import Record
 
-__all__ = ["EpochReport", "MachineUse", "Scores"]
-
 
 class MachineUse(Record):
     """What the machine did during an epoch, other programs included; ``None`` where it cannot be measured."""

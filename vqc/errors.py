@@ -20,18 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vqc.shell import as_typed
 
-__all__ = [
-    "ConfigError",
-    "DataError",
-    "InfeasibleError",
-    "ModelError",
-    "NonFiniteLossError",
-    "SearchError",
-    "UserError",
-    "VqcError",
-    "nearest",
-]
-
 
 class VqcError(Exception):
     """Root of every exception that this project raises on purpose; each survives pickling whole."""

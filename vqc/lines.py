@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["LineFile", "whole_lines"]
-
 
 class LineFile:
     """An append-only file; each line is on the disk before ``append`` returns.

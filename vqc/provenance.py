@@ -9,8 +9,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["versions"]
-
 ROOT = Path(__file__).resolve().parent.parent
 
 

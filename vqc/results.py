@@ -8,8 +8,6 @@ from pathlib import Path
 
 from vqc.errors import ConfigError
 
-__all__ = ["cache_folder", "check_name", "new_name"]
-
 
 def cache_folder(results: Path) -> Path:
     """Where fitted images are kept for all runs and searches."""

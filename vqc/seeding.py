@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["stream_seed"]
-
 
 def stream_seed(seed: int, stream: str, *counters: int) -> int:
     """A seed in 0..2^32-1 that depends on all arguments, the same on every machine and Python.

@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["as_typed", "runnable", "short_path"]
-
 # A script of the checkout -> the command that a wheel installs for it.
 INSTALLED = {"tune/search.py": "vqc-search", "tune/export_best.py": "vqc-export-best"}
 

@@ -16,8 +16,9 @@ from tests.faults.night import PATIENCE_S, ROOT, SETTINGS, Night, outcome, repea
 from tests.images import write_data
 from tune.execution.session import Session, new_session, resumed_session
 from tune.history.journal import read_table
-from tune.paths import cache_folder, journal_of
+from tune.paths import journal_of
 from vqc.errors import SearchError
+from vqc.results import cache_folder
 
 SHORT = {"budget": {"trials": 3}}
 

@@ -106,6 +106,29 @@ def test_the_figures_are_those_of_the_journal(first: Promotion) -> None:
     assert metrics["default"]["val"]["ap50"] == default.best("ap50")[0]
 
 
+def test_the_default_is_measured_on_test_from_its_own_checkpoint(first: Promotion) -> None:
+    assert first.evidence.default_test is not None
+    assert first.evidence.default_test != first.evidence.test
+    card = (first.bundle / "model_card.md").read_text(encoding="utf-8")
+    (row,) = [line for line in card.splitlines() if line.startswith("| test, default configuration |")]
+    assert row.split("|")[2].strip() == f"{first.evidence.default_test.value('ap'):.3f}"
+
+
+@pytest.mark.parametrize("spoil", ["missing", "of another epoch"])
+def test_a_default_that_cannot_be_measured_is_said_and_left_out(results: Path, spoil: str) -> None:
+    path = trial_folder(results / "demo", 1) / "best.safetensors"
+    if spoil == "missing":
+        path.unlink()
+    else:
+        model, info = load_model(path)
+        save_model(path, model, info.model_copy(update={"epoch": 3}))
+    steps: list[str] = []
+    done = promote.promote(results / "demo", results=results, tracking_uri=NOWHERE, on_step=steps.append)
+    assert done.evidence.default_test is None
+    assert done.evidence.default_val is not None
+    assert [step for step in steps if "not measured: " in step and "best.safetensors" in step]
+
+
 def test_the_exported_file_runs_alone(first: Promotion) -> None:
     detector = open_predictor(first.bundle / "model.onnx")
     found = detector.detect(read_image(first.evidence.data.val.images[0]))
@@ -204,7 +227,7 @@ def refused(results: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> s
 def test_a_changed_image_is_refused(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit_json(results / "parts/val/annotations.json", lambda content: content["annotations"].pop())
     said = refused(results, capsys, "demo", "--data", str(results / "parts"))
-    assert "changed since the search 'demo' began" in said
+    assert "changed since the search 'demo' started" in said
     assert said.count("fingerprint") == 1
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.images import write_data
+from tune import search
 from tune.history.journal import read_table
 from tune.policy.replication import best_trial
+from tune.reporting import html_report
 from tune.search import main
+from vqc.errors import SearchError
 from vqc.tracking.mlflow_client import Tracker, default_uri
 
 SCRIPT = Path(__file__).parents[2] / "tune" / "search.py"
@@ -36,11 +41,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: Path, *words: str) -> subprocess.Popen[str]:
+def start(place: Path, *words: str, script: Path = SCRIPT) -> subprocess.Popen[str]:
     """Begin a search in a session of its own, so that signals to it spare the tests."""
     environment = {key: value for key, value in os.environ.items() if key != "UV_RUN_RECURSION_DEPTH"}
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *words],
+        [sys.executable, str(script), *words],
         cwd=place,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -152,3 +157,71 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     assert sentence in said
     assert "Traceback" not in said
     assert not (tmp_path / "results").exists()
+
+
+# The report fails (its template is broken): what comes after it happens all the same
+
+BROKEN_REPORT = """
+import sys
+from pathlib import Path
+from tune.reporting import html_report
+from tune.search import main
+html_report.TEMPLATE = Path("broken.html.j2")
+sys.exit(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_report_that_fails_leaves_everything_else_in_order(place: Path) -> None:
+    (place / "broken.html.j2").write_text("{{ nothing }}", encoding="utf-8")
+    script = place / "broken.py"
+    script.write_text(BROKEN_REPORT, encoding="utf-8")
+    words = ("--trials", "2", "--name", "broken", "--config", "small.json", "--data", "data", "--confirm", "0")
+    said = finish(start(place, *words, script=script), status=1)
+    assert "No report: 'nothing' is undefined" in said
+    assert "Best: AP50" in said
+    assert "UndefinedError: 'nothing' is undefined" in said.rpartition("Traceback")[2]
+    folder = place / "results" / "broken"
+    table = read_table(folder / "journal.jsonl")
+    assert table.ended is not None
+    runs = Tracker(default_uri(place / "results")).runs({"vqc.search_id": table.header.search_id})
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert not (folder / "ray").exists()
+
+
+def test_each_step_is_called_and_no_error_is_lost() -> None:
+    called: list[str] = []
+
+    def fails(name: str) -> None:
+        called.append(name)
+        raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError, match="second") as caught:
+        search._each(lambda: called.append("first"), lambda: fails("second"), lambda: called.append("third"))
+    assert called == ["first", "second", "third"]
+    assert "fails" in [entry.name for entry in caught.traceback]
+    with pytest.raises(RuntimeError, match="two") as caught:
+        search._each(lambda: fails("one"), lambda: fails("two"))
+    assert str(caught.value.__context__) == "one"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(28, "No space left on device"), False),
+        (SearchError("line 3: not an event"), False),
+        (KeyError("x"), True),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_said_with_the_command(
+    error: Exception, raised: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(html_report, "write_report", fails)
+    terminal = io.StringIO()
+    with pytest.raises(KeyError) if raised else nullcontext():
+        assert search._reported(tmp_path / "journal.jsonl", tmp_path / "night", terminal) == []
+    assert f"No report: {error}" in terminal.getvalue()
+    assert "python -m tune.reporting.html_report night" in terminal.getvalue()

@@ -17,8 +17,6 @@ from typing import TypeAlias
 
 from vqc.epoch import EpochReport
 
-__all__ = ["BackgroundTraining", "Measured", "Training"]
-
 Measured: TypeAlias = tuple[EpochReport, Callable[[], None]]  # the second writes the checkpoints of the first
 Training: TypeAlias = Callable[[Callable[[int, int], None]], Generator[Measured, None, None]]  # takes fit()'s on_step
 

@@ -10,8 +10,6 @@ from tune.history.table import Table
 from tune.paths import trial_folders
 from tune.policy.replication import repeated
 
-__all__ = ["delete_unneeded"]
-
 
 def delete_unneeded(folder: Path, table: Table, *, keep_leaders: int) -> None:
     """Of trials that have ended, keep the best checkpoint of the default, the leaders and the repeated ones.

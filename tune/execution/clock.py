@@ -10,8 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["AwakeClock"]
-
 GAP_S = 15.0  # between two readings that follow each other in a tenth of a second; no load explains so much
 
 

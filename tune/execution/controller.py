@@ -42,8 +42,6 @@ from tune.settings import with_params
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError, UserError
 
-__all__ = ["Controller", "Task"]
-
 RETRIES = 1  # a trial that failed is tried once more after the same epoch
 OUTAGE = 3  # trials that fail one after the other, with no epoch measured between them: the machine is at fault
 

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["DiskRetry", "InterruptedWaitError", "write_probe"]
-
 PAUSE_S = 5.0
 CHUNK_BYTES = 2**20
 WAITING = "The search waits until it can write there; Ctrl-C ends it, and nothing is lost."

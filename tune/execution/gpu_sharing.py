@@ -17,8 +17,6 @@ from tune.history.table import Table
 from vqc.config import TrainConfig
 from vqc.hardware.gpu import CONTEXT_GB
 
-__all__ = ["GAIN", "MOST_TOGETHER", "Packer", "speedups", "trials_together"]
-
 MOST_TOGETHER = 3
 GAIN = 0.1  # by which the sum must be faster; less does not pay for the later proposals knowing less
 ROUNDING = 1e-6

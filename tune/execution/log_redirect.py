@@ -10,8 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-__all__ = ["library_noise_to", "quiet_environment"]
-
 
 def quiet_environment(*, cluster: bool = False) -> None:
     """Settings that Ray and albumentations read from the environment, some of them while they are imported.

@@ -9,18 +9,6 @@ from pydantic import Field, TypeAdapter
 from vqc.config import Record
 from vqc.epoch import EpochReport
 
-__all__ = [
-    "OUTCOME",
-    "DataChanged",
-    "Decision",
-    "Failed",
-    "Infeasible",
-    "Measured",
-    "Outcome",
-    "Unwritable",
-    "WorkerLost",
-]
-
 Decision: TypeAlias = Literal["continue", "release"]  # the worker goes on with the trial, or lets it go
 
 

@@ -42,8 +42,6 @@ from vqc.hardware.gpu import read_gpu
 if TYPE_CHECKING:
     from tune.execution.worker import Reports
 
-__all__ = ["connect", "disconnect", "machines", "run"]
-
 STDERR = 2
 
 

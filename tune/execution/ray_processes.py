@@ -11,8 +11,6 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["RayLostError", "VitalProcesses", "none_left_behind"]
-
 VITAL = ("raylet", "gcs_server")  # without which nothing goes on
 LEAVE_S = 0.5  # that processes have to go after they were told to
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from tune.settings import SearchSettings
 from vqc.hardware.gpu import gpu_count
 
-__all__ = ["Machines", "Resources", "resources_of", "this_machine"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Machines:

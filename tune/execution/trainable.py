@@ -21,8 +21,6 @@ from vqc.errors import DataError, InfeasibleError, VqcError
 if TYPE_CHECKING:
     from tune.execution.worker import Assignment, Reports, Worker
 
-__all__ = ["AFTER_EPOCH", "CONFIG", "GPUS", "OUTCOME", "TRIAL", "TrialTrainable", "WorkerRefusedError"]
-
 TRIAL, AFTER_EPOCH, CONFIG, GPUS = "trial", "after_epoch", "config", "gpus"  # keys of a Ray trial's configuration
 OUTCOME = "outcome"  # key of a Ray result
 

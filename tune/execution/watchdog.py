@@ -18,8 +18,6 @@ from tune.execution.outcomes import WorkerLost
 from tune.history.table import Table, Trial
 from vqc.config import TrainConfig
 
-__all__ = ["Watchdog", "epoch_limit_s", "usual_epoch_s"]
-
 FACTOR = 10.0  # of a usual epoch: other programs, a hot GPU, a trial beside it
 MARGIN_S = 600.0  # for what only a first epoch has: imports, images fitted into the cache, cuDNN trying its algorithms
 SLOWEST_S = 10.0  # for an image: where no epoch was measured yet, which on a slow CPU may take hours

@@ -28,8 +28,6 @@ from vqc.models.checkpoint import read_info
 from vqc.training.loop import OnStep, fit
 from vqc.training.state import Snapshot, read_report, snapshot_of
 
-__all__ = ["Assignment", "Reports", "UnwritableError", "Worker", "train", "train_in_background"]
-
 KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay allocated after a trial, with all workspaces freed
 
 

@@ -10,25 +10,6 @@ from tune.settings import Budget
 from vqc.config import Record, TrainConfig
 from vqc.epoch import EpochReport
 
-__all__ = [
-    "EVENT",
-    "AttemptFailed",
-    "Ended",
-    "EpochMeasured",
-    "Event",
-    "Param",
-    "SearchEndReason",
-    "SearchEnded",
-    "SearchResumed",
-    "SearchStarted",
-    "State",
-    "TrialEnded",
-    "TrialPaused",
-    "TrialProposed",
-    "TrialStarted",
-    "WorkerReplaced",
-]
-
 State: TypeAlias = Literal[
     "proposed", "running", "paused", "completed", "stopped", "infeasible", "failed", "interrupted"
 ]

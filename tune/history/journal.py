@@ -21,8 +21,6 @@ from tune.history.version_1 import Upgrade
 from vqc.errors import SearchError
 from vqc.files import write_atomically
 
-__all__ = ["Follower", "Journal", "now_ms", "read_table", "table_of"]
-
 
 class Journal:
     """The writer. One process holds it; each event is on the disk before ``append`` returns, or none of it is.

@@ -15,33 +15,7 @@ from tune.history.events import Param, State
 from tune.history.table import Table, Trial
 from tune.settings import Budget, Dimension
 from vqc.epoch import EpochReport, Scores
-from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
-
-__all__ = [
-    "best_scores",
-    "best_text",
-    "configuration",
-    "count_text",
-    "default_trial",
-    "duration",
-    "epoch_s",
-    "epochs_asked",
-    "epochs_run",
-    "export_command",
-    "figure",
-    "gain",
-    "has_finished_trial",
-    "metric_name",
-    "range_text",
-    "resume_command",
-    "saved_by_stopping",
-    "score",
-    "scored",
-    "state_counts",
-    "states_text",
-    "trials_text",
-]
 
 
 def score(trial: Trial, metric: str) -> float | None:

@@ -23,8 +23,6 @@ from vqc.config import TrainConfig, parse_record
 from vqc.epoch import EpochReport
 from vqc.errors import SearchError
 
-__all__ = ["Table", "Trial"]
-
 
 @dataclass(kw_only=True)
 class Trial:

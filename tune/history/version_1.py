@@ -11,8 +11,6 @@ from pydantic_core import from_json
 
 from tune.history.events import EVENT, Event
 
-__all__ = ["Upgrade"]
-
 
 class Upgrade:
     """One journal's lines, one after the other.

@@ -21,16 +21,6 @@ from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
 from tune.settings import SearchSettings
 
-__all__ = [
-    "RungDecision",
-    "all_tried",
-    "decide",
-    "default_to_complete",
-    "next_promotion",
-    "rung_epochs",
-    "trials_to_prune",
-]
-
 MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
 MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
 REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,

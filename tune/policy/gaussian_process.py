@@ -15,8 +15,6 @@ import numpy as np
 
 from tune.space import Array
 
-__all__ = ["Process", "fit", "log_expected_improvement", "maximise"]
-
 # Priors of the logarithms (mean, standard deviation), for values of mean 0 and variance 1 on the unit cube.
 INVERSE_SQUARED_LENGTH = (-1.5, 1.0)
 OUTPUT_VARIANCE = (1.0, 1.0)

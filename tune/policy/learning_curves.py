@@ -21,8 +21,6 @@ from tune.space import Array, Space
 if TYPE_CHECKING:
     from tune.policy.gaussian_process import Process
 
-__all__ = ["predict_final_values"]
-
 MIN_COMPLETED = 5  # trials that a process of their gains needs
 MAX_COMPLETED = 60  # the latest ones: a prediction costs the same after thousands
 MIN_STD = 1e-12  # a distribution without spread has no cumulative probability

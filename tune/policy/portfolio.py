@@ -37,8 +37,6 @@ from vqc.config import Record, load_record, shipped_settings
 from vqc.errors import SearchError, UserError
 from vqc.files import write_atomically
 
-__all__ = ["Members", "Portfolio", "build", "main", "members_for", "portfolio_file", "renew"]
-
 MAX_MEMBERS = 8
 MIN_TRIALS = 8  # fewer say too little about what was not tried
 DRAWS = 64

@@ -26,8 +26,6 @@ from vqc.seeding import stream_seed
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["Proposal", "expected_values", "preload", "propose", "sample"]
-
 MAX_BEST = 120  # trials that the sampler sees: the best ones,
 MAX_LATEST = 60  # and the latest ones, so that a proposal costs the same after 3,000 trials
 

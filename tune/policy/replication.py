@@ -16,8 +16,6 @@ from tune.history.table import Table, Trial
 from tune.settings import SearchSettings
 from vqc.seeding import stream_seed
 
-__all__ = ["Repeated", "best_trial", "full_run_s", "next_repeat", "repeat_seed", "repeated", "rest_s", "seed_std"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:

@@ -1,6 +1,6 @@
 """An Optuna sampler over the unit cube: greatest expected improvement under a Gaussian process.
 
-Optuna's own ``GPSampler`` imports torch and takes several times as long; on recorded learning curves it is no better
+Optuna's own ``GPSampler`` imports torch, takes several times as long and finds less on recorded learning curves
 (tests/benchmarks/LOG.md). A running trial is assumed to reach what the process expects of it, so that two workers are
 not sent to the same point (Ginsbourger et al., "Kriging is well-suited to parallelize optimization", the believer).
 """
@@ -17,8 +17,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.policy.gaussian_process import fit, log_expected_improvement, maximise
 from tune.space import Array, Space
-
-__all__ = ["GaussianProcessSampler"]
 
 # A second process says where trials are feasible (1) or not (-1). A point must be feasible by this margin, and that
 # counts so many times: the best configurations often lie just beside what does not fit.

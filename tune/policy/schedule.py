@@ -11,8 +11,6 @@ from tune.policy.early_stopping import all_tried, default_to_complete, next_prom
 from tune.policy.replication import full_run_s, next_repeat, rest_s
 from tune.settings import SearchSettings
 
-__all__ = ["Continue", "Promote", "Propose", "Repeat", "Step", "is_complete", "may_run", "next_step"]
-
 MAX_RESERVED = 0.4  # of the hours, for the default and the repeats
 
 

@@ -16,8 +16,6 @@ from tune.space import Params, Space
 from vqc.data.dataset import Data
 from vqc.errors import SearchError
 
-__all__ = ["best_points", "distinct_points"]
-
 SEARCH = "python tune/search.py --trials 30"
 
 

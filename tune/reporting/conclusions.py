@@ -12,8 +12,6 @@ from tune.policy.replication import best_trial
 from tune.settings import Dimension, with_params
 from vqc.errors import ConfigError
 
-__all__ = ["edges", "is_finished", "ranking"]
-
 NEAR = 0.05  # of a range: what is closer to its end counts as at the end
 WIDER = 0.25  # of the range: how far to widen it
 

@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tune.history import queries
-from tune.history.queries import count_text, duration
+from tune.history.queries import count_text
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import repeated
 from tune.reporting.conclusions import edges, is_finished, ranking
 from tune.reporting.eta import EpochCost, Estimate
+from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from tune.settings import SearchSettings
-
-__all__ = ["console_of", "grid", "leaderboard", "lenient", "plan", "sheet", "show", "summary"]
 
 WIDEST = 42  # characters that the searched values may take in columns of their own, of 80
 

@@ -21,8 +21,6 @@ from tune.policy.early_stopping import rung_epochs
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
 
-__all__ = ["EpochCost", "Estimate", "time_left_s", "whole_search"]
-
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
 PASSES = 0.4  # of those that reach a rung, at least, by the end of the search: measured
 LEADERS = 3  # whose pace is taken for what goes on and for the repeats

@@ -26,8 +26,7 @@ from tune.reporting import conclusions
 from vqc.errors import UserError
 from vqc.files import write_atomically
 from vqc.reporting.html import both_widths, render
-
-__all__ = ["importances", "main", "page", "trials_csv", "write_report"]
+from vqc.reporting.terminal import duration
 
 METRICS = ("ap", "ap50", "ap75", "ar")
 LEADERS_SHOWN = 10
@@ -74,7 +73,7 @@ def page(table: Table) -> str:
     """The report as an HTML document without any outside reference."""
     filters: dict[str, Callable[..., Any]] = {
         "figure": queries.figure,
-        "duration": queries.duration,
+        "duration": duration,
         "count": queries.count_text,
         "config": queries.configuration,
         "date": lambda at_ms: datetime.fromtimestamp(at_ms / 1000).strftime("%d %B %Y, %H:%M"),

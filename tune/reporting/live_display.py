@@ -27,8 +27,6 @@ from vqc.reporting.terminal import duration, sparkline
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-__all__ = ["Progress", "Snapshot", "snapshot", "status_line", "trial_line"]
-
 LIVE_POLL_S = 0.25
 LONGEST_POLL_S = 5.0
 MOST_BUSY = 0.05  # of a core: after thousands of trials a redraw takes longer, so there are fewer

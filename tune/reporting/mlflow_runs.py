@@ -32,8 +32,6 @@ from tune.settings import Dimension
 from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus
 
-__all__ = ["PARENT", "RunKey", "Translator", "Update"]
-
 RunKey: TypeAlias = int  # a trial's number, from 1; 0 is the parent
 PARENT: RunKey = 0
 

@@ -27,8 +27,6 @@ from tune.reporting.mlflow_runs import PARENT, RunKey, Translator, Update
 from vqc.errors import SearchError, UserError
 from vqc.tracking.mlflow_client import KnownRun, Tracker, default_uri, redacted
 
-__all__ = ["Mirror", "MirrorState", "main"]
-
 POLL_S = 3.0  # the events of so long go to MLflow in one call for each run
 LONGEST_PAUSE_S = 60.0
 LAST_ATTEMPTS = 4  # after the search has ended,

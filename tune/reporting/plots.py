@@ -18,8 +18,6 @@ from vqc.reporting.plots import COLOUR, canvas, svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["CURVES_MAX", "curves", "influence", "timeline"]
-
 CURVES_MAX = 60  # beyond so many, single curves cannot be told apart and are drawn as one faint sheaf
 
 _STATE_ROLE: Mapping[State, str] = {"completed": "good", "stopped": "stopped", "infeasible": "odd", "failed": "bad",

@@ -1,4 +1,4 @@
-"""``vqc calibrate``: scores that mean something, and the threshold for a stated escape rate, beside the model."""
+"""``vqc calibrate``: writes score curves and the threshold for a stated escape rate beside the model."""
 # ruff: noqa: T201 - a command line prints
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from vqc.shell import as_typed
 
 if TYPE_CHECKING:
+    from vqc.evaluation.calibrate import CalibrationReport
     from vqc.inference.calibration import Calibration
-    from vqc.reporting.calibration_page import CalibrationReport
-
-__all__ = ["add_flags", "run"]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +22,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="defective parts that may pass, as a share of them (default: 0.01)",
+        help="largest share of the defective parts that may pass (default: 0.01)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="C",
+        help="confidence, such as 0.95, that the escape rate is not higher (default: it is not higher on average)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the page goes (default: the model's folder)")
 
@@ -33,18 +37,22 @@ def run(args: argparse.Namespace) -> int:
     """Fit on val, measure on test, write ``<model>.calibration.json`` and ``calibration.html``."""
     from vqc.data.dataset import load_data
     from vqc.errors import ConfigError, ModelError
+    from vqc.evaluation.calibrate import calibrate
+    from vqc.evaluation.operating_point import Goal
     from vqc.files import write_atomically
     from vqc.inference.calibration import calibration_path, save_calibration
-    from vqc.reporting.calibration_page import calibrate, calibration_page
+    from vqc.reporting.calibration_page import calibration_page
 
-    if not 0 < args.max_escape < 1:
-        raise ConfigError("--max-escape", [f"got {args.max_escape:g}, expected a share between 0 and 1, such as 0.01"])
+    for flag, value, usual in (("--max-escape", args.max_escape, 0.01), ("--confidence", args.confidence, 0.95)):
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(flag, [f"got {value:g}, expected a number between 0 and 1, such as {usual:g}"])
     if args.model.suffix == ".onnx":
         weights = args.model.with_suffix(".safetensors")
         raise ModelError(f"{args.model}: expected the weights it was exported from; the calibration serves both",
                          command=f"vqc calibrate --model {weights} --data {args.data}")  # fmt: skip
     data = load_data(args.data)
-    report = calibrate(args.model, data, max_escape=args.max_escape, on_step=lambda text: print(f"{text} ..."))
+    goal = Goal(max_escape=args.max_escape, confidence=args.confidence)
+    report = calibrate(args.model, data, goal=goal, on_step=lambda text: print(f"{text} ...", flush=True))
     page = (args.out or args.model.parent) / "calibration.html"
     html = calibration_page(report)
     save_calibration(args.model, report.calibration)
@@ -62,14 +70,16 @@ def _show(report: CalibrationReport) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    if report.before is not None and report.after is not None:
+    if (tested := report.on_test) is not None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for column in (f"on test, {report.before.detections} detections", "before", "after"):
-            table.add_column(column, justify="left" if column.startswith("on") else "right")
+        table.add_column(f"on test, {tested.before.detections} detections")
+        for column in ("before", "after"):
+            table.add_column(column, justify="right")
         for name, key in (("LaECE0", "laece0"), ("D-ECE", "dece")):
-            table.add_row(name, *(_number(getattr(part, key)) for part in (report.before, report.after)))
+            table.add_row(name, *(_number(getattr(part, key)) for part in (tested.before, tested.after)))
         console.print(table)
-    console.print(f"method {report.calibration.method}, {_thresholds(report.calibration)}")
+    calibration = report.calibration
+    console.print(escape(f"method {calibration.method}, {_thresholds(calibration)}"))
     for sentence in report.sentences:
         console.print(f"  {escape(sentence)}")
 
@@ -77,10 +87,10 @@ def _show(report: CalibrationReport) -> None:
 def _thresholds(calibration: Calibration) -> str:
     point = calibration.operating_point
     if not point.per_class:
-        return f"reject from score {point.thresholds[0]:.3f}"
+        return f"reject from an expected IoU of {point.thresholds[0]:.3f}"
     pairs = zip(calibration.categories, point.thresholds, strict=True)
-    return "reject from score " + ", ".join(f"{value:.3f} ({name})" for (_, name), value in pairs)
+    return "reject from an expected IoU of " + ", ".join(f"{value:.3f} ({name})" for (_, name), value in pairs)
 
 
 def _number(value: float | None) -> str:
-    return "cannot be told" if value is None else f"{value:.3f}"
+    return "none" if value is None else f"{value:.3f}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vqc.evaluation.evaluate import Evaluation
     from vqc.evaluation.intervals import Rate
-
-__all__ = ["add_flags", "results_path", "run"]
 
 SPLITS = ("train", "val", "test")
 
@@ -30,12 +29,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, write ``metrics/evaluation_results.json`` and ``evaluation.html``, tell MLflow."""
+    """Evaluate; write ``metrics/evaluation_results.json`` and ``evaluation.html``; log both in MLflow."""
     from vqc.data.dataset import load_data
     from vqc.errors import ConfigError
     from vqc.evaluation.evaluate import evaluate
     from vqc.files import write_atomically
     from vqc.reporting.evaluation_page import evaluation_page
+    from vqc.tracking.mlflow_client import redacted
 
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         load_data(args.data),
         split=args.split,
         threshold=args.threshold,
-        command=" ".join(["vqc", *sys.argv[1:]]) if sys.argv[1:2] == ["evaluate"] else "vqc evaluate",
+        command=shlex.join(["vqc", *map(redacted, args.words)]),
         on_step=lambda text: print(f"{text} ...", flush=True),
     )
     folder = args.out or args.model.parent
@@ -73,30 +73,31 @@ def _show(record: Evaluation) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column(f"on {record.split}, {record.images} images")
     table.add_column("", justify="right")
-    table.add_column("95 % interval")
-    table.add_row("escape: defective parts that pass", *_cells(record.per_image.escape))
-    table.add_row("overkill: good parts rejected", *_cells(record.per_image.overkill))
+    table.add_column("two-sided 95 % interval")
+    table.add_row("escape: defective parts that pass", *_cells(record.per_part.escape))
+    table.add_row("overkill: good parts rejected", *_cells(record.per_part.overkill))
     for name in ("ap", "ap50", "ap75", "ar"):
-        value = getattr(record.coco, name)
-        table.add_row(name.upper(), "cannot be told" if value is None else f"{value:.3f}", "")
+        value, interval = getattr(record.coco, name), getattr(record.coco_intervals, name)
+        span = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
+        table.add_row(name.upper(), "none" if value is None else f"{value:.3f}", span)
     latency = record.latency
     table.add_row("latency p50, p95", f"{latency.p50_ms:.1f}, {latency.p95_ms:.1f} ms", latency.device)
     console.print(table)
-    for sentence in (record.threshold_source, record.per_image.escape.sentence, *record.notes):
+    for sentence in (record.threshold_source, record.per_part.escape.sentence, *record.notes):
         if sentence:
             console.print(f"  {escape(sentence)}")
 
 
 def _cells(rate: Rate) -> tuple[str, str]:
-    from vqc.reporting.html import percent
+    from vqc.evaluation.intervals import percent
 
-    told = "cannot be told" if rate.value is None else f"{percent(rate.value)} ({rate.count} of {rate.total})"
+    value = "none" if rate.value is None else f"{percent(rate.value)} ({rate.count} of {rate.total})"
     interval = f"{percent(rate.low)} to {percent(rate.high)}" if rate.low is not None and rate.high is not None else ""
-    return told, interval if rate.value is not None else f"{interval + ': ' if interval else ''}{rate.reason}"
+    return value, "; ".join(text for text in (interval, rate.reason) if text)
 
 
 def _track(record: Evaluation, files: tuple[Path, ...], *, name: str, uri: str | None, results: Path) -> None:
-    """One run in MLflow; where it cannot be reached, one sentence and no more."""
+    """Log one run in MLflow; if it cannot be reached, print one sentence."""
     import time
 
     from vqc.tracking.mlflow_client import Point, Tracker, TrackingError, default_uri
@@ -119,7 +120,7 @@ def _track(record: Evaluation, files: tuple[Path, ...], *, name: str, uri: str |
 
 
 def _flat(record: Evaluation) -> dict[str, float]:
-    """Figures as MLflow keeps them; what cannot be told is left out."""
+    """Metric name -> value; figures without a value are left out."""
     from vqc.tracking.mlflow_client import metric_name
 
     split = record.split
@@ -127,10 +128,15 @@ def _flat(record: Evaluation) -> dict[str, float]:
         **{metric_name(split, name): getattr(record.coco, name) for name in ("ap", "ap50", "ap75", "ar")},
         **{metric_name(split, "class_ap", name): value for name, value in record.coco.class_ap.items()},
         **{metric_name(split, "area_ap", name): scores.ap for name, scores in record.coco_by_area.items()},
-        metric_name(split, "escape"): record.per_image.escape.value,
-        metric_name(split, "escape_high"): record.per_image.escape.high,
-        metric_name(split, "overkill"): record.per_image.overkill.value,
-        metric_name(split, "overkill_high"): record.per_image.overkill.high,
+        **{
+            f"{metric_name(split, name)}_{end}": getattr(getattr(record.coco_intervals, name), end, None)
+            for name in ("ap", "ap50")
+            for end in ("low", "high")
+        },
+        metric_name(split, "escape"): record.per_part.escape.value,
+        metric_name(split, "escape_high"): record.per_part.escape.high,
+        metric_name(split, "overkill"): record.per_part.overkill.value,
+        metric_name(split, "overkill_high"): record.per_part.overkill.high,
         metric_name(split, "laece0"): record.score_errors.laece0,
         metric_name(split, "dece"): record.score_errors.dece,
         "latency_p50_ms": record.latency.p50_ms,

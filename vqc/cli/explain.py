@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     Heat = NDArray[np.float32]
     Pixels = NDArray[np.uint8]
 
-__all__ = ["add_flags", "run"]
-
 UNREADABLE = 1
 Method = Literal["gradcam", "drise"]
 NAMES: dict[Method, str] = {"gradcam": "Grad-CAM", "drise": "D-RISE"}

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from vqc.errors import InfeasibleError, UserError
 
-__all__ = ["COMMANDS", "Command", "main"]
-
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a Windows console may lack a letter of a file's name
             stream.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(words).parse_args(words)
+    args = _parser(words).parse_args(words, argparse.Namespace(words=words))
     try:
         return int(args.run(args))
     except (UserError, InfeasibleError) as error:

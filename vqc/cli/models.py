@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_flags", "run"]
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """None."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from vqc.inference.predictor import Predictor
     from vqc.inference.verdicts import Verdict
 
-__all__ = ["add_flags", "run"]
-
 UNREADABLE = 1
 
 

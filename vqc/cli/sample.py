@@ -8,8 +8,6 @@ from pathlib import Path
 
 from vqc.shell import as_typed
 
-__all__ = ["add_flags", "run"]
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder to write")

@@ -11,8 +11,6 @@ from vqc.data.findings import Report, printable
 if TYPE_CHECKING:
     from vqc.data.dataset import Split
 
-__all__ = ["check_balance", "check_categories", "check_twins"]
-
 LISTED = 5  # categories that a finding names
 
 

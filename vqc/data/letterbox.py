@@ -8,14 +8,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PAD_VALUE", "fit_image", "fit_scale", "inner_size"]
+<<<<<<< HEAD
+__all__ = ["PAD_VALUE", "fit_image", "fit_scale", "inner_size", "shorter_sides_px"]
 
+=======
+>>>>>>> main
 PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
 
 
 def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
     """Factor by which an image is scaled to fit into ``size`` (height, width), its shape kept."""
     return min(size[0] / height, size[1] / width)
+
+
+def shorter_sides_px(boxes: NDArray[np.float32], width: int, height: int, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Shorter side [n] of [n, 4] xyxy boxes of an image, in pixels of the image once fitted into ``size``."""
+    sides_px = (boxes[:, 2:] - boxes[:, :2]) * np.float32(fit_scale(width, height, size))
+    return np.asarray(sides_px.min(axis=1))
 
 
 def inner_size(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:

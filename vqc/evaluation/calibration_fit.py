@@ -1,8 +1,8 @@
-"""Fitting score calibration on one split, and measuring it on another.
+"""Score calibration: curves fitted on one split, and calibration errors measured on another.
 
-Called by ``vqc calibrate`` (fits on val, never on test) and by evaluation (measures). The measure is LaECE0 of Kuzucu,
-Oksuz, Sadeghi and Dokania, "On Calibration of Object Detectors: Pitfalls, Evaluation and Baselines" (ECCV 2024,
-section 4): a detection's score should equal its overlap with the object it found, 0 where it found none. As there,
+A calibrated score is the expected IoU of the detection with an object of its class, 0 for a false alarm; it is not the
+probability of a defect. The measure is LaECE0 of Kuzucu, Oksuz, Sadeghi and Dokania, "On Calibration of Object
+Detectors: Pitfalls, Evaluation and Baselines" (ECCV 2024, section 4), the gap between score and IoU. As there,
 detections and objects of a class are matched with any overlap (tau = 0), scores fall into 25 bins, the error of a
 class is the mean gap of its bins weighted by their detections, and the mean over classes counts. D-ECE (Kueppers et
 al., CVPR Workshops 2020, here of the score alone) is the same gap against the share of detections that are right at
@@ -25,68 +25,55 @@ from pydantic import Field
 from vqc.config import Record
 from vqc.data.dataset import Split
 from vqc.evaluation.matching import IGNORED, match, paired
-from vqc.inference.calibration import EDGE, Curve, Method
+from vqc.evaluation.parts import parts_of
+from vqc.inference.calibration import EDGE, Curve, Method, apply_curves
 from vqc.inference.detections import Detections
-
-__all__ = [
-    "CalibrationErrors",
-    "Choice",
-    "ReliabilityBin",
-    "Samples",
-    "calibrated_scores",
-    "choose_curves",
-    "errors",
-    "fit_curve",
-    "folds",
-    "reliability",
-    "samples_of",
-]
 
 Floats = NDArray[np.float64]
 
-SCORE_FLOOR = 0.05  # detections that score less are noise to every user; their mass would hide all other errors
+SCORE_FLOOR = 0.05  # detections with lower scores are noise; their number would hide all other errors
 BINS = 25
 DIAGRAM_BINS = 10
 FOLDS = 5
 FEWEST = 20  # detections for any curve at all
 FEWEST_OWN, FEWEST_OWN_FOUND = 60, 15  # detections, and among them found objects, for a class to have its own curve
-PRIOR = 0.01  # pull of Platt's two numbers towards "as it is": only what is separable needs it
-LEVEL_EDGE = 1e-3  # lowest and highest step: room beyond them for scores to differ, in float32 too
+PRIOR = 0.01  # weight of the prior for Platt's two parameters, the identity: needed only for separable data
+LEVEL_EDGE = 1e-3  # lowest and highest step: beyond them scores must still differ, in float32 too
 METHODS: tuple[Method, ...] = ("none", "platt", "isotonic")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """The ``k`` detections of a split that calibration looks at.
+    """The ``k`` detections of a split that calibration uses.
 
     Attributes:
-        image: int64 [k], position in the split.
+        part: int64 [k], position of the part that is shown.
         label: int64 [k], 1..C.
         score: float64 [k], 0..1.
         overlap: float64 [k], IoU with the object of its class that it was given at any overlap; 0: none.
         correct: bool [k], whether it was given one at IoU 0.5.
         objects: int64 [C], objects of each class in the split.
-        images: in the split.
+        parts: in the split.
     """
 
-    image: NDArray[np.int64]
+    part: NDArray[np.int64]
     label: NDArray[np.int64]
     score: Floats
     overlap: Floats
     correct: NDArray[np.bool_]
     objects: NDArray[np.int64]
-    images: int
+    parts: int
 
     def __getitem__(self, kept: NDArray[np.bool_]) -> Samples:
-        names = ("image", "label", "score", "overlap", "correct")
+        names = ("part", "label", "score", "overlap", "correct")
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
 
 
 class CalibrationErrors(Record):
-    """How far scores are from what they say, 0..1; None where there is nothing to tell it from."""
+    """Calibration errors, 0..1; None without detections."""
 
-    laece0: float | None = Field(None, description="against the overlap, mean over classes")
-    dece: float | None = Field(None, description="against being right at IoU 0.5, all classes together")
+    laece0: float | None = Field(None, description="gap between score and IoU, mean over classes")
+    dece: float | None = Field(None, description="gap between score and share right at IoU 0.5, all classes together")
     detections: int = Field(ge=0)
 
 
@@ -106,7 +93,7 @@ class Choice:
 
     Attributes:
         curves: one per class, in label order.
-        squared_error: method -> mean squared gap between score and overlap on held-out images; empty: too few.
+        squared_error: method -> mean squared gap between score and overlap on held-out parts; empty: too few.
     """
 
     method: Method
@@ -115,25 +102,26 @@ class Choice:
 
 
 def samples_of(split: Split, detections: Sequence[Detections]) -> Samples:
-    """What calibration looks at: the detections from raw score ``SCORE_FLOOR`` that lie in no crowd region."""
-    images, labels, scores, overlaps, correct = [], [], [], [], []
-    for position, (record, found) in enumerate(paired(split, detections)):
+    """The detections with a raw score of at least ``SCORE_FLOOR`` that lie in no crowd region."""
+    parts = parts_of(split)
+    shown, labels, scores, overlaps, correct = [], [], [], [], []
+    for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True):
         loose, strict = match(record, found, iou=0.0), match(record, found, iou=0.5)
         kept = (found.scores >= SCORE_FLOOR) & (loose.truth != IGNORED) & (strict.truth != IGNORED)
-        images.append(np.full(int(kept.sum()), position, np.int64))
+        shown.append(np.full(int(kept.sum()), part, np.int64))
         labels.append(found.labels[kept])
         scores.append(found.scores[kept].astype(np.float64))
         overlaps.append(loose.iou[kept])
         correct.append(strict.truth[kept] >= 0)
     present = np.concatenate([np.zeros(0, np.int64), *(r.labels[~r.crowd] for r in split.images)])
     return Samples(
-        image=np.concatenate([np.zeros(0, np.int64), *images]),
+        part=np.concatenate([np.zeros(0, np.int64), *shown]),
         label=np.concatenate([np.zeros(0, np.int64), *labels]),
         score=np.concatenate([np.zeros(0), *scores]),
         overlap=np.concatenate([np.zeros(0), *overlaps]),
         correct=np.concatenate([np.zeros(0, bool), *correct]),
         objects=np.bincount(present, minlength=len(split.categories) + 1)[1:].astype(np.int64),
-        images=len(split.images),
+        parts=len(parts.good),
     )
 
 
@@ -141,13 +129,13 @@ def errors(samples: Samples, scores: Floats | None = None) -> CalibrationErrors:
     """LaECE0 and D-ECE.
 
     Args:
-        scores: [k] to be judged instead of the samples' own.
+        scores: [k] to measure instead of the samples' own.
     """
     judged = samples.score if scores is None else scores
     by_class = [
-        _gap(judged[mine], samples.overlap[mine])
+        _gap(judged[chosen], samples.overlap[chosen])
         for label, objects in enumerate(samples.objects, start=1)
-        if objects and (mine := samples.label == label).any()
+        if objects and (chosen := samples.label == label).any()
     ]
     return CalibrationErrors(
         laece0=float(np.mean(by_class)) if by_class else None,
@@ -162,14 +150,14 @@ def reliability(samples: Samples, scores: Floats | None = None) -> tuple[Reliabi
     place = _bin(judged, DIAGRAM_BINS)
     rows = []
     for k in range(DIAGRAM_BINS):
-        mine = place == k
+        chosen = place == k
         rows.append(
             ReliabilityBin(
                 low=k / DIAGRAM_BINS,
                 high=(k + 1) / DIAGRAM_BINS,
-                detections=int(mine.sum()),
-                mean_score=float(judged[mine].mean()) if mine.any() else None,
-                mean_overlap=float(samples.overlap[mine].mean()) if mine.any() else None,
+                detections=int(chosen.sum()),
+                mean_score=float(judged[chosen].mean()) if chosen.any() else None,
+                mean_overlap=float(samples.overlap[chosen].mean()) if chosen.any() else None,
             )
         )
     return tuple(rows)
@@ -183,39 +171,35 @@ def _gap(scores: Floats, targets: Floats) -> float:
 
 
 def _bin(scores: Floats, bins: int) -> NDArray[np.int64]:
-    """Bins are open below and closed above; the first holds 0, too."""
+    """Bins are open below and closed above; the first also holds 0."""
     return np.asarray(np.clip(np.ceil(scores * bins) - 1, 0, bins - 1), np.int64)
 
 
 def folds(count: int) -> NDArray[np.int64]:
-    """A fold 0..4 for each of ``count`` images, the same at every call."""
+    """A fold 0..4 for each of ``count`` parts, the same at every call."""
     return np.random.default_rng(0).permutation(count) % FOLDS
 
 
 def choose_curves(samples: Samples) -> Choice:
-    """Fit all methods and keep the one that comes nearest on held-out images; in doubt the simpler one."""
+    """Fit all methods; keep the one with the smallest error on held-out parts, of equal ones the simplest."""
     classes = len(samples.objects)
-    fold = folds(samples.images)[samples.image]
-    told = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
+    fold = folds(samples.parts)[samples.part]
+    enough = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
     squared_error: dict[str, float] = {}
-    for method in METHODS if told else ():
+    for method in METHODS if enough else ():
         predicted = np.empty_like(samples.score)
         for k in range(FOLDS):
             held_out = fold == k
             curves = _curves(method, samples[~held_out], classes)
             predicted[held_out] = calibrated_scores(curves, samples[held_out])
         squared_error[method] = float(np.mean((predicted - samples.overlap) ** 2))
-    best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if told else "none"
+    best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if enough else "none"
     return Choice(method=best, curves=_curves(best, samples, classes), squared_error=squared_error)
 
 
 def calibrated_scores(curves: Sequence[Curve], samples: Samples) -> Floats:
     """The samples' scores [k] through their classes' curves."""
-    scores = np.empty_like(samples.score)
-    for label, curve in enumerate(curves, start=1):
-        mine = samples.label == label
-        scores[mine] = curve(samples.score[mine].astype(np.float32))
-    return scores
+    return apply_curves(curves, samples.score.astype(np.float32), samples.label).astype(np.float64)
 
 
 def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]:
@@ -223,19 +207,19 @@ def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]
     shared = fit_curve(method, samples.score, samples.overlap)
     curves = []
     for label in range(1, classes + 1):
-        mine = samples.label == label
-        found = int((samples.overlap[mine] > 0).sum())
-        own = mine.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
-        curves.append(fit_curve(method, samples.score[mine], samples.overlap[mine]) if own else shared)
+        chosen = samples.label == label
+        found = int((samples.overlap[chosen] > 0).sum())
+        own = chosen.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
+        curves.append(fit_curve(method, samples.score[chosen], samples.overlap[chosen]) if own else shared)
     return tuple(curves)
 
 
 def fit_curve(method: Method, scores: Floats, targets: Floats) -> Curve:
-    """The curve of a method through detections; of too few, scores stay as they are.
+    """The curve of a method, fitted to detections; with too few of them the identity.
 
     Args:
         scores: [k] raw, 0..1.
-        targets: [k] what they should have been, 0..1.
+        targets: [k] IoU with the object that was found, 0..1.
     """
     if method == "none" or len(scores) < FEWEST:
         return Curve(method="none")

@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,8 +29,6 @@ from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
 from vqc.inference.torch_backend import detect_batch
 
-__all__ = ["AreaScores", "coco_scores", "coco_scores_by_area", "detect"]
-
 IOU_50, IOU_75 = 0.5, 0.75
 
 
@@ -40,6 +39,23 @@ class AreaScores(Record):
     high_px2: float | None = Field(description="areas below this; None: no upper end")
     ap: float | None = Field(description="mean over IoU 0.50:0.05:0.95, 100 detections per image")
     ar: float | None = Field(description="average recall over IoU 0.50:0.05:0.95, 100 detections per image")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClassMatches:
+    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores.
+
+    Attributes:
+        image: int64 [D], position of the detection's image in the split.
+        found: bool [T, D], whether it found an object, at each IoU 0.50:0.05:0.95.
+        ignored: bool [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region.
+        objects: int64 [N], objects of the class on each image, crowd regions not counted.
+    """
+
+    image: NDArray[np.int64]
+    found: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    objects: NDArray[np.int64]
 
 
 def detect(
@@ -116,6 +132,31 @@ def coco_scores_by_area(split: Split, detections: Sequence[Detections]) -> dict[
         for k, (name, (low, high)) in enumerate(zip(names, ranges, strict=True))
         if name != "all"
     }
+
+
+def coco_matches(split: Split, detections: Sequence[Detections]) -> tuple[ClassMatches, ...]:
+    """The matches of each class, in label order, from which AP can be computed for any resample of the images."""
+    evaluation = _evaluated(split, detections, areas=1)
+    ids = np.array([record.image_id for record in split.images])
+    positions, per_class = np.argsort(ids), []  # pycocotools sorts images by id
+    for k in range(len(split.categories)):
+        rows = evaluation.evalImgs[k * len(ids) : (k + 1) * len(ids)]
+        known = [(position, row) for position, row in zip(positions, rows, strict=True) if row is not None]
+        objects = np.zeros(len(ids), np.int64)
+        for position, row in known:
+            objects[position] = int((1 - np.asarray(row["gtIgnore"])).sum())
+        none = np.zeros((len(evaluation.params.iouThrs), 0))
+        score = np.concatenate([np.zeros(0), *(row["dtScores"] for _, row in known)])
+        order = np.argsort(-score, kind="stable")
+        per_class.append(
+            ClassMatches(
+                image=np.repeat([p for p, _ in known], [len(row["dtScores"]) for _, row in known])[order].astype(int),
+                found=np.concatenate([none, *(row["dtMatches"] for _, row in known)], axis=1)[:, order] > 0,
+                ignored=np.concatenate([none, *(row["dtIgnore"] for _, row in known)], axis=1)[:, order] > 0,
+                objects=objects,
+            )
+        )
+    return tuple(per_class)
 
 
 def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) -> Any:

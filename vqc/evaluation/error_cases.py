@@ -1,12 +1,11 @@
 """The parts that an inspector should look at: the worst misses and the worst false alarms of a split.
 
-Called by ``vqc.evaluation.evaluate``; calls ``vqc.evaluation.matching``. Pure functions of a split and the detections
-on it.
+Pure functions of a split and the detections on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,23 +16,22 @@ from pydantic import Field
 from vqc.config import Record
 from vqc.data.dataset import ImageRecord, Split
 from vqc.evaluation.matching import ALONE, match, paired
+from vqc.evaluation.parts import class_scores, parts_of, rejected
 from vqc.inference.detections import Detections
-
-__all__ = ["Case", "false_alarms", "misses"]
 
 IOU = 0.5
 Box = tuple[float, float, float, float]
 
 
 class Case(Record):
-    """One image on which the detector was wrong, and the box that says it best."""
+    """One part on which the detector was wrong, and the box that shows it best."""
 
     kind: Literal["miss", "false alarm"]
     image_id: int
     file_name: str
-    box: Box = Field(description="xyxy pixels: the missed defect, or what was taken for one")
+    box: Box = Field(description="xyxy pixels: the missed defect, or the false alarm")
     category: str
-    area_px2: float = Field(ge=0, description="of that box's object as annotated, or of the box")
+    area_px2: float = Field(ge=0, description="of the missed defect as annotated, or of the false alarm's box")
     score: float | None = Field(None, description="of the detection; of a miss: the best near the defect, None: none")
     verdict_wrong: bool = Field(description="whether the part as a whole was judged wrongly: an escape, or overkill")
 
@@ -41,24 +39,40 @@ class Case(Record):
 def misses(
     split: Split, detections: Sequence[Detections], *, thresholds: Mapping[int, float], most: int
 ) -> tuple[Case, ...]:
-    """The largest missed defect of each image, ``most`` of them: on parts that escape first, then by size."""
-    cases = [_miss(split, record, found, thresholds) for record, found in paired(split, detections)]
-    known = [case for case in cases if case is not None]
-    return tuple(sorted(known, key=lambda case: (not case.verdict_wrong, -case.area_px2))[:most])
+    """The largest missed defect of each part, at most ``most``: parts that escape first, then by size."""
+    parts = parts_of(split)
+    passes = ~rejected(class_scores(split, detections), thresholds)
+    cases = [
+        (part, _miss(split, record, found, thresholds, passes=bool(passes[part])))
+        for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True)
+    ]
+    return _worst(cases, most, badness=lambda case: case.area_px2)
 
 
 def false_alarms(
     split: Split, detections: Sequence[Detections], *, thresholds: Mapping[int, float], most: int
 ) -> tuple[Case, ...]:
-    """The surest false alarm of each image, ``most`` of them: on good parts first, then by score."""
-    cases = [_false_alarm(split, record, found, thresholds) for record, found in paired(split, detections)]
-    known = [case for case in cases if case is not None]
-    return tuple(sorted(known, key=lambda case: (not case.verdict_wrong, -(case.score or 0.0)))[:most])
+    """The false alarm with the highest score on each part, at most ``most``: good parts first, then by score."""
+    parts = parts_of(split)
+    cases = [
+        (part, _false_alarm(split, record, found, thresholds, good=bool(parts.good[part])))
+        for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True)
+    ]
+    return _worst(cases, most, badness=lambda case: case.score or 0.0)
 
 
-def _miss(split: Split, record: ImageRecord, found: Detections, thresholds: Mapping[int, float]) -> Case | None:
-    said = found.reaching(thresholds)
-    truth = match(record, said, iou=IOU).truth
+def _worst(cases: list[tuple[int, Case | None]], most: int, *, badness: Callable[[Case], float]) -> tuple[Case, ...]:
+    """The worst case of each part, wrong verdicts first."""
+    known = [(part, case) for part, case in cases if case is not None]
+    known.sort(key=lambda pair: (pair[1].verdict_wrong, badness(pair[1])))
+    of_part = dict(known)  # the last of a part stays
+    return tuple(sorted(of_part.values(), key=lambda case: (not case.verdict_wrong, -badness(case)))[:most])
+
+
+def _miss(
+    split: Split, record: ImageRecord, found: Detections, thresholds: Mapping[int, float], *, passes: bool
+) -> Case | None:
+    truth = match(record, found.reaching(thresholds), iou=IOU).truth
     missed = [k for k in np.flatnonzero(~record.crowd) if k not in truth]
     if not missed:
         return None
@@ -72,11 +86,13 @@ def _miss(split: Split, record: ImageRecord, found: Detections, thresholds: Mapp
         category=split.categories[int(record.labels[worst]) - 1].name,
         area_px2=float(record.areas[worst]),
         score=float(found.scores[near].max()) if near.any() else None,
-        verdict_wrong=len(said.scores) == 0,
+        verdict_wrong=passes,
     )
 
 
-def _false_alarm(split: Split, record: ImageRecord, found: Detections, thresholds: Mapping[int, float]) -> Case | None:
+def _false_alarm(
+    split: Split, record: ImageRecord, found: Detections, thresholds: Mapping[int, float], *, good: bool
+) -> Case | None:
     kept = found.reaching(thresholds)
     wrong = np.flatnonzero(match(record, kept, iou=IOU, same_class=False).truth == ALONE)
     if not len(wrong):
@@ -91,7 +107,7 @@ def _false_alarm(split: Split, record: ImageRecord, found: Detections, threshold
         category=split.categories[int(kept.labels[worst]) - 1].name,
         area_px2=max(0.0, (box[2] - box[0]) * (box[3] - box[1])),
         score=float(kept.scores[worst]),
-        verdict_wrong=len(record.boxes) == 0,
+        verdict_wrong=good,
     )
 
 

@@ -1,8 +1,4 @@
-"""Everything that ``vqc evaluate`` measures of one detector on one split, as one record.
-
-Called by ``vqc.cli.evaluate``; calls detection, COCO scores, inspection, calibration and the clock. All figures are
-measured in float32, as exported.
-"""
+"""Everything that ``vqc evaluate`` measures of one detector on one split, as one record, in float32 as exported."""
 
 from __future__ import annotations
 
@@ -20,24 +16,22 @@ from vqc.data.dataset import Data, Split, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
+from vqc.evaluation.bootstrap import ScoreIntervals, score_intervals
 from vqc.evaluation.calibration_fit import CalibrationErrors, calibrated_scores, errors, samples_of
 from vqc.evaluation.coco_metrics import AreaScores, coco_scores, coco_scores_by_area
-from vqc.evaluation.error_cases import Case, false_alarms, misses
-from vqc.evaluation.image_metrics import (
+from vqc.evaluation.detection_metrics import (
     Froc,
-    PerImage,
     Recall,
-    TradeOff,
     confusion,
     froc,
-    kinds,
-    per_image,
     recall_by_class,
     recall_by_size,
     terciles_px2,
-    trade_off,
 )
+from vqc.evaluation.error_cases import Case, false_alarms, misses
+from vqc.evaluation.image_metrics import TradeOff, Verdicts, part_verdicts, trade_off
 from vqc.evaluation.intervals import FEWEST
+from vqc.evaluation.parts import Parts, parts_of
 from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
@@ -46,14 +40,6 @@ from vqc.inference.model_file import open_predictor
 from vqc.inference.predictor import Predictor
 from vqc.inference.thresholds import resolve_thresholds
 
-__all__ = [
-    "Evaluated",
-    "Evaluation",
-    "check_categories",
-    "detections_on",
-    "evaluate",
-]
-
 WORST_SHOWN = 8
 LATENCY_IMAGES = 8
 BATCH_SIZE = 8
@@ -61,9 +47,9 @@ PACKAGES = ("vqc-tune", "torch", "torchvision", "pycocotools", "numpy")
 
 
 class Evaluation(Record):
-    """The content of ``metrics/evaluation_results.json``; what cannot be told is null, with a reason or a note."""
+    """The content of ``metrics/evaluation_results.json``; a figure that cannot be computed is null, with a reason."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     model_file: str
     model_sha256: str
     detector: str = Field(description="architecture")
@@ -72,22 +58,24 @@ class Evaluation(Record):
     data: dict[str, Any]
     split: str
     images: int
+    parts: int = Field(description="physical parts on these images: what is resampled, and counted in per_part")
     device: str
     coco: Scores
+    coco_intervals: ScoreIntervals
     coco_by_area: dict[str, AreaScores]
-    calibrated: bool = Field(description="whether the thresholds are on calibrated scores")
+    calibrated: bool = Field(description="whether the thresholds are on calibrated scores, which are expected IoUs")
     thresholds: dict[str, float] = Field(description="category -> lowest score that rejects a part")
     threshold_source: str = Field(description="where the thresholds come from, in a sentence")
-    per_image: PerImage
+    per_part: Verdicts
     trade_off: TradeOff
     froc: Froc
-    confusion_names: tuple[str, ...] = Field(description="of rows and columns; the last is nothing")
-    confusion: tuple[tuple[int, ...], ...] = Field(description="rows what is there, columns what was said")
+    confusion_names: tuple[str, ...] = Field(description="of rows and columns; the last is 'nothing'")
+    confusion: tuple[tuple[int, ...], ...] = Field(description="rows: annotated, columns: detected")
     recall_by_class: tuple[Recall, ...]
     recall_by_size: tuple[Recall, ...] = Field(description="COCO's small, medium and large")
     recall_by_tercile: tuple[Recall, ...] = Field(description="thirds of the training defects by area; empty: too few")
     score_errors_raw: CalibrationErrors
-    score_errors: CalibrationErrors = Field(description="of the scores as used: calibrated where they are")
+    score_errors: CalibrationErrors = Field(description="of the scores as used: calibrated if there is a calibration")
     latency: Latency
     worst_misses: tuple[Case, ...]
     worst_false_alarms: tuple[Case, ...]
@@ -119,14 +107,14 @@ def evaluate(
     """Measure a detector on a split.
 
     Args:
-        model_path: weights; their calibration is used where one lies beside them.
+        model_path: weights or an exported file; the calibration beside them is used if there is one.
         threshold: lowest score that rejects, for all classes; None: the calibration's, else a default.
-        command: that was typed.
-        on_step: is told in few words what happens next.
+        command: as typed, without secrets.
+        on_step: called with a few words before each long step.
 
     Raises:
         ModelError: the weights or the calibration cannot be used, or know other categories.
-        DataError: the split is not there or empty.
+        DataError: the split does not exist or is empty.
     """
     judged = data.split(split)
     if not judged.images:
@@ -140,17 +128,27 @@ def evaluate(
     on_step("measuring latency")
     pictures = [read_image(record) for record in judged.images[:LATENCY_IMAGES]]
     latency = measure_latency(predictor, pictures)
+    on_step("computing the figures and their intervals")
     found = [predictor.calibrated(one) for one in raw]
-    parts = _part_figures(judged, found, thresholds, data.train)
+    verdicts = part_verdicts(judged, found, thresholds=thresholds)
+    figures = _threshold_figures(judged, found, thresholds, data.train)
+    if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
+        reason = "these parts chose the threshold"
+        verdicts = verdicts.without_intervals(reason)
+        for name in ("recall_by_class", "recall_by_size", "recall_by_tercile"):
+            figures[name] = tuple(row.without_interval(reason) for row in figures[name])
+    parts = parts_of(judged)
     record = Evaluation(
         **_origin(model_path, predictor, data, judged, command),
         **_box_figures(judged, raw, calibration),
-        **parts,
+        **figures,
+        parts=len(parts.good),
+        per_part=verdicts,
         calibrated=calibration is not None,
         thresholds={name: thresholds[label] for label, (_, name) in enumerate(predictor.categories, start=1)},
         threshold_source=source,
         latency=latency,
-        notes=(*_notes(predictor, data, judged, calibration), *_luck(parts["per_image"])),
+        notes=(*_notes(predictor, data, judged, calibration), *_rate_notes(parts, verdicts)),
     )
     return Evaluated(record=record, split=judged, detections=tuple(found), thresholds=thresholds)
 
@@ -199,20 +197,20 @@ def _box_figures(split: Split, raw: Sequence[Detections], calibration: Calibrati
     used = None if calibration is None else calibrated_scores(calibration.curves, samples)
     return {
         "coco": coco_scores(split, raw),
+        "coco_intervals": score_intervals(split, raw),
         "coco_by_area": coco_scores_by_area(split, raw),
         "score_errors_raw": errors(samples),
         "score_errors": errors(samples, used),
     }
 
 
-def _part_figures(
+def _threshold_figures(
     split: Split, found: Sequence[Detections], thresholds: Mapping[int, float], train: Split
 ) -> dict[str, Any]:
     terciles = terciles_px2(train)
     by_tercile = terciles and recall_by_size(split, found, thresholds=thresholds, edges_px2=terciles)
     table = confusion(split, found, thresholds=thresholds)
     return {
-        "per_image": per_image(split, found, thresholds=thresholds),
         "trade_off": trade_off(split, found),
         "froc": froc(split, found),
         "confusion_names": (*(category.name for category in split.categories), "nothing"),
@@ -225,31 +223,34 @@ def _part_figures(
     }
 
 
+def _chosen_on(split: Split, data: Data, calibration: Calibration) -> bool:
+    """Whether the calibration's thresholds were chosen on this split."""
+    return split.name == "val" and calibration.data_fingerprint == data.fingerprint
+
+
 def _notes(predictor: Predictor, data: Data, split: Split, calibration: Calibration | None) -> Iterator[str]:
-    """What limits these figures."""
+    """What limits these figures: data that the detector or its calibration has seen."""
     if data.fingerprint != predictor.fingerprint:
-        yield "The detector was trained on other data than this: its figures there may differ."
+        yield "The detector was trained on other data: its figures there may differ."
     elif split.name == "train":
-        yield "The detector was trained on these images: their figures say nothing of new parts."
+        yield "The detector was trained on these images: their figures say nothing about new parts."
     elif split.name == "val":
-        yield "The val split chose the epoch, and the configuration where there was a search: its figures flatter."
-    if calibration is not None and split.name == "val" and calibration.data_fingerprint == data.fingerprint:
-        yield "The val split chose the calibration and the operating point, too."
+        yield "The val split chose the epoch, and the configuration if there was a search: its figures are optimistic."
+    if calibration is not None and _chosen_on(split, data, calibration):
+        yield "The val split also chose the calibration and its threshold."
     if calibration is not None and calibration.data_fingerprint != data.fingerprint:
         yield "The calibration was fitted on other data than this."
-    defective, good = kinds(split)
-    if not good.any():
-        yield "There are no good images in this split, so overkill cannot be told."
-    elif good.sum() < FEWEST:
-        yield f"There are only {good.sum()} good images in this split, too few to state a rate of overkill."
-    if not defective.any():
-        yield "There are no defective images in this split, so the escape rate cannot be told."
-    elif defective.sum() < FEWEST:
-        yield f"There are only {defective.sum()} defective images in this split, too few to state an escape rate."
 
 
-def _luck(verdicts: PerImage) -> Iterator[str]:
-    """What an escape rate hides: parts rejected for something else than their defect."""
+def _rate_notes(parts: Parts, verdicts: Verdicts) -> Iterator[str]:
+    """Why a rate is missing, how parts were counted, and what an escape rate hides."""
+    for kind, name, count in (("good", "overkill", parts.good.sum()), ("defective", "escape", parts.defective.sum())):
+        if count == 0:
+            yield f"There are no {kind} parts in this split, so there is no {name} rate."
+        elif count < FEWEST:
+            yield f"There are only {count} {kind} parts in this split, too few to state the {name} rate."
+    if len(parts.good) < len(parts.of_image):
+        yield "A part is rejected if any of its views is; rates and intervals count parts, not images."
     if verdicts.beside:
-        rejected = verdicts.escape.total - verdicts.escape.count
-        yield f"Of {rejected} rejected defective parts {verdicts.beside} had no detection on a defect: luck, not skill."
+        rejects = verdicts.escape.total - verdicts.escape.count
+        yield f"{verdicts.beside} of {rejects} rejected defective parts have no detection on a defect: that is luck."

@@ -1,69 +1,130 @@
-"""A share of counted parts with its exact interval: what may be said of a rate after so many parts.
+"""Rates with exact confidence intervals, and how many parts a claim about a rate needs.
 
-Called by ``vqc.evaluation.image_metrics`` and everything that counts parts. A rate of too few parts has no value but a
-reason; its interval stays, because it is true of any number of parts.
+A rate of very few parts has a reason instead of a value. Its interval stays: it holds for any number of parts.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from vqc.config import Record
 
-__all__ = ["FEWEST", "Rate", "clopper_pearson", "parts_needed", "rate"]
-
-FEWEST = 10  # of fewer parts no rate is stated: the interval would cover a third of all that is possible
-RULE_OF_THREE_FROM = 30  # the rule's error is below 5 % of its value from here
+FEWEST = 10  # below this no rate is stated: the interval would cover a third of all possible values
 CONFIDENCE = 0.95
 
 
 class Rate(Record):
-    """``count`` of ``total``, with the 95 % interval of Clopper and Pearson (1934)."""
+    """``count`` of ``total``, with the two-sided 95 % confidence interval."""
 
     count: int = Field(ge=0)
     total: int = Field(ge=0)
-    value: float | None = Field(None, ge=0, le=1, description="count / total; None where too few were counted")
-    low: float | None = Field(None, ge=0, le=1, description="lower end of the interval; None of nothing")
-    high: float | None = Field(None, ge=0, le=1, description="upper end of the interval; None of nothing")
-    reason: str | None = Field(None, description="why there is no value")
+    value: float | None = Field(None, ge=0, le=1, description="count / total; None if total is too small")
+    low: float | None = Field(None, ge=0, le=1, description="lower end of the interval; None without an interval")
+    high: float | None = Field(None, ge=0, le=1, description="upper end of the interval; None without an interval")
+    reason: str | None = Field(None, description="why there is no value or no interval")
 
     @property
     def sentence(self) -> str | None:
-        """What a count of zero proves, in words; None where the count is not zero or nothing was counted."""
-        if self.count or not self.total:
+        """What a count of zero shows; None for any other count and for a rate without an interval."""
+        if self.count or self.high is None:
             return None
         bound = 1 - (1 - CONFIDENCE) ** (1 / self.total)
-        rule = f" (rule of three: 3/{self.total})" if self.total >= RULE_OF_THREE_FROM else ""
-        return f"None of {self.total} only shows, with 95 % confidence, a true rate below {100 * bound:.2g} %{rule}."
+        return f"0 of {self.total}: with 95 % confidence (one-sided, exact) the true rate is at most {percent(bound)}."
+
+    def without_interval(self, reason: str) -> Rate:
+        """The same counts, for data that chose the threshold: there a confidence interval does not hold."""
+        return self.model_copy(update={"low": None, "high": None, "reason": self.reason or reason})
+
+
+def percent(share: float) -> str:
+    """A share of 1 with enough digits to differ from 0 and 100: 0.004 is "0.4 %", 0.9996 is "99.96 %"."""
+    digits = 1
+    while digits < 4 and 0 < share < 1 and float(f"{100 * share:.{digits}f}") in (0.0, 100.0):
+        digits += 1
+    return f"{100 * share:.{digits}f} %"
 
 
 def rate(count: int, total: int, *, of: str) -> Rate:
-    """``count`` of ``total`` parts as a rate.
+    """The rate of independent parts, with the interval of Clopper and Pearson (1934).
 
     Args:
-        of: what was counted, in the plural, such as "defective images"; for the reason.
+        of: what is counted, in the plural, such as "defective parts"; used in the reason.
     """
+    return _rate(count, total, of, effective=total)
+
+
+def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: str) -> Rate:
+    """The rate of things of which one part may have several, such as defects: parts are independent, defects are not.
+
+    The interval is the exact one for the effective sample size, total / design effect (Korn and Graubard, "Confidence
+    intervals for proportions with small expected number of positive counts", Survey Methodology 24, 1998), rounded to
+    whole numbers, without their correction for the degrees of freedom. If all or none count, each part counts once.
+
+    Args:
+        counts: [P] per part.
+        totals: [P] per part.
+        of: see ``rate``.
+    """
+    count, total, parts = int(counts.sum()), int(totals.sum()), int((totals > 0).sum())
+    effective = parts
+    if 0 < count < total and parts > 1:
+        share = count / total
+        independent = share * (1 - share) / (total - 1)
+        clustered = float(((counts - share * totals) ** 2).sum()) * parts / (parts - 1) / total**2
+        effective = total if clustered <= independent else max(1, round(total * independent / clustered))
+    return _rate(count, total, of, effective=effective)
+
+
+def _rate(count: int, total: int, of: str, *, effective: int) -> Rate:
     if total == 0:
         return Rate(count=0, total=0, reason=f"there are no {of}")
-    low, high = clopper_pearson(count, total)
+    low, high = exact_interval(round(count / total * effective), effective)
     if total < FEWEST:
         reason = f"only {total} {of}, at least {FEWEST} are needed to state a rate"
         return Rate(count=count, total=total, low=low, high=high, reason=reason)
     return Rate(count=count, total=total, value=count / total, low=low, high=high)
 
 
-def clopper_pearson(count: int, total: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The exact two-sided interval of a rate, 0..1 (Clopper and Pearson, Biometrika 26, 1934); ``total`` >= 1."""
-    from scipy.special import betaincinv
+def exact_interval(count: int, total: int) -> tuple[float, float]:
+    """The two-sided 95 % interval of Clopper and Pearson (Biometrika 26, 1934), 0..1; ``total`` >= 1."""
+    from scipy.stats import binomtest
 
-    tail = (1 - confidence) / 2
-    low = 0.0 if count == 0 else float(betaincinv(count, total - count + 1, tail))
-    high = 1.0 if count == total else float(betaincinv(count + 1, total - count, 1 - tail))
-    return low, high
+    low, high = binomtest(count, total).proportion_ci(CONFIDENCE, method="exact")
+    return float(low), float(high)
 
 
-def parts_needed(highest: float, *, confidence: float = CONFIDENCE) -> int:
-    """Parts of which not one may fail, to show a rate of at most ``highest`` (0 < highest < 1) with the confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - highest))
+def tolerated_misses(total: int, max_rate: float, *, confidence: float | None) -> int:
+    """How many of ``total`` independent parts the threshold may miss; -1: there are too few parts for any claim.
+
+    Without a confidence: floor(a (n + 1)) - 1, so that a new part is missed with probability at most a, on average over
+    samples of n parts (Angelopoulos et al., "Conformal risk control", 2022, section 2). With one: the largest k for
+    which the rate of misses, a Beta(k + 1, n - k) variable, is at most a with that confidence (Wilks, "Determination of
+    sample sizes for setting tolerance limits", 1941).
+
+    Args:
+        max_rate: a, 0 < a < 1.
+        confidence: 0 < confidence < 1.
+    """
+    if confidence is None:
+        return math.floor(max_rate * (total + 1) + 1e-9) - 1
+    from scipy.stats import beta
+
+    misses = np.arange(total)
+    return int((beta.cdf(max_rate, misses + 1, total - misses) >= confidence).sum()) - 1
+
+
+def confidence_of(misses: int, total: int, max_rate: float) -> float:
+    """The confidence that a threshold with so many misses among ``total`` parts has a rate of at most ``max_rate``."""
+    from scipy.stats import beta
+
+    return float(beta.cdf(max_rate, misses + 1, total - misses)) if misses < total else 0.0
+
+
+def parts_needed(max_rate: float, *, confidence: float | None) -> int:
+    """The smallest number of parts for which ``tolerated_misses`` is 0 or more."""
+    exact = 1 / max_rate - 1 if confidence is None else math.log(1 - confidence) / math.log(1 - max_rate)
+    return max(1, math.ceil(exact - 1e-9))

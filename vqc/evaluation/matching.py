@@ -1,9 +1,8 @@
 """Which detection found which object: greedy, best score first, one to one.
 
-Called by ``vqc.evaluation.image_metrics`` and ``vqc.evaluation.calibration_fit``. Boxes are xyxy pixels. The rule is
-COCO's: each detection in the order of its score takes the object that it overlaps most among those that are not yet
-taken, if the overlap reaches the threshold. What scores less never changes what a better one got, so the matches above
-a threshold are the first ones of the matches above a lower one.
+Boxes are xyxy pixels. The rule is COCO's: in order of falling score, each detection takes the object that it overlaps
+most among those that are not yet taken, if the overlap reaches the threshold. So a detection never changes the match of
+one with a higher score.
 """
 
 from __future__ import annotations
@@ -19,14 +18,12 @@ from vqc.boxes import share_inside
 from vqc.data.dataset import ImageRecord, Split
 from vqc.inference.detections import Detections
 
-__all__ = ["ALONE", "IGNORED", "Match", "match", "paired"]
-
 ALONE, IGNORED = -1, -2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Match:
-    """What became of the ``m`` detections of one image, in their order.
+    """The matches of the ``m`` detections of one image, in their order.
 
     Attributes:
         truth: int64 [m], position among the image's boxes; ``ALONE``: it found nothing; ``IGNORED``: in a crowd.

@@ -1,131 +1,160 @@
-"""The scores from which a part is rejected: least overkill with no more escapes than allowed.
+"""The scores from which a part is rejected: the least overkill with no more escapes than promised.
 
-Called by ``vqc calibrate`` on the val split; calls ``vqc.evaluation.image_metrics``. How sure one can be: were the
-threshold put at the score of the (k + 1)-th surest miss among n defective parts, the share of all defective parts below
-it follows a beta distribution with k + 1 and n - k, whatever the scores (Wilks, "Determination of sample sizes for
-setting tolerance limits", 1941). That the calibration saw the same images is left out of it.
+Called by ``vqc.evaluation.calibrate`` on the val split. With one threshold for all classes the highest score of a part
+decides, and ``vqc.evaluation.intervals.tolerated_misses`` says how many defective val parts may lie below it. The
+promise holds for any distribution of the scores, if new defective parts are like those of val.
+
+Thresholds per class keep that promise because only good parts decide about the relation of the classes: a score is
+replaced by the share of good parts whose score of that class is lower, and one threshold is chosen on this rank. They
+are used only if they are better on held-out parts: significantly fewer good parts rejected (one-sided exact test of
+McNemar, "Note on the sampling error of the difference between correlated proportions", 1947), and escapes tolerated.
+
+Symbols: P parts, G good parts, C classes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqc.data.dataset import Split
 from vqc.errors import DataError
-from vqc.evaluation.calibration_fit import folds
-from vqc.evaluation.image_metrics import class_scores, kinds
-from vqc.evaluation.intervals import parts_needed
+from vqc.evaluation.calibration_fit import FOLDS, folds
+from vqc.evaluation.intervals import parts_needed, percent, tolerated_misses
+from vqc.evaluation.parts import class_scores, parts_of, rejected
 from vqc.inference.calibration import OperatingPoint, Proportion
 from vqc.inference.detections import Detections
 
-__all__ = ["choose_operating_point"]
-
 NEVER = 1.0  # a threshold that rejects next to nothing
+SIGNIFICANCE = 0.05
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Ranks = list[tuple[Floats, Floats]]  # per class: scores and their ranks, both rising, at the knots of straight lines
 
 
-def choose_operating_point(split: Split, detections: Sequence[Detections], *, max_escape: float) -> OperatingPoint:
-    """The thresholds for a stated escape rate, one for all classes unless cross-validation favours one for each.
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """The escape rate that is promised.
+
+    Attributes:
+        max_escape: share of the defective parts that may pass, 0 < max_escape < 1.
+        confidence: 0 < confidence < 1 that the rate is not higher; None: it is not higher on average.
+    """
+
+    max_escape: float
+    confidence: float | None = None
+
+    def __str__(self) -> str:
+        sure = "" if self.confidence is None else f" with {percent(self.confidence)} confidence"
+        return f"at most {percent(self.max_escape)} escapes{sure}"
+
+    def tolerated(self, parts: int) -> int:
+        """How many of so many defective parts may pass on val; -1: there are too few."""
+        return tolerated_misses(parts, self.max_escape, confidence=self.confidence)
+
+
+def check_parts(split: Split, goal: Goal, *, command: str) -> None:
+    """Raise ``DataError`` if the split has too few defective parts for the goal.
+
+    Args:
+        command: to be typed with the escape rate that so many parts do allow added to it.
+    """
+    total = int(parts_of(split).defective.sum())
+    needed = parts_needed(goal.max_escape, confidence=goal.confidence)
+    if total == 0:
+        raise DataError(f"{split.name}: no part with a defect, expected at least {needed} to choose a threshold")
+    if total < needed:
+        possible = 1 / (total + 1) if goal.confidence is None else 1 - (1 - goal.confidence) ** (1 / total)
+        command += f" --max-escape {math.ceil(1000 * possible - 1e-6) / 1000:g}"
+        command += "" if goal.confidence is None else f" --confidence {goal.confidence:g}"
+        raise DataError(f"{split.name}: {total} defective parts, expected at least {needed} to promise {goal}",
+                        command=command)  # fmt: skip
+
+
+def choose_operating_point(split: Split, detections: Sequence[Detections], *, goal: Goal) -> OperatingPoint:
+    """The thresholds for a goal that ``check_parts`` has passed, and what they do on the split.
 
     Args:
         split: val; never test.
         detections: with calibrated scores.
-        max_escape: share of the defective parts that may pass, 0 < max_escape < 1.
-
-    Raises:
-        DataError: the split has no defective image.
     """
-    best = class_scores(split, detections)
-    defective, good = kinds(split)
-    if not defective.any():
-        raise DataError(f"{split.name}: no image with a defect, expected some to choose a threshold on")
-    one = _one_for_all(best, defective, max_escape)
-    each = _one_for_each(best, defective, good, max_escape)
-    per_class = _each_is_better(best, defective, good, max_escape)
-    thresholds = each if per_class else one
-    escaped, overkilled = _counts(best, defective, good, thresholds)
-    total = int(defective.sum())
+    parts, scores = parts_of(split), class_scores(split, detections)
+    thresholds, per_class = choose_thresholds(scores, defective=parts.defective, good=parts.good, goal=goal)
+    rejects = rejected(scores, dict(enumerate(thresholds, start=1)))
+    escape = Proportion(count=int((parts.defective & ~rejects).sum()), total=int(parts.defective.sum()))
+    tolerated = goal.tolerated(escape.total)
     return OperatingPoint(
-        max_escape=max_escape,
+        max_escape=goal.max_escape,
+        confidence=goal.confidence,
         thresholds=tuple(thresholds.tolist()),
         per_class=per_class,
-        reached=escaped <= _allowed(total, max_escape),
-        escape=Proportion(count=escaped, total=total),
-        overkill=Proportion(count=overkilled, total=int(good.sum())),
-        confidence=None if per_class else _confidence(escaped, total, max_escape),
-        parts_needed=parts_needed(max_escape),
+        tolerated=tolerated,
+        reached=escape.count <= tolerated,
+        escape=escape,
+        overkill=Proportion(count=int((parts.good & rejects).sum()), total=int(parts.good.sum())),
     )
 
 
-def _allowed(defective: int, max_escape: float) -> int:
-    return math.floor(max_escape * defective + 1e-9)
+def choose_thresholds(scores: Floats, *, defective: Flags, good: Flags, goal: Goal) -> tuple[Floats, bool]:
+    """A threshold per class [C], and whether they differ.
+
+    Args:
+        scores: [P, C] best score of each class on each part; ``-inf``: none.
+        defective, good: [P].
+    """
+    per_class = _per_class_is_better(scores, defective, good, goal)
+    ranks = _ranks(scores[good]) if per_class else _same(scores.shape[1])
+    return _thresholds(scores, defective, ranks, goal), per_class
 
 
-def _confidence(escaped: int, total: int, max_escape: float) -> float:
-    from scipy.special import betainc
-
-    return float(betainc(escaped + 1, total - escaped, max_escape)) if escaped < total else 0.0
-
-
-def _one_for_all(best: Floats, defective: Flags, max_escape: float) -> Floats:
-    """[C] The highest threshold that lets no more defective parts pass than allowed, or than must pass anyway."""
-    worst = best.max(axis=1)
-    scores = np.sort(worst[defective])
-    last = max(_allowed(len(scores), max_escape), int((~np.isfinite(scores)).sum()))
-    threshold = _below(worst, scores[last]) if last < len(scores) else NEVER
-    return np.full(best.shape[1], threshold)
+def _thresholds(scores: Floats, defective: Flags, ranks: Ranks, goal: Goal) -> Floats:
+    """[C] The highest thresholds below which lie no more defective parts than tolerated, or than must pass anyway."""
+    columns = [np.interp(column, *knots) for column, knots in zip(scores.T, ranks, strict=True)]
+    highest = np.where(np.isfinite(scores), np.stack(columns, axis=1), -np.inf).max(axis=1)
+    known = np.sort(highest[defective])
+    passing = max(0, goal.tolerated(len(known)), int((~np.isfinite(known)).sum()))
+    if passing >= len(known):
+        return np.full(scores.shape[1], NEVER)
+    # Half-way to the next lower value: the last bit of a score must not decide about a part.
+    wanted = (known[passing] + highest[highest < known[passing]].max(initial=0.0)) / 2
+    return np.array([np.interp(wanted, rank, score) for score, rank in ranks])
 
 
-def _below(scores: Floats, wanted: float) -> float:
-    """Half-way from a score down to the next lower one: the last bit of a score must not decide about a part."""
-    lower = scores[scores < wanted].max(initial=0.0)
-    return float((max(lower, 0.0) + wanted) / 2)
+def _same(classes: int) -> Ranks:
+    return [(np.array([0.0, 1.0]), np.array([0.0, 1.0]))] * classes
 
 
-def _one_for_each(best: Floats, defective: Flags, good: Flags, max_escape: float) -> Floats:
-    """[C] From one for all, raise the class that spares most good parts, while no more parts pass than allowed."""
-    thresholds = _one_for_all(best, defective, max_escape)
-    escaped, overkilled = _counts(best, defective, good, thresholds)
-    most = max(escaped, _allowed(int(defective.sum()), max_escape))
-    while True:
-        trials = [_raised(best, defective, thresholds, label, most - escaped) for label in range(best.shape[1])]
-        counts = [_counts(best, defective, good, trial) for trial in trials]
-        pick = min(range(len(trials)), key=lambda k: counts[k][1])
-        if counts[pick][1] >= overkilled:
-            return thresholds
-        thresholds, (escaped, overkilled) = trials[pick], counts[pick]
+def _ranks(scores: Floats) -> Ranks:
+    """For each class the share of the good parts [G, C] that reach at most a score."""
+    ranks = []
+    for column in scores.T:
+        value, count = np.unique(np.maximum(column, 0.0), return_counts=True)
+        share = count.cumsum() / (len(column) + 1)
+        inside = (value > 0) & (value < 1)
+        none = share[0] if value[0] == 0 else 0.0
+        ranks.append((np.array([0, *value[inside], 1]), np.array([none, *share[inside], 1])))
+    return ranks
 
 
-def _raised(best: Floats, defective: Flags, thresholds: Floats, label: int, spare: int) -> Floats:
-    """The thresholds with one class's as high as it can be while at most ``spare`` more defective parts pass."""
-    others = np.delete(best >= thresholds, label, axis=1).any(axis=1)
-    alone = np.sort(best[defective & ~others & (best[:, label] >= thresholds[label]), label])
-    raised = thresholds.copy()
-    raised[label] = NEVER if spare >= len(alone) else max(thresholds[label], _below(best[:, label], alone[spare]))
-    return raised
+def _per_class_is_better(scores: Floats, defective: Flags, good: Flags, goal: Goal) -> bool:
+    """Whether thresholds per class are better on held-out parts; see the module's docstring."""
+    from scipy.stats import binomtest
 
-
-def _counts(best: Floats, defective: Flags, good: Flags, thresholds: Floats) -> tuple[int, int]:
-    """Defective parts that pass, good parts that are rejected."""
-    rejected = (best >= thresholds).any(axis=1)
-    return int((defective & ~rejected).sum()), int((good & rejected).sum())
-
-
-def _each_is_better(best: Floats, defective: Flags, good: Flags, max_escape: float) -> bool:
-    """Whether on held-out images thresholds per class reject fewer good parts and let no more defective ones pass."""
-    fold = folds(len(best))
-    totals = np.zeros((2, 2), int)  # one for all, one for each; escaped, overkilled
-    for k in range(fold.max() + 1):
-        told, held_out = fold != k, fold == k
-        if not (defective & told).any():
+    fold = folds(len(scores))
+    one, each = np.zeros(len(scores), bool), np.zeros(len(scores), bool)
+    for k in range(FOLDS):
+        fitted, held_out = fold != k, fold == k
+        if not (defective & fitted).any() or not (good & fitted).any():
             return False
-        one = _one_for_all(best[told], defective[told], max_escape)
-        each = _one_for_each(best[told], defective[told], good[told], max_escape)
-        for row, thresholds in enumerate((one, each)):
-            totals[row] += _counts(best[held_out], defective[held_out], good[held_out], thresholds)
-    return bool(totals[1, 1] < totals[0, 1] and totals[1, 0] <= totals[0, 0])
+        for rejects, ranks in ((one, _same(scores.shape[1])), (each, _ranks(scores[good & fitted]))):
+            thresholds = _thresholds(scores[fitted], defective[fitted], ranks, goal)
+            rejects[held_out] = (scores[held_out] >= thresholds).any(axis=1)
+    spared, lost = int((good & one & ~each).sum()), int((good & each & ~one).sum())
+    allowed = max(goal.tolerated(int(defective.sum())), int((defective & ~one).sum()))
+    if spared <= lost or (defective & ~each).sum() > allowed:
+        return False
+    return bool(binomtest(spared, spared + lost, alternative="greater").pvalue <= SIGNIFICANCE)

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 
 from vqc.config import GpuOptimization
 
-__all__ = ["allocator_environment", "allocator_settings"]
-
 VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"  # the guide's; newer torch also has PYTORCH_ALLOC_CONF and takes both
 BY_HAND = ("PYTORCH_ALLOC_CONF", VARIABLE)
 

@@ -11,8 +11,6 @@ from vqc.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CONTEXT_GB", "GB", "GpuReading", "choose_gpu", "gpu_count", "gpu_uuid", "read_gpu"]
-
 GB = 2**30
 CONTEXT_GB = 0.4  # a process before its first tensor, by card and driver 0.3 to 0.5 (assumed, not measured here)
 

@@ -13,8 +13,6 @@ import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["freed_memory_kept"]
-
 # Of mallopt, in glibc's malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 DEFAULT_THRESHOLD_BYTES = 128 * 1024

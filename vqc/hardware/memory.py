@@ -21,19 +21,6 @@ from torch import nn
 from vqc.errors import InfeasibleError
 from vqc.hardware.gpu import CONTEXT_GB, GB
 
-__all__ = [
-    "MicroBatch",
-    "Rollback",
-    "cap_vram",
-    "free_memory",
-    "is_out_of_memory",
-    "out_of_memory_message",
-    "peak_ram_gb",
-    "peak_vram_gb",
-    "reserve_optimizer_state",
-    "restart_peak_vram",
-]
-
 T = TypeVar("T")
 # What CUDA's libraries, and the CPU's allocator, say in a plain RuntimeError.
 MESSAGES = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")

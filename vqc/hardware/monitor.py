@@ -12,8 +12,6 @@ from types import TracebackType
 from vqc.epoch import MachineUse
 from vqc.hardware.gpu import GB, GpuReading, read_gpu
 
-__all__ = ["CpuClock", "MachineReading", "Monitor", "machine_text", "read_machine"]
-
 PERIOD_S = 1.0
 
 

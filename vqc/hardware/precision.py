@@ -11,8 +11,6 @@ import torch
 from vqc.config import TrainConfig
 from vqc.errors import ConfigError
 
-__all__ = ["Precision", "choose_precision"]
-
 FIRST_SCALE = 2.0**14  # torch's 2^16 overflows most detection losses in the first steps
 
 

@@ -11,8 +11,6 @@ from typing import TypeAlias
 
 from vqc.hardware.gpu import read_gpu
 
-__all__ = ["ThermalGuard", "cool_down", "heat_warning"]
-
 HOT_C = 80.0  # where the guide says an RTX 4050 should stay below
 HYSTERESIS_C = 8.0  # go on only this much below the limit, or the next epoch would wait again at once
 POLL_S = 2.0

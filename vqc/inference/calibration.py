@@ -7,6 +7,7 @@ score is the expected overlap (IoU) with a defect of that class, 0 for a false a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,17 +20,6 @@ from vqc.config import Record
 from vqc.errors import ModelError
 from vqc.files import write_atomically
 from vqc.inference.detections import Detections
-
-__all__ = [
-    "Calibration",
-    "Curve",
-    "Method",
-    "OperatingPoint",
-    "Proportion",
-    "calibration_path",
-    "load_calibration",
-    "save_calibration",
-]
 
 Method = Literal["none", "platt", "isotonic"]
 EDGE = 1e-6  # of a score before its logarithm: 0 and 1 have none
@@ -80,15 +70,15 @@ class OperatingPoint(Record):
     """The scores from which a part is rejected, and what they were chosen for on val."""
 
     max_escape: float = Field(gt=0, lt=1, description="the share of defective parts that may pass")
+    confidence: float | None = Field(
+        None, gt=0, lt=1, description="that the true escape rate is not higher; None: it is not higher on average"
+    )
     thresholds: tuple[float, ...] = Field(description="lowest calibrated score that rejects, per class in label order")
     per_class: bool = Field(description="whether the classes have thresholds of their own")
-    reached: bool = Field(description="whether the escape rate on val is as low as asked")
+    tolerated: int = Field(ge=0, description="defective val parts that may pass so that the promise holds")
+    reached: bool = Field(description="whether no more than these pass")
     escape: Proportion = Field(description="on val, which chose the thresholds")
     overkill: Proportion = Field(description="on val, which chose the thresholds")
-    confidence: float | None = Field(
-        None, ge=0, le=1, description="that the true escape rate is as asked; None with thresholds per class"
-    )
-    parts_needed: int = Field(ge=1, description="defective val images, none of them passing, for 95 % confidence")
 
 
 class Calibration(Record):
@@ -117,11 +107,23 @@ class Calibration(Record):
 
     def calibrated(self, found: Detections) -> Detections:
         """The same detections with calibrated scores, best first."""
-        scores = np.empty_like(found.scores, dtype=np.float32)
-        for label, curve in enumerate(self.curves, start=1):
-            mine = found.labels == label
-            scores[mine] = curve(found.scores[mine])
-        return replace(found, scores=scores).best_first()
+        return replace(found, scores=apply_curves(self.curves, found.scores, found.labels)).best_first()
+
+
+def apply_curves(
+    curves: Sequence[Curve], scores: NDArray[np.float32], labels: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Raw scores [m] through the curves of their classes.
+
+    Args:
+        curves: [C] in label order.
+        labels: [m] in 1..C.
+    """
+    calibrated = np.empty_like(scores)
+    for label, curve in enumerate(curves, start=1):
+        chosen = labels == label
+        calibrated[chosen] = curve(scores[chosen])
+    return calibrated
 
 
 def calibration_path(model: Path) -> Path:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from vqc.data.letterbox import fit_scale
 
-__all__ = ["Detections"]
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detections:

@@ -21,8 +21,6 @@ from vqc.boxes import iou
 from vqc.inference.saliency import Target, stretched
 from vqc.inference.torch_backend import images_to_tensor
 
-__all__ = ["grad_cam"]
-
 
 def grad_cam(model: nn.Module, image: NDArray[np.uint8], target: Target) -> NDArray[np.float32] | None:
     """Heat of a detection on the map of the feature pyramid that it was read from.

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from vqc.inference.predictor import Predictor, spared_threads
 
-__all__ = ["Latency", "measure_latency", "one_core_spared"]
-
 WARM_UP_RUNS = 5
 TIMED_RUNS = 50
 FEWEST_RUNS = 10

@@ -19,8 +19,6 @@ from vqc.inference.calibration import load_calibration
 from vqc.inference.detections import Detections
 from vqc.inference.predictor import Predictor, cpu_label, spared_threads
 
-__all__ = ["METADATA_PREFIX", "open_predictor"]
-
 METADATA_PREFIX = "vqc."  # of the keys in an exported file's metadata
 
 

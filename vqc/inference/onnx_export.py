@@ -24,8 +24,6 @@ from vqc.files import write_atomically
 from vqc.inference.model_file import METADATA_PREFIX
 from vqc.models.checkpoint import ModelInfo, weights_sha256
 
-__all__ = ["export_onnx"]
-
 OPSET = 17  # the newest that needs no rewriting of these graphs, and old enough for TensorRT 8 and OpenVINO
 
 

@@ -12,8 +12,6 @@ from vqc.boxes import iou
 from vqc.inference.detections import Detections
 from vqc.inference.predictor import Predictor
 
-__all__ = ["ParityReport", "check_parity"]
-
 COMPARED_SCORE = 0.05  # what scores less is noise to every user of a detector
 PARTNER_IOU = 0.99
 SCORE_DIFFERENCE = 1e-3

@@ -13,8 +13,6 @@ from vqc.data.findings import Report
 from vqc.data.image_io import decode_picture, picture_bytes, probe_picture
 from vqc.errors import DataError
 
-__all__ = ["Photograph", "find_photographs", "read_photograph"]
-
 SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 

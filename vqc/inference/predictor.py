@@ -20,8 +20,6 @@ from vqc.inference.detections import Detections
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Backend", "Category", "Predictor", "cpu_label", "spared_threads"]
-
 Category = tuple[int, str]  # id and name in the training annotations
 
 

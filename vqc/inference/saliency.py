@@ -26,8 +26,6 @@ from vqc.inference.detections import Detections
 from vqc.inference.predictor import Backend
 from vqc.seeding import stream_seed
 
-__all__ = ["Faithfulness", "Target", "blurred", "drise", "faithfulness", "similarity", "stretched"]
-
 Pixels = NDArray[np.uint8]
 Heat = NDArray[np.float32]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from vqc.inference.predictor import Predictor
 
-__all__ = ["DEFAULT_THRESHOLD", "resolve_thresholds"]
-
 DEFAULT_THRESHOLD = 0.5  # where none was chosen; reported as such, and no recommendation
 
 
@@ -18,11 +16,11 @@ def resolve_thresholds(predictor: Predictor, *, given: float | None) -> tuple[di
     labels = range(1, len(predictor.categories) + 1)
     calibration = predictor.calibration
     if given is not None:
-        scores = "raw" if calibration is None else "calibrated"
-        return dict.fromkeys(labels, given), f"The threshold {given:g} on {scores} scores was given."
+        scores = "raw scores" if calibration is None else "calibrated scores (expected IoU)"
+        return dict.fromkeys(labels, given), f"The threshold {given:g} on {scores} was given."
     if calibration is None:
-        source = f"No operating threshold was chosen for this model: {DEFAULT_THRESHOLD:g} on raw scores is used."
+        source = f"No threshold was chosen for this model: {DEFAULT_THRESHOLD:g} on raw scores is used."
         return dict.fromkeys(labels, DEFAULT_THRESHOLD), source
     point = calibration.operating_point
-    source = f"The calibration chose the threshold for an escape rate of at most {100 * point.max_escape:g} %"
+    source = f"The calibration chose the threshold on the expected IoU for at most {100 * point.max_escape:g} % escapes"
     return calibration.thresholds, f"{source}{'' if point.reached else ', which was not reached on val'}."

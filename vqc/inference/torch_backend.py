@@ -15,8 +15,6 @@ from vqc.inference.predictor import Predictor, cpu_label
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, weights_sha256
 
-__all__ = ["detect_batch", "images_to_tensor", "torch_predictor"]
-
 CPU = torch.device("cpu")
 MOST_IMAGES = 16  # at once, while they fit into memory
 

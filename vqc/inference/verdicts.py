@@ -15,8 +15,6 @@ from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
 from vqc.inference.predictor import Predictor
 
-__all__ = ["Verdict", "coco_results", "judge", "verdicts_csv"]
-
 DECIMALS = 6  # of a score or a corner in JSON: finer than float32 tells them apart
 
 

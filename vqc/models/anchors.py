@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-__all__ = ["FixedAnchors"]
-
 
 class FixedAnchors(nn.Module):
     """Replaces one of torchvision's generators: the same anchors, kept, in float32 or better."""

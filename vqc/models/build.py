@@ -28,8 +28,6 @@ from vqc.models.lite import fcos_tiny
 from vqc.models.registry import ARCHITECTURES, check_model
 from vqc.seeding import stream_seed
 
-__all__ = ["build_detector", "loss_count", "move_detector"]
-
 TRAINS_ON_ONE_CELL = ("ssdlite320_mobilenet_v3_large",)  # these train batch norm on maps of one cell
 
 

@@ -22,18 +22,6 @@ from vqc.epoch import Scores
 from vqc.errors import ModelError
 from vqc.files import write_atomically
 
-__all__ = [
-    "MODEL",
-    "Checkpoint",
-    "ModelInfo",
-    "load_model",
-    "read_checkpoint",
-    "read_info",
-    "save_model",
-    "weights_sha256",
-    "write_checkpoint",
-]
-
 MODEL = "model."  # what the names of a model's tensors start with
 T = TypeVar("T")
 

@@ -10,8 +10,6 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.ops import FeaturePyramidNetwork
 
-__all__ = ["fcos_tiny"]
-
 FIRST_DISTANCE = 1.5  # in strides, from a cell to each side of its box: at torchvision's 0 the ReLU passes no gradient
 
 

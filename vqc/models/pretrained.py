@@ -14,8 +14,6 @@ from vqc.errors import ModelError
 from vqc.files import file_sha256
 from vqc.models.registry import ARCHITECTURES, check_model
 
-__all__ = ["resolve_weights"]
-
 PROBE_TIMEOUT_S = 10.0
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from vqc.errors import ModelError, nearest
 
-__all__ = ["ARCHITECTURES", "Architecture", "check_model"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from vqc.files import write_atomically
 
-__all__ = ["draw_boxes", "draw_heat", "save_jpeg"]
-
 READABLE_PX = 640  # a longer side below this is enlarged by a whole factor
 BOX_RGB = (255, 64, 64)
 TEXT_RGB = (255, 255, 255)

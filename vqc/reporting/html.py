@@ -1,8 +1,7 @@
-"""One self-contained HTML page per report: the layout, the style sheet and the escaping that all of them share.
+"""One self-contained HTML page per report: the layout, the style sheet and the escaping that all reports share.
 
-Called by every report (``tune.reporting.html_report``, ``vqc evaluate``, ``vqc calibrate``, ``vqc explain``); calls
-jinja2. A report's own template begins with ``{% extends "page.html.j2" %}``, fills the blocks ``title`` and ``main``,
-and takes its pieces from ``page.macros.j2``. Every string from data is escaped; what is markup says so.
+A report's own template begins with ``{% extends "page.html.j2" %}``, fills the blocks ``title`` and ``main``, and takes
+its pieces from ``page.macros.j2``. Every string is escaped unless it is ``Markup``.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.evaluation.intervals import percent
+
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["WIDTHS_PX", "both_widths", "percent", "picture_uri", "render"]
-
 LAYOUT = Path(__file__).parent / "templates"
-WIDTHS_PX = (1000, 400)  # of a drawing over the whole page, on a screen and on a telephone
+WIDTHS_PX = (1000, 400)  # of a drawing over the whole page, on a screen and on a phone
 JPEG_QUALITY = 88
 
 
 def render(template: Path, *, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any) -> str:
-    """The page that a template makes of the values; a name that the template asks for and is not given is an error.
+    """The page of a template filled with the values; a name in the template without a value is an error.
 
     Args:
         template: file of the report's own template, UTF-8.
-        filters: by the name they have in the template, besides ``percent``.
+        filters: name in the template -> function; ``percent`` is always there.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -41,7 +40,8 @@ def render(template: Path, *, filters: Mapping[str, Callable[..., Any]] | None =
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({"percent": percent, **(filters or {})})
+    environment.filters["percent"] = lambda share: percent(share).replace(" ", "\N{NO-BREAK SPACE}")
+    environment.filters.update(filters or {})
     return environment.get_template(template.name).render(**values)
 
 
@@ -56,18 +56,10 @@ def both_widths(draw: Callable[[int], str]) -> list[Markup]:
     return [Markup(draw(width_px)) for width_px in WIDTHS_PX]
 
 
-def percent(share: float) -> str:
-    """A share of 1 with as many digits as tell it from 0 and from 100: 0.004 is "0.4 %", 0.9996 is "99.96 %"."""
-    digits = 1
-    while digits < 4 and 0 < share < 1 and float(f"{100 * share:.{digits}f}") in (0.0, 100.0):
-        digits += 1
-    return f"{100 * share:.{digits}f} %"
-
-
 def picture_uri(pixels: NDArray[np.uint8], *, kind: Literal["jpeg", "png"] = "jpeg") -> str:
     """A picture [h, w, 3], RGB, uint8, as a ``data:`` URI for an ``<img>``: a photograph as JPEG, a drawing as PNG."""
     import cv2
 
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == "jpeg" else []
-    _, encoded = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels[:, :, ::-1]), options)  # OpenCV thinks in BGR
+    _, encoded = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels[:, :, ::-1]), options)  # OpenCV expects BGR
     return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode('ascii')}"

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from vqc.training.run import Run
 
-__all__ = ["TrainDisplay", "epoch_line", "run_summary"]
-
 REFRESHES_PER_S = 4
 READ_EVERY_S = 1.0
 

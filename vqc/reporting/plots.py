@@ -1,14 +1,13 @@
-"""Drawings for a page: matplotlib -> SVG that is pasted into it.
+"""Drawings for a page: matplotlib -> an ``<svg>`` element inside the page.
 
-Called by every report; calls matplotlib, whose global state is left alone. Each colour is a role, written as a CSS
-variable of ``page.css``, so that one drawing serves the light and the dark scheme; text stays text, in the page's own
-font. Sizes are CSS pixels. To draw: ``canvas()``, then matplotlib with colours from ``COLOUR``, then ``svg()``.
+To draw: ``canvas()``, then matplotlib with colours from ``COLOUR``, then ``svg()``. A colour is a CSS variable of
+``page.css``, so that one drawing serves the light and the dark scheme; text stays text, in the page's own font. Sizes
+are CSS pixels. matplotlib's global state is left alone.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOUR", "canvas", "svg"]
-
-# What is drawn in matplotlib with a stand-in colour and shown by the page in the role's colour.
+# matplotlib takes no CSS variables as colours: it draws a role in a colour that nothing else has.
 _ROLES = ("ink", "muted", "line", "faint", "surface", "best", "default", "good", "stopped", "bad", "odd", "train",
           "eval", "wait")  # fmt: skip
 COLOUR: Mapping[str, str] = {role: f"#{number:02x}fe{number:02x}" for number, role in enumerate(_ROLES, start=1)}
-_DPI = 72  # matplotlib's SVG counts in points: at 72 dots per inch one of them is one CSS pixel
+_SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_DPI = 72  # matplotlib's SVG is in points: at 72 dots per inch a point is a CSS pixel
 
 
 def canvas(width_px: int, height_px: int) -> tuple[Figure, Axes]:
@@ -44,37 +42,42 @@ def canvas(width_px: int, height_px: int) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | None = None) -> str:
-    """The drawing as an ``<svg>`` element whose ids are its own and whose colours are the page's.
+    """The drawing as an ``<svg>`` element with ids of its own and the page's colours.
 
     Args:
-        name: of the drawing, one of a kind on its page.
-        label: what it shows, for who cannot see it.
+        name: of the drawing, unique on its page.
+        label: what it shows, for screen readers.
         tips: ``gid`` of an artist -> its tooltip.
     """
-    from html import escape
+    from xml.etree import ElementTree
 
     from matplotlib import rc_context
 
-    buffer = io.StringIO()
+    buffer = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(
-        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<g id=\"[^\"]*\"/>", "", text, flags=re.DOTALL
-    )
-    text = re.sub(r'<g id="([^"]*)">', lambda found: _group(found.group(1), tips or {}), text)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    for role, stand_in in COLOUR.items():
-        text = text.replace(stand_in, f"var(--{role})")
-    view = re.search(r'viewBox="([^"]*)"', text)
-    box = "" if view is None else view.group(1)
-    head = f'<svg class="plot" viewBox="{box}" role="img" aria-label="{escape(label, quote=True)}">'
-    return re.sub(r"<svg[^>]*>", lambda _: head, text, count=1).replace("xlink:href", "href")
+    root = ElementTree.fromstring(buffer.getvalue())
+    view = root.get("viewBox", "")
+    for element in list(root.iter()):
+        element.tag = element.tag.removeprefix(_SVG)
+        for child in [one for one in element if one.tag.removeprefix(_SVG) in ("metadata", "style")]:
+            element.remove(child)
+        if element.tag == "g":  # matplotlib names its groups, with the same names in each drawing
+            tip = (tips or {}).get(element.attrib.pop("id", ""))
+            if tip is not None:
+                title = ElementTree.Element("title")
+                title.text = tip
+                element.insert(0, title)
+        if "style" in element.attrib:
+            element.set("style", _page_style(element.attrib["style"]))
+        if _HREF in element.attrib:
+            element.set("href", element.attrib.pop(_HREF))
+    root.attrib = {"class": "plot", "viewBox": view, "role": "img", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def _group(gid: str, tips: Mapping[str, str]) -> str:
-    """matplotlib names every group, the same in each drawing; only the ones with a tooltip mean something."""
-    from html import escape
-
-    return f"<g><title>{escape(tips[gid])}</title>" if gid in tips else "<g>"
+def _page_style(style: str) -> str:
+    """matplotlib's inline style with the page's colours, and without its font."""
+    for role, placeholder in COLOUR.items():
+        style = style.replace(placeholder, f"var(--{role})")
+    return "; ".join(rule for rule in style.split("; ") if not rule.startswith("font-family:"))

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-__all__ = ["duration", "sparkline", "track"]
-
 T = TypeVar("T")
 
 SPARK_CELLS = 30

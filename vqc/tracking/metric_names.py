@@ -8,8 +8,6 @@ from typing import Any
 from vqc.epoch import EpochReport
 from vqc.tracking.mlflow_client import metric_name
 
-__all__ = ["epoch_figures", "flat_settings"]
-
 
 def epoch_figures(report: EpochReport) -> dict[str, float]:
     """Name -> value of every figure of an epoch that was measured.

@@ -25,9 +25,6 @@ from vqc.errors import UserError
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-__all__ = ["EXPERIMENT", "ChampionInfo", "KnownRun", "Point", "RunStatus", "Tracker", "TrackingError", "default_uri",
-           "metric_name", "redacted"]  # fmt: skip
-
 EXPERIMENT = "vqc-tune"
 CHAMPION = "champion"
 

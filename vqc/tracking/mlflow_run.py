@@ -16,8 +16,6 @@ from vqc.tracking.metric_names import epoch_figures, flat_settings
 from vqc.tracking.mlflow_client import Point, RunStatus, Tracker
 from vqc.training.run import Run, best_of
 
-__all__ = ["RunMirror"]
-
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 STATES: dict[RunStatus, str] = {

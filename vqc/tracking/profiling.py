@@ -16,8 +16,6 @@ from vqc.epoch import EpochReport
 from vqc.files import write_atomically
 from vqc.tracking.metric_names import epoch_figures
 
-__all__ = ["Profiler"]
-
 IDLE_STEPS = 2  # the first ones measure the choice of kernels and the filling of caches
 TRACED_STEPS = 3  # a step of a large detector is a hundred thousand events
 OPERATORS_SHOWN = 30

@@ -30,8 +30,6 @@ from vqc.hardware.precision import Precision
 from vqc.models.build import loss_count
 from vqc.training.state import LoopState
 
-__all__ = ["GradientAccumulation"]
-
 
 class GradientAccumulation:
     """Computes the gradients of a run's batches, whole or in parts; ``micro`` is how many images at once."""

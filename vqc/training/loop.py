@@ -43,8 +43,6 @@ from vqc.seeding import stream_seed
 from vqc.training.gradient_accumulation import GradientAccumulation
 from vqc.training.state import LoopState, load_state
 
-__all__ = ["Epoch", "OnStep", "backend_settings", "fit", "learning_rate_at"]
-
 SANITY_BATCHES = 2
 FINAL_RATE = 0.01  # of the peak, at the last step
 

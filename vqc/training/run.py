@@ -28,15 +28,12 @@ from pydantic import Field, ValidationError
 from vqc.config import Record, TrainConfig, load_record
 from vqc.epoch import EpochReport
 from vqc.errors import ConfigError, DataError, ModelError, nearest
-from vqc.files import write_atomically
-from vqc.lines import LineFile, whole_lines
+from vqc.files import LineFile, whole_lines, write_atomically
 from vqc.provenance import versions
 
 if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.training.loop import OnStep
-
-__all__ = ["METRIC", "Run", "RunInfo", "best_of", "find_run", "run_lock", "run_names", "start_run", "train_run"]
 
 METRIC = "ap50"
 INFO = "run.json"

@@ -20,8 +20,6 @@ from vqc.epoch import EpochReport
 from vqc.errors import ModelError
 from vqc.models.checkpoint import MODEL, ModelInfo, read_checkpoint, write_checkpoint
 
-__all__ = ["LoopState", "Snapshot", "load_state", "read_report", "snapshot_of"]
-
 OPTIMIZER = "optimizer."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -77,17 +78,20 @@ class Tags(HTMLParser):
 
 def test_figures_page_and_tracking_agree(run: Path, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = evaluate(run, parts, "--threshold", "0.01")
-    verdicts = figures["per_image"]
+    verdicts = figures["per_part"]
     assert (verdicts["escape"]["total"], verdicts["overkill"]["total"]) == (12, 6)
     assert verdicts["overkill"]["value"] is None
-    assert "only 6 good images" in verdicts["overkill"]["reason"]
+    assert "only 6 good parts" in verdicts["overkill"]["reason"]
     rows = [sum(row) for row in figures["confusion"][:-1]]
     assert rows == [row["found"]["total"] for row in figures["recall_by_class"]] == [12, 12]
     assert sum(row["found"]["total"] for row in figures["recall_by_size"]) == 24
     assert figures["latency"]["p50_ms"] <= figures["latency"]["p95_ms"]
+    interval = figures["coco_intervals"]["ap50"]
+    assert figures["coco_intervals"]["parts"] == figures["parts"] == 18
+    assert 0 <= interval["low"] <= interval["high"] <= 1
     assert set(figures["thresholds"].values()) == {0.01}
     shown = capsys.readouterr().out
-    assert "only 6 good images" in shown
+    assert "only 6 good parts" in shown
     (tracked,) = Tracker("sqlite:///results/mlflow.db").runs({"vqc.kind": "evaluation"})
     assert tracked.status == "FINISHED"
 
@@ -109,9 +113,29 @@ def test_the_page_is_self_contained_and_safe(run: Path, parts: Path) -> None:
     assert used <= set(re.findall(r"(--[\w-]+):", light)) & set(re.findall(r"(--[\w-]+):", dark[: dark.index("}\n}")]))
 
 
+def test_a_password_is_stored_nowhere(run: Path, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = evaluate(run, parts, "--mlflow", "http://inspector:hunter2@127.0.0.1:9")
+    assert figures["command"].endswith("--mlflow 'http://***@127.0.0.1:9'")
+    written = [path.read_bytes() for path in run.parent.rglob("*.*") if path.suffix in (".json", ".html")]
+    assert len(written) == 2
+    assert not any(b"hunter2" in content for content in written)
+    assert "hunter2" not in "".join(capsys.readouterr())
+
+
+def test_views_of_one_part_are_one_verdict(run: Path, parts: Path, tmp_path: Path) -> None:
+    root = tmp_path / "views"
+    shutil.copytree(parts, root)
+    edit_json(root / "test" / "annotations.json", lambda d: [i.update(group=str(i["id"] % 2)) for i in d["images"]])
+    figures = evaluate(run, root, *NOWHERE)
+    assert (figures["images"], figures["parts"]) == (18, 2)
+    assert figures["per_part"]["escape"]["total"] == 2
+    assert figures["coco_intervals"]["ap"] is None
+    assert any("rejected if any of its views is" in note for note in figures["notes"])
+
+
 def test_without_a_calibration_it_says_that_no_threshold_was_chosen(run: Path, parts: Path) -> None:
     figures = evaluate(run, parts, *NOWHERE)
-    assert "No operating threshold was chosen" in figures["threshold_source"]
+    assert "No threshold was chosen" in figures["threshold_source"]
     assert set(figures["thresholds"].values()) == {0.5}
     assert not figures["calibrated"]
 
@@ -134,7 +158,12 @@ def test_the_calibrations_thresholds_are_used(run: Path, parts: Path) -> None:
     assert list(figures["thresholds"].values()) == [0.3, 0.4]
     assert figures["calibrated"]
     assert figures["score_errors"] != figures["score_errors_raw"]
-    assert any("val split chose the calibration" in note for note in figures["notes"])
+    assert "on the expected IoU" in figures["threshold_source"]
+    assert any("val split also chose the calibration" in note for note in figures["notes"])
+    rate = figures["per_part"]["escape"]
+    assert (rate["total"], rate["low"], rate["high"]) == (3, None, None)  # val chose the threshold
+    assert {row["found"]["low"] for row in figures["recall_by_class"] + figures["recall_by_size"]} == {None}
+    assert evaluate(run, parts, *NOWHERE)["per_part"]["escape"]["low"] is not None
 
 
 def test_without_good_or_defective_images_nothing_is_zero(run: Path, parts: Path, tmp_path: Path) -> None:
@@ -144,12 +173,12 @@ def test_without_good_or_defective_images_nothing_is_zero(run: Path, parts: Path
         edit_json(root / split / "annotations.json", lambda d: d["categories"][0].update(name=EVIL))
     edit_json(root / "test" / "annotations.json", lambda d: d.update(annotations=[]))
     figures = evaluate(run, root, *NOWHERE)
-    assert figures["per_image"]["escape"]["value"] is None
+    assert figures["per_part"]["escape"]["value"] is None
     assert figures["coco"]["ap"] is None
     assert figures["froc"]["reason"] == "there are no defects to find"
     assert any("other data" in note for note in figures["notes"])
     html = (run.parent / "evaluation.html").read_text(encoding="utf-8")
-    assert "The rates an inspector signs cannot be told" in html
+    assert "No escape rate and no overkill rate" in html
 
 
 def test_an_outage_of_mlflow_is_one_sentence(run: Path, parts: Path, capsys: pytest.CaptureFixture[str]) -> None:

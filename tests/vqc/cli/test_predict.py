@@ -106,7 +106,7 @@ def test_the_thresholds_of_the_calibration_are_used(
     said = json.loads((tmp_path / "out/verdicts.json").read_text(encoding="utf-8"))
     assert said["calibrated"]
     assert list(said["thresholds"].values()) == [0.9, 0.8, 0.7]
-    assert "escape rate of at most 1 %, which was not reached on val" in capsys.readouterr().out
+    assert "at most 1 % escapes, which was not reached on val" in capsys.readouterr().out
 
 
 def test_a_listed_image_without_width_stops_the_run(

@@ -14,8 +14,7 @@ from pydantic import ValidationError
 
 from tests.vqc.evaluation.test_coco_metrics import random_case
 from tests.vqc.evaluation.test_image_metrics import BOX, found_on, split_of
-from vqc.data.dataset import Split
-from vqc.errors import DataError, ModelError
+from vqc.errors import ModelError
 from vqc.evaluation.calibration_fit import (
     Samples,
     calibrated_scores,
@@ -27,7 +26,6 @@ from vqc.evaluation.calibration_fit import (
     samples_of,
 )
 from vqc.evaluation.coco_metrics import coco_scores
-from vqc.evaluation.operating_point import choose_operating_point
 from vqc.inference.calibration import (
     Calibration,
     Curve,
@@ -37,7 +35,6 @@ from vqc.inference.calibration import (
     load_calibration,
     save_calibration,
 )
-from vqc.inference.detections import Detections
 
 
 def overconfident(seed: int, count: int = 3000, *, classes: int = 2) -> Samples:
@@ -47,25 +44,25 @@ def overconfident(seed: int, count: int = 3000, *, classes: int = 2) -> Samples:
     hit = rng.random(count) < score
     overlap = np.where(hit, np.clip(score + rng.normal(0, 0.02, count), 0.01, 1), 0)
     return Samples(
-        image=rng.integers(0, 100, count),
+        part=rng.integers(0, 100, count),
         label=rng.integers(1, classes + 1, count),
         score=score,
         overlap=overlap,
         correct=overlap >= 0.5,
         objects=np.full(classes, count),
-        images=100,
+        parts=100,
     )
 
 
 def test_errors_are_the_sums_by_hand() -> None:
     samples = Samples(
-        image=np.zeros(4, np.int64),
+        part=np.zeros(4, np.int64),
         label=np.array([1, 1, 1, 2]),
         score=np.array([0.81, 0.83, 0.2, 0.6]),  # the first two share a bin of a 25th
         overlap=np.array([0.9, 0.0, 0.0, 0.7]),
         correct=np.array([True, False, False, True]),
         objects=np.array([2, 1, 5]),
-        images=1,
+        parts=1,
     )
     found = errors(samples)
     first = (abs(0.82 - 0.45) * 2 + 0.2 * 1) / 3
@@ -100,7 +97,7 @@ def test_calibration_mends_what_is_overconfident(method: str) -> None:
     assert after < 0.6 * before
 
 
-def test_the_choice_is_made_on_held_out_images_and_the_best_wins() -> None:
+def test_the_choice_is_made_on_held_out_parts_and_the_best_wins() -> None:
     choice = choose_curves(overconfident(0))
     assert choice.method == min(choice.squared_error, key=lambda name: choice.squared_error[name])
     assert choice.squared_error["isotonic"] < choice.squared_error["none"]
@@ -166,8 +163,8 @@ def test_folds_are_even_and_the_same_each_time() -> None:
 
 def calibration(model: Path, *, slope: float = 2.0) -> Calibration:
     nothing = Proportion(count=0, total=0)
-    point = OperatingPoint(max_escape=0.01, thresholds=(0.3, 0.3, 0.4), per_class=True, reached=True, escape=nothing,
-                           overkill=nothing, parts_needed=299)  # fmt: skip
+    point = OperatingPoint(max_escape=0.01, thresholds=(0.3, 0.3, 0.4), per_class=True, tolerated=0, reached=True,
+                           escape=nothing, overkill=nothing)  # fmt: skip
     return Calibration(
         model_file=model.name,
         weights_sha256="a" * 64,
@@ -224,89 +221,6 @@ def test_calibration_leaves_average_precision_alone(seed: int, model: Path) -> N
     after = [calibration(model).calibrated(one) for one in found]
     assert coco_scores(split, after).ap == pytest.approx(coco_scores(split, found).ap, abs=1e-9)
     assert all((np.diff(one.scores) <= 0).all() for one in after)
-
-
-# The operating point
-
-
-def parts(defective: list[float], good: list[float]) -> tuple[Split, list[Detections]]:
-    """Images with one detection of class 1 each, of the score given; 0: none."""
-    scores = [*defective, *good]
-    split = split_of(*[[(BOX, 1, False)]] * len(defective), *[[] for _ in good])
-    found = [found_on(number, *([(BOX, score, 1)] if score else [])) for number, score in enumerate(scores, start=1)]
-    return split, found
-
-
-@pytest.mark.parametrize(
-    ("max_escape", "threshold", "escaped", "overkilled"),
-    [(0.01, 0.25, 0, 2), (0.1, 0.45, 1, 1), (0.2, 0.7, 2, 0)],
-)
-def test_the_threshold_spares_most_good_parts_for_the_escapes_allowed(
-    max_escape: float, threshold: float, escaped: int, overkilled: int
-) -> None:
-    split, found = parts([0.3, 0.5, *[0.8] * 8], [0.2, 0.4, 0.6])
-    point = choose_operating_point(split, found, max_escape=max_escape)
-    assert point.thresholds == pytest.approx((threshold,) * 3)  # half-way to the next lower score
-    assert (point.escape.count, point.overkill.count) == (escaped, overkilled)
-    assert point.reached
-
-
-@given(seed=st.integers(0, 10_000), max_escape=st.floats(0.01, 0.5))
-def test_no_more_escape_than_allowed_where_that_can_be(seed: int, max_escape: float) -> None:
-    split, found = random_case(seed, images=20)
-    point = choose_operating_point(split, found, max_escape=max_escape)
-    unseen = sum(image.defective for image in split.images) - sum(
-        image.defective and any(one.image_id == image.image_id and len(one.scores) for one in found)
-        for image in split.images
-    )
-    allowed = int(max_escape * point.escape.total + 1e-9)
-    assert point.escape.count <= max(allowed, unseen)
-    assert point.reached == (point.escape.count <= allowed)
-
-
-def test_what_cannot_be_reached_is_said() -> None:
-    split, found = parts([0, 0, 0.5, 0.6], [0.1])
-    point = choose_operating_point(split, found, max_escape=0.25)
-    assert not point.reached
-    assert point.escape.count == 2
-    assert point.thresholds[0] == pytest.approx(0.3)
-
-
-def test_confidence_is_that_of_a_tolerance_limit() -> None:
-    split, found = parts([0.9] * 32, [0.1])
-    point = choose_operating_point(split, found, max_escape=0.01)
-    assert point.confidence == pytest.approx(1 - 0.99**32)
-    assert point.parts_needed == 299
-
-
-def test_the_confidence_is_kept_on_new_parts() -> None:
-    rng = np.random.default_rng(0)
-    kept, confidence = 0, 0.0
-    for _ in range(60):
-        split, found = parts(rng.uniform(0.01, 1, 20).tolist(), [0.005])
-        point = choose_operating_point(split, found, max_escape=0.1)
-        kept += point.thresholds[0] <= 0.01 + 0.99 * 0.1  # the true share of parts below the threshold
-        confidence = point.confidence or 0.0
-    assert kept / 60 >= confidence - 0.15  # three standard deviations of 60 draws, and some
-
-
-def test_no_good_parts_and_no_defects() -> None:
-    split, found = parts([0.5] * 12, [])
-    assert choose_operating_point(split, found, max_escape=0.01).overkill.total == 0
-    with pytest.raises(DataError, match="no image with a defect"):
-        choose_operating_point(*parts([], [0.5]), max_escape=0.01)
-
-
-def test_a_noisy_class_gets_a_threshold_of_its_own() -> None:
-    rng = np.random.default_rng(0)
-    split = split_of(*[[(BOX, 1, False)]] * 60, *[[] for _ in range(60)])
-    found = [found_on(k, (BOX, float(rng.uniform(0.5, 0.9)), 1)) for k in range(1, 61)]
-    found += [found_on(k, (BOX, float(rng.uniform(0.4, 0.8)), 2)) for k in range(61, 121)]  # false dents everywhere
-    point = choose_operating_point(split, found, max_escape=0.01)
-    assert point.per_class
-    assert point.confidence is None
-    assert point.thresholds[1] > point.thresholds[0]
-    assert (point.escape.count, point.overkill.count) == (0, 0)
 
 
 def test_curves_of_pairs_rise() -> None:

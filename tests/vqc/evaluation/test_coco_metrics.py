@@ -39,6 +39,7 @@ def record(image_id: int, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarr
         image_id=image_id,
         path=Path("none.png"),
         sha256="",
+        group=f"{image_id}.png",
         width=int(EDGE),
         height=int(EDGE),
         rotate=False,

@@ -16,9 +16,14 @@ from vqc.inference.thresholds import resolve_thresholds
     ("given", "calibrated", "thresholds", "says"),
     [
         (0.3, False, [0.3] * 3, "The threshold 0.3 on raw scores was given."),
-        (0.0, True, [0.0] * 3, "The threshold 0 on calibrated scores was given."),
-        (None, False, [0.5] * 3, "No operating threshold was chosen for this model: 0.5 on raw scores is used."),
-        (None, True, [0.9, 0.8, 0.7], "The calibration chose the threshold for an escape rate of at most 1 %."),
+        (0.0, True, [0.0] * 3, "The threshold 0 on calibrated scores (expected IoU) was given."),
+        (None, False, [0.5] * 3, "No threshold was chosen for this model: 0.5 on raw scores is used."),
+        (
+            None,
+            True,
+            [0.9, 0.8, 0.7],
+            "The calibration chose the threshold on the expected IoU for at most 1 % escapes.",
+        ),
     ],
 )
 def test_the_flag_comes_first_then_the_calibration(
