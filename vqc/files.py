@@ -13,19 +13,6 @@ from uuid import uuid4
 
 from vqc.errors import DataError
 
-<<<<<<< HEAD
-__all__ = [
-    "LineFile",
-    "file_sha256",
-    "make_empty_folder",
-    "new_folder",
-    "read_at_most",
-    "whole_lines",
-    "write_atomically",
-]
-
-=======
->>>>>>> main
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:

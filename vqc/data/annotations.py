@@ -24,19 +24,10 @@ import numpy as np
 from vqc.data.findings import Report, printable, shown
 from vqc.files import read_at_most
 
-<<<<<<< HEAD
-__all__ = ["Annotations", "Box", "Category", "ImageEntry", "read_annotations"]
-
 OVERHANG_PX = 1.0  # a box may leave its image by this much: some tools count pixels from 0, others from 1
 ROUNDING_PX = 0.01  # x + width of decimal fractions; too little for a warning
 FINE = 2.0**-20  # of its position: boxes are kept as float32, in which a thin box far from the origin has no width left
 LARGEST = 2**53  # integers up to here are exact in every JSON library
-=======
-OVERHANG_PX = 1.0  # a box may leave its image by so much: tools differ in whether pixels are counted from 0 or 1
-ROUNDING_PX = 0.01  # x + width of decimal fractions; not worth a word
-FINE = 2.0**-20  # of its position: boxes are kept as float32, in which a sliver far from the origin has no width left
-LARGEST = 2**53  # whole numbers up to here are exact in every JSON library
->>>>>>> main
 
 # Limits of one file: the largest that is read takes 500 MB of memory and, with 400,000 boxes, two or three seconds.
 MOST_BYTES = 50 * 2**20

@@ -26,21 +26,6 @@ from vqc.data.letterbox import shorter_sides_px
 from vqc.data.validation import check_balance, check_categories, check_defect_size
 from vqc.errors import DataError
 
-<<<<<<< HEAD
-__all__ = [
-    "Category",
-    "Data",
-    "Finding",
-    "ImageRecord",
-    "Split",
-    "check_data",
-    "load_data",
-    "load_with_warnings",
-    "read_image",
-]
-
-=======
->>>>>>> main
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
 

@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from vqc.data.findings import Report, printable
 from vqc.data.image_io import THUMBNAIL_PX
 
-__all__ = ["LookAlike", "Photo", "check_equal_files", "check_groups", "check_look_alikes", "look_alikes"]
-
 LIGHT_PX = 4.0  # Gaussian sigma in thumbnail pixels: what is wider counts as light
 LEAST_CONTRAST = 1.0  # grey levels of detail, root mean square; below it there is only noise to compare
 COARSE_PX = 32

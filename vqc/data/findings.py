@@ -8,13 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-<<<<<<< HEAD
-__all__ = ["Finding", "Report", "grouped", "printable", "shown", "warning_lines"]
-
 MOST = 10_000  # findings of one severity: nobody reads more, and a hostile file would cause millions
-=======
-MOST = 10_000  # findings of one severity: nobody reads more, and a hostile file would make millions of them
->>>>>>> main
 
 Severity = Literal["error", "warning"]
 

@@ -14,8 +14,6 @@ from vqc.data.findings import Report, printable
 from vqc.data.image_io import Picture, picture_bytes, probe_picture
 from vqc.errors import DataError, nearest
 
-__all__ = ["FoundPicture", "read_pictures"]
-
 THREADS = 8  # each may hold one picture of the largest size in memory
 HINTS = 20  # nearest names per split: each search for one goes through the whole folder
 

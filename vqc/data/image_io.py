@@ -25,11 +25,6 @@ from vqc.files import read_at_most
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-<<<<<<< HEAD
-__all__ = ["THUMBNAIL_PX", "Picture", "decode_picture", "picture_bytes", "probe_picture", "upright"]
-
-=======
->>>>>>> main
 # Only formats that photographs come in: Pillow also knows some that start other programs (EPS).
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXIF_ORIENTATION = 0x0112

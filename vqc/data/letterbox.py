@@ -8,11 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-__all__ = ["PAD_VALUE", "fit_image", "fit_scale", "inner_size", "shorter_sides_px"]
-
-=======
->>>>>>> main
 PAD_VALUE = 114  # near the mean of photographs, so that padding carries no contrast of its own
 
 

@@ -23,11 +23,6 @@ from numpy.typing import NDArray
 from vqc.errors import DataError
 from vqc.files import new_folder
 
-<<<<<<< HEAD
-__all__ = ["CATEGORIES", "SAMPLE_IMAGES", "SAMPLE_VERSION", "choose_data", "write_sample"]
-
-=======
->>>>>>> main
 CATEGORIES = ("scratch", "dent", "stain")
 SAMPLE_IMAGES: Mapping[str, int] = MappingProxyType({"train": 128, "val": 48, "test": 64})
 SAMPLE_VERSION = 1  # to be raised when the same seed writes other bytes

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from vqc.data.annotations import Category
 from vqc.data.findings import Report, printable
 
-__all__ = ["check_balance", "check_categories", "check_defect_size"]
-
 LISTED = 5  # categories that a finding names
 LEAST_SIDE_PX = 8.0  # of a defect at the detector's input: one cell of the finest feature map of FCOS and RetinaNet
 SMALL_SHARE = 0.1  # of the defects may be smaller without a warning
