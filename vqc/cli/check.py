@@ -33,16 +33,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
-    from vqc.data.dataset import check_data, load_data
+    from vqc.data.dataset import check_data
 
-    root: Path = args.data
     if args.image_size is None:
         config = load_record(TrainConfig, shipped_settings("train_config.json"))
     else:
         config = parse_record(TrainConfig, {"image_size": args.image_size}, source="--image-size")
-    if not root.is_dir():
-        load_data(root)  # raises, with the next command
-    data, findings = check_data(root, image_sizes=[config.image_size])
+    data, findings = check_data(args.data, image_sizes=[config.image_size])
     console = Console(highlight=False, soft_wrap=True)
     if data is not None:
         _show_counts(console, data)

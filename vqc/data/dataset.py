@@ -168,10 +168,6 @@ def load_with_warnings(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> 
     Raises:
         DataError: no such folder, or it holds errors; their number and the first ten.
     """
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "no such folder"
-        expected = "expected a folder with train/images, train/annotations.json and the same for val"
-        raise DataError(f"{root}: {problem}; {expected}", command="vqc sample --out data")
     data, findings = check_data(root, image_sizes=image_sizes)
     if data is None:
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -190,14 +186,18 @@ def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Da
 
     Args:
         image_sizes: inputs of detectors, height and width in pixels, at which defects should not be too small.
+
+    Raises:
+        DataError: no such folder.
     """
-    report = Report()
     if not root.is_dir():
-        report.error("missing folder", str(root), "expected a folder with train and val in it, got none")
-        return None, report.findings
+        problem = "is not a folder" if root.exists() else "no such folder"
+        expected = "expected a folder with train/images, train/annotations.json and the same for val"
+        raise DataError(f"{root}: {problem}; {expected}", command="vqc sample --out data")
+    report = Report()
     found = [read for name in SPLITS if (read := _read_split(root, name, report)) is not None]
-    splits = [one.split for one in found]
-    photos = [photo for one in found for photo in one.photos]
+    splits = [split for split, _, _ in found]
+    photos = [photo for _, some, _ in found for photo in some]
     check_categories({split.name: split.categories for split in splits}, report)
     check_equal_files(photos, report)
     for split in splits:
@@ -210,7 +210,7 @@ def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Da
     for size in image_sizes:
         sides_px = [shorter_sides_px(r.boxes[~r.crowd], r.width, r.height, size) for r in images]
         check_defect_size(np.concatenate(sides_px), size=size, report=report)
-    return _data(root, found), report.findings
+    return _data(root, {split: sha256 for split, _, sha256 in found}), report.findings
 
 
 def read_image(record: ImageRecord) -> NDArray[np.uint8]:
@@ -234,30 +234,17 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     return pixels
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ReadSplit:
-    """A split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations."""
-
-    split: Split
-    photos: tuple[Photo, ...]
-    annotations_sha256: str
-
-
-def _data(root: Path, splits: Sequence[_ReadSplit]) -> Data:
+def _data(root: Path, splits: Mapping[Split, str]) -> Data:
+    """The data of these splits, each with the sha256 of its annotations."""
     lines: list[str] = []
     parts: dict[str, str] = {}
-    for read in splits:
-        name, hashes = read.split.name, [image.sha256 for image in read.split.images]
-        lines += [name, read.annotations_sha256, *hashes]
-        parts |= {f"{name}/annotations.json": read.annotations_sha256, f"{name}/images": _sha256(hashes)}
-    by_name = {read.split.name: read.split for read in splits}
+    for split, sha256 in splits.items():
+        hashes = [image.sha256 for image in split.images]
+        lines += [split.name, sha256, *hashes]
+        parts |= {f"{split.name}/annotations.json": sha256, f"{split.name}/images": _sha256(hashes)}
+    train, val, *test = splits
     return Data(
-        root=root,
-        train=by_name["train"],
-        val=by_name["val"],
-        test=by_name.get("test"),
-        fingerprint=_sha256(lines),
-        parts=parts,
+        root=root, train=train, val=val, test=test[0] if test else None, fingerprint=_sha256(lines), parts=parts
     )
 
 
@@ -265,15 +252,17 @@ def _sha256(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_split(root: Path, name: str, report: Report) -> _ReadSplit | None:
+def _read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Photo], str] | None:
+    """The split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations."""
     folder = root / name
     if not folder.is_dir():
         if name == "test":
-            message = "no such folder: the final detector cannot be tested on unseen parts"
-            report.warning("missing folder", name, message)
+            report.warning(
+                "missing folder", name, "no such folder: the final detector cannot be tested on unseen parts"
+            )
         else:
-            message = f"expected {name}/images and {name}/annotations.json, got no such folder"
-            report.error("missing folder", name, message)
+            expected = f"expected {name}/images and {name}/annotations.json, got no such folder"
+            report.error("missing folder", name, expected)
         return None
     annotations = read_annotations(folder / "annotations.json", name=f"{name}/annotations.json", report=report)
     if not (folder / "images").is_dir():
@@ -288,7 +277,7 @@ def _read_split(root: Path, name: str, report: Report) -> _ReadSplit | None:
         records.append(record)
         photos.append(_photo(name, found, record))
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
-    return _ReadSplit(split=split, photos=tuple(photos), annotations_sha256=annotations.sha256)
+    return split, photos, annotations.sha256
 
 
 def _record(found: FoundPicture, boxes: Sequence[Box], labels: Mapping[int, int]) -> ImageRecord:

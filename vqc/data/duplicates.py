@@ -16,8 +16,10 @@ pairs are above 0.85: those that were looked at were different boards, and the b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -63,15 +65,6 @@ class Photo:
     boxes: NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class LookAlike:
-    """Two photographs that look the same, in the order of the splits; ``similarity`` is a correlation, up to 1."""
-
-    first: Photo
-    second: Photo
-    similarity: float
-
-
 def check_equal_files(photos: Sequence[Photo], report: Report) -> None:
     """The same bytes twice: an error across splits, a warning within one."""
     known: dict[str, Photo] = {}
@@ -89,7 +82,7 @@ def check_groups(photos: Sequence[Photo], report: Report) -> None:
     """The same part, by its ``group``, in two splits: a warning for each pair of splits."""
     splits = list(dict.fromkeys(photo.split for photo in photos))
     groups = {split: {photo.group for photo in photos if photo.split == split} - {None} for split in splits}
-    for first, second in _pairs_of(splits):
+    for first, second in combinations(splits, 2):
         shared = groups[first] & groups[second]
         if shared:
             images = [photo for photo in photos if photo.split == second]
@@ -106,16 +99,17 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
     """Pictures that look the same: a warning for each split, and for each pair of splits, that has any."""
     found = look_alikes(photos)
     splits = list(dict.fromkeys(photo.split for photo in photos))
-    for first, second in [*_pairs_of(splits), *((split, split) for split in splits)]:
-        pairs = [pair for pair in found if (pair.first.split, pair.second.split) == (first, second)]
+    for first, second in [*combinations(splits, 2), *zip(splits, splits, strict=True)]:
+        pairs = [pair for pair in found if (pair[0].split, pair[1].split) == (first, second)]
         if not pairs:
             continue
-        images = {id(pair.second) for pair in pairs}
         such = ", ".join(
-            f"{printable(pair.second.file_name)} and {printable(pair.first.file_name)} ({pair.similarity:.2f})"
-            for pair in pairs[:LISTED]
+            f"{printable(other.file_name)} and {printable(one.file_name)} ({similarity:.2f})"
+            for one, other, similarity in pairs[:LISTED]
         )
-        count = f"{len(images)} of {sum(photo.split == second for photo in photos)} images"
+        count = (
+            f"{len({id(other) for _, other, _ in pairs})} of {sum(photo.split == second for photo in photos)} images"
+        )
         if first == second:
             kind = "similar pictures"
             message = f"{count} look like another one, such as {such}; if they show one part, give them one 'group'"
@@ -128,12 +122,8 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
         report.warning(kind, f"{second}/annotations.json", message)
 
 
-def _pairs_of(splits: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return ((first, second) for number, second in enumerate(splits) for first in splits[:number])
-
-
-def look_alikes(photos: Sequence[Photo]) -> list[LookAlike]:
-    """Pairs of pictures that look the same, the most similar first.
+def look_alikes(photos: Sequence[Photo]) -> list[tuple[Photo, Photo, float]]:
+    """Pairs of pictures that look the same, in the order of ``photos``, and their correlation: the highest first.
 
     Left out are equal files, which ``check_equal_files`` reports, and pairs whose ``group`` is known for both.
     """
@@ -145,8 +135,8 @@ def look_alikes(photos: Sequence[Photo]) -> list[LookAlike]:
             continue
         similarity, matrix = _register(details[one], details[other])
         if similarity >= SIMILARITY and _same_places(first.boxes, second.boxes, matrix):
-            found.append(LookAlike(first=first, second=second, similarity=similarity))
-    return sorted(found, key=lambda pair: -pair.similarity)
+            found.append((first, second, similarity))
+    return sorted(found, key=lambda pair: -pair[2])
 
 
 def _detail(thumbnail: NDArray[np.uint8]) -> Detail:
@@ -200,18 +190,14 @@ def _register(first: Detail, second: Detail) -> tuple[float, NDArray[np.float32]
     down, right = np.unravel_index(np.argmax(around[middle, middle]), (2 * MOST_SHIFT_PX + 1,) * 2)
     start = np.array([[1, 0, right - MOST_SHIFT_PX], [0, 1, down - MOST_SHIFT_PX]], dtype=np.float32)
     shifted = float(around[middle, middle].max())
-    if shifted < MOVED_SIMILARITY:
-        return shifted, start
-    everywhere = np.full(first.shape, 255, dtype=np.uint8)
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
-    try:
-        similarity, matrix = cv2.findTransformECC(first, second, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 3)
-    except cv2.error:  # it found no way to make them more similar
-        return shifted, start
-    distortion = np.abs(matrix[:, :2] - np.eye(2)).max()
-    if similarity < shifted or distortion > MOST_DISTORTION:
-        return shifted, start
-    return float(similarity), np.asarray(matrix, dtype=np.float32)
+    if shifted >= MOVED_SIMILARITY:
+        everywhere = np.full(first.shape, 255, dtype=np.uint8)
+        stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
+        with suppress(cv2.error):  # it found no way to make them more similar
+            moved, matrix = cv2.findTransformECC(first, second, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 3)
+            if moved >= shifted and np.abs(matrix[:, :2] - np.eye(2)).max() <= MOST_DISTORTION:
+                return float(moved), np.asarray(matrix, dtype=np.float32)
+    return shifted, start
 
 
 def _same_places(first: NDArray[np.float32], second: NDArray[np.float32], matrix: NDArray[np.float32]) -> bool:

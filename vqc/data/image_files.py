@@ -54,7 +54,12 @@ def read_pictures(folder: Path, entries: Sequence[ImageEntry], report: Report) -
         for (image, path), picture in zip(located, pool.map(_probe, (path for _, path in located)), strict=True):
             if isinstance(picture, str):
                 report.error("unreadable image", image.where, picture)
-            elif (rotate := _rotation(image, picture, report)) is not None:
+                continue
+            try:
+                rotate = picture.rotated_in((image.width, image.height))
+            except DataError as error:
+                report.error("wrong size", image.where, error.what)
+            else:
                 yield FoundPicture(image=image, path=path, picture=picture, rotate=rotate)
     unused = sorted(set(names) - {image.file_name for image in entries})
     if unused:
@@ -87,16 +92,3 @@ def _probe(path: Path) -> Picture | str:
         return probe_picture(picture_bytes(path))
     except DataError as error:
         return error.what
-
-
-def _rotation(image: ImageEntry, picture: Picture, report: Report) -> bool | None:
-    """Whether the annotations see the picture upright; ``None`` if they are of another size altogether."""
-    size = (image.width, image.height)
-    if size == picture.upright_size:
-        return picture.orientation != 1
-    if size == (picture.width, picture.height):
-        return False
-    got = f"{picture.upright_size[0]} x {picture.upright_size[1]}"
-    message = f"annotated as {image.width} x {image.height} px, the picture has {got}"
-    report.error("wrong size", image.where, message)
-    return None

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.config import SIZE_STEP_PX
 from vqc.data.annotations import Category
 from vqc.data.findings import Report, printable
 
 LISTED = 5  # categories that a finding names
 LEAST_SIDE_PX = 8.0  # of a defect at the detector's input: one cell of the finest feature map of FCOS and RetinaNet
 SMALL_SHARE = 0.1  # of the defects may be smaller without a warning
-SIZE_STEP_PX = 32  # image sizes are multiples of it
 
 
 def check_categories(categories: Mapping[str, Sequence[Category]], report: Report) -> None:

@@ -85,9 +85,4 @@ def read_photograph(photograph: Photograph) -> NDArray[np.uint8]:
     data = picture_bytes(photograph.path)
     if photograph.annotated_size is None:
         return decode_picture(data, rotate=True)
-    picture = probe_picture(data)
-    upright = photograph.annotated_size == picture.upright_size
-    if not upright and photograph.annotated_size != (picture.width, picture.height):
-        (annotated_width, annotated_height), (width, height) = photograph.annotated_size, picture.upright_size
-        raise DataError(f"annotated as {annotated_width} x {annotated_height} px, the picture has {width} x {height}")
-    return decode_picture(data, rotate=upright)
+    return decode_picture(data, rotate=probe_picture(data).rotated_in(photograph.annotated_size))
