@@ -66,8 +66,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     """A new run; all mistakes of the user are found before its folder is made."""
-    from datetime import datetime
-
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import load_with_warnings
     from vqc.data.findings import warning_lines
@@ -78,7 +76,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     from vqc.shell import short_path
     from vqc.training.run import start_run
 
-    name = args.name or new_name(datetime.now(), "train-")
+    name = args.name or new_name("train-")
     check_name(name)
     path = args.config or shipped_settings("train_config.json" if gpu is not None else "train_config_cpu.json")
     if args.config is None and gpu is None:

@@ -49,7 +49,6 @@ class ImageRecord:
         labels: ``[n]`` int64, 1..C: position among the categories plus 1 (0 is background).
         areas: ``[n]`` float32, px2, as annotated, or of the box where nothing is annotated.
         crowd: ``[n]`` bool, COCO's iscrowd: a region of many objects, ignored in scoring.
-        annotation_ids: ``[n]`` int64, as in the file.
     """
 
     image_id: int
@@ -63,7 +62,6 @@ class ImageRecord:
     labels: NDArray[np.int64]
     areas: NDArray[np.float32]
     crowd: NDArray[np.bool_]
-    annotation_ids: NDArray[np.int64]
 
     @property
     def defective(self) -> bool:
@@ -294,7 +292,6 @@ def _record(found: FoundPicture, boxes: Sequence[Box], labels: Mapping[int, int]
         labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
         areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
         crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
-        annotation_ids=np.array([box.annotation_id for box in boxes], dtype=np.int64),
     )
 
 

@@ -113,7 +113,7 @@ def _false_alarm(
 
 def _alone(record: ImageRecord, k: int) -> ImageRecord:
     """The image as if it had this one object alone."""
-    names = ("boxes", "labels", "areas", "crowd", "annotation_ids")
+    names = ("boxes", "labels", "areas", "crowd")
     return replace(record, **{name: getattr(record, name)[k : k + 1] for name in names})
 
 
