@@ -62,7 +62,7 @@ class ImageEntry:
 
     Attributes:
         file_name: with forward slashes; it never leaves its folder by name.
-        group: the entry's "group", a string or a whole number: the physical part that is shown; None without one.
+        group: the physical part that is shown: the entry's "group", a string or a whole number; None without one.
         where: how findings name this image.
     """
 

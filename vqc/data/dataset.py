@@ -71,7 +71,10 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Images of one purpose; the categories are sorted by id and equal in all splits."""
+    """Images of one purpose; the categories are sorted by id and equal in all splits.
+
+    ``defective`` and ``good`` count images with and without a defect, ``boxes`` boxes; none of them counts crowds.
+    """
 
     name: str
     categories: tuple[Category, ...]
@@ -79,12 +82,10 @@ class Split:
 
     @property
     def defective(self) -> int:
-        """Images with a defect."""
         return sum(image.defective for image in self.images)
 
     @property
     def good(self) -> int:
-        """Images without one."""
         return len(self.images) - self.defective
 
     @cached_property
@@ -95,7 +96,6 @@ class Split:
 
     @property
     def boxes(self) -> int:
-        """Boxes, crowds not counted."""
         return sum(self.boxes_per_category.values())
 
 
@@ -132,10 +132,10 @@ class Data:
         Raises:
             DataError: the folder has none of that name.
         """
-        for split in self.splits:
-            if split.name == name:
-                return split
-        raise DataError(f"{self.root}: no split '{name}'; it has {', '.join(split.name for split in self.splits)}")
+        splits = {split.name: split for split in self.splits}
+        if name not in splits:
+            raise DataError(f"{self.root}: no split '{name}'; it has {', '.join(splits)}")
+        return splits[name]
 
     def summary(self) -> dict[str, Any]:
         """Name, fingerprint, categories and counts per split, as JSON can hold them."""
@@ -152,11 +152,7 @@ class Data:
 
 
 def load_data(root: Path) -> Data:
-    """Data that training can rely on.
-
-    Raises:
-        DataError: as ``load_with_warnings``.
-    """
+    """As ``load_with_warnings``, the data alone."""
     return load_with_warnings(root)[0]
 
 
@@ -273,7 +269,10 @@ def _read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Phot
     for found in read_pictures(folder / "images", annotations.images, report):
         record = _record(found, annotations.boxes.get(found.image.image_id, ()), labels)
         records.append(record)
-        photos.append(_photo(name, found, record))
+        thumbnail = upright(found.picture.thumbnail, found.picture.orientation if found.rotate else 1)
+        sides_px = np.array([record.width, record.height] * 2, dtype=np.float32)
+        shares = record.boxes[~record.crowd] / sides_px
+        photos.append(Photo(split=name, image=found.image, sha256=record.sha256, thumbnail=thumbnail, boxes=shares))
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
     return split, photos, annotations.sha256
 
@@ -292,17 +291,4 @@ def _record(found: FoundPicture, boxes: Sequence[Box], labels: Mapping[int, int]
         labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
         areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
         crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
-    )
-
-
-def _photo(split: str, found: FoundPicture, record: ImageRecord) -> Photo:
-    sides = np.array([record.width, record.height] * 2, dtype=np.float32)
-    return Photo(
-        split=split,
-        where=found.image.where,
-        file_name=found.image.file_name,
-        sha256=record.sha256,
-        group=found.image.group,
-        thumbnail=upright(found.picture.thumbnail, found.picture.orientation if found.rotate else 1),
-        boxes=record.boxes[~record.crowd] / sides,
     )

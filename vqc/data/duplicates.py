@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.data.annotations import ImageEntry
 from vqc.data.findings import Report, printable
 from vqc.data.image_io import THUMBNAIL_PX
 
@@ -50,17 +51,13 @@ class Photo:
     """One image of a split, as far as it is compared with others.
 
     Attributes:
-        where: how findings name it.
-        group: the part that the annotations say it shows; None where they do not.
-        thumbnail: uint8 [THUMBNAIL_PX, THUMBNAIL_PX], grey, the whole image squeezed into a square.
+        thumbnail: uint8 [THUMBNAIL_PX, THUMBNAIL_PX], grey, the whole image as annotated, squeezed into a square.
         boxes: [n, 4] xyxy of its defects, as shares 0..1 of the image's width and height.
     """
 
     split: str
-    where: str
-    file_name: str
+    image: ImageEntry
     sha256: str
-    group: str | None
     thumbnail: NDArray[np.uint8]
     boxes: NDArray[np.float32]
 
@@ -70,23 +67,23 @@ def check_equal_files(photos: Sequence[Photo], report: Report) -> None:
     known: dict[str, Photo] = {}
     for photo in photos:
         first = known.setdefault(photo.sha256, photo)
-        same = f"the same picture as {printable(first.file_name)}"
+        same = f"the same picture as {printable(first.image.file_name)}"
         if first.split != photo.split:
             message = f"{same} in {first.split}; scores must be of unseen parts"
-            report.error("same picture in two splits", photo.where, message)
+            report.error("same picture in two splits", photo.image.where, message)
         elif first is not photo:
-            report.warning("same picture twice", photo.where, same)
+            report.warning("same picture twice", photo.image.where, same)
 
 
 def check_groups(photos: Sequence[Photo], report: Report) -> None:
     """The same part, by its ``group``, in two splits: a warning for each pair of splits."""
     splits = list(dict.fromkeys(photo.split for photo in photos))
-    groups = {split: {photo.group for photo in photos if photo.split == split} - {None} for split in splits}
+    groups = {split: {photo.image.group for photo in photos if photo.split == split} - {None} for split in splits}
     for first, second in combinations(splits, 2):
         shared = groups[first] & groups[second]
         if shared:
             images = [photo for photo in photos if photo.split == second]
-            count = sum(photo.group in shared for photo in images)
+            count = sum(photo.image.group in shared for photo in images)
             names = ", ".join(printable(str(name)) for name in sorted(map(str, shared))[:LISTED])
             message = (
                 f"{count} of {len(images)} images show a part that is also in {first}, by their 'group' ({names}); "
@@ -104,7 +101,7 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
         if not pairs:
             continue
         such = ", ".join(
-            f"{printable(other.file_name)} and {printable(one.file_name)} ({similarity:.2f})"
+            f"{printable(other.image.file_name)} and {printable(one.image.file_name)} ({similarity:.2f})"
             for one, other, similarity in pairs[:LISTED]
         )
         count = (
@@ -131,7 +128,7 @@ def look_alikes(photos: Sequence[Photo]) -> list[tuple[Photo, Photo, float]]:
     found = []
     for one, other in _candidates(details, [photo.split for photo in photos]):
         first, second = photos[one], photos[other]
-        if first.sha256 == second.sha256 or (first.group is not None and second.group is not None):
+        if first.sha256 == second.sha256 or (first.image.group is not None and second.image.group is not None):
             continue
         similarity, matrix = _register(details[one], details[other])
         if similarity >= SIMILARITY and _same_places(first.boxes, second.boxes, matrix):

@@ -20,7 +20,7 @@ HINTS = 20  # nearest names per split: each search for one goes through the whol
 
 @dataclass(frozen=True, kw_only=True)
 class FoundPicture:
-    """An image entry and its file; ``rotate``: whether the annotations see the picture after EXIF's rotation."""
+    """An image entry and its file; ``rotate`` as ``Picture.rotated_in`` says."""
 
     image: ImageEntry
     path: Path
