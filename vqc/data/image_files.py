@@ -36,8 +36,7 @@ def read_pictures(folder: Path, entries: Sequence[ImageEntry], report: Report) -
     names = _listing(folder)
     by_lower_name = {Path(name).name.lower(): name for name in names}
     located: list[tuple[ImageEntry, Path]] = []
-    hints = HINTS
-    inside = folder.resolve()
+    hints, inside = HINTS, folder.resolve()
     for image in takewhile(lambda _: not report.full, entries):
         path = folder / image.file_name
         problem = _unreachable(path, inside)
@@ -61,11 +60,9 @@ def read_pictures(folder: Path, entries: Sequence[ImageEntry], report: Report) -
                 report.error("wrong size", image.where, error.what)
             else:
                 yield FoundPicture(image=image, path=path, picture=picture, rotate=rotate)
-    unused = sorted(set(names) - {image.file_name for image in entries})
-    if unused:
-        where, count = f"{folder.parent.name}/images", len(unused)
-        message = f"{count} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
-        report.warning("unused images", where, message)
+    if unused := sorted(set(names) - {image.file_name for image in entries}):
+        message = f"{len(unused)} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
+        report.warning("unused images", f"{folder.parent.name}/images", message)
 
 
 def _listing(folder: Path) -> list[str]:

@@ -72,7 +72,7 @@ class FittedImages:
         # A crowd region is ignored in scoring and is not one object.
         self.boxes = [r.boxes[~r.crowd] * np.float32(fit_scale(r.width, r.height, size)) for r in self.split.images]
         self.labels = [r.labels[~r.crowd] for r in self.split.images]
-        self._pixels: NDArray[np.uint8] | None = None
+        self._pixels = None
         if cache is not None:
             # Another release of a decoder may give other pixels.
             group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
@@ -95,11 +95,7 @@ class FittedImages:
 def evaluation_batches(
     images: FittedImages, *, batch_size: int, threads: Workers, first: int | None = None
 ) -> Iterator[Batch]:
-    """The split in its order, not augmented; only the ``first`` images if given.
-
-    Args:
-        threads: that prepare batches ahead, at most; see ``prefetched``.
-    """
+    """The split in its order, not augmented; only the ``first`` images if given. ``threads`` as for ``prefetched``."""
 
     def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
         np.copyto(out, images[index])

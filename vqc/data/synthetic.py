@@ -72,16 +72,20 @@ def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAM
     The folder appears only when it is complete. It is not fsynced: after a power cut ``vqc check`` may find it damaged.
 
     Args:
-        folder: new, empty, or holding this very sample.
-        seed: at least 0.
-        images: split -> number of images, each at least 1.
+        images: split -> number of images.
 
     Raises:
         DataError: the folder holds something else, or cannot be written.
     """
     if seed < 0 or any(count < 1 for count in images.values()):
         raise DataError(f"expected a seed of at least 0 and at least 1 image a split, got {seed} and {dict(images)}")
-    origin = _origin(seed, images)
+    origin = {
+        "about": "Generated, not photographed: brushed metal with scratches, dents and stains, made by 'vqc sample'.",
+        "generator": "vqc.data.synthetic",
+        "version": SAMPLE_VERSION,
+        "seed": seed,
+        "images": dict(images),
+    }
     if _is_whole(folder, origin):
         return folder
     try:
@@ -98,16 +102,6 @@ def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAM
         problem = "holds something else than this sample, expected a new or empty folder"
         raise DataError(f"{folder}: {problem}", command=f"vqc sample --out new-folder --seed {seed}") from None
     return folder
-
-
-def _origin(seed: int, images: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "about": "Generated, not photographed: brushed metal with scratches, dents and stains, made by 'vqc sample'.",
-        "generator": "vqc.data.synthetic",
-        "version": SAMPLE_VERSION,
-        "seed": seed,
-        "images": dict(images),
-    }
 
 
 def _is_whole(folder: Path, origin: dict[str, Any]) -> bool:

@@ -62,9 +62,7 @@ def check_defect_size(sides_px: NDArray[np.float32], *, size: tuple[int, int], r
         sides_px: shorter side [n] of each defect, in pixels of the detector's input, as ``shorter_sides_px`` gives.
         size: height and width in pixels of that input.
     """
-    if len(sides_px) == 0:
-        return
-    small_px = float(np.quantile(sides_px, SMALL_SHARE))
+    small_px = float(np.quantile(sides_px, SMALL_SHARE)) if len(sides_px) else LEAST_SIDE_PX
     if small_px >= LEAST_SIDE_PX:
         return
     height, width = (math.ceil(side * LEAST_SIDE_PX / small_px / SIZE_STEP_PX) * SIZE_STEP_PX for side in size)
