@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.annotations import Box, Category, read_annotations
+from vqc.data.annotations import Category, read_annotations
 from vqc.data.duplicates import Photo, check_equal_files, check_groups, check_look_alikes
 from vqc.data.findings import Finding, Report
-from vqc.data.image_files import FoundPicture, read_pictures
+from vqc.data.image_files import read_pictures
 from vqc.data.image_io import decode_picture, picture_bytes, upright
 from vqc.data.letterbox import shorter_sides_px
 from vqc.data.validation import check_balance, check_categories, check_defect_size
@@ -266,29 +266,25 @@ def _read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Phot
         return None
     labels = {category.id: label for label, category in enumerate(annotations.categories, start=1)}
     records, photos = [], []
-    for found in read_pictures(folder / "images", annotations.images, report):
-        record = _record(found, annotations.boxes.get(found.image.image_id, ()), labels)
+    for image, picture, rotate in read_pictures(folder / "images", annotations.images, report):
+        boxes = annotations.boxes.get(image.image_id, ())
+        record = ImageRecord(
+            image_id=image.image_id,
+            path=folder / "images" / image.file_name,
+            sha256=picture.sha256,
+            group=image.file_name if image.group is None else image.group,
+            width=image.width,
+            height=image.height,
+            rotate=rotate,
+            boxes=np.array([box.xyxy for box in boxes], dtype=np.float32).reshape(-1, 4),
+            labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
+            areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
+            crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
+        )
         records.append(record)
-        thumbnail = upright(found.picture.thumbnail, found.picture.orientation if found.rotate else 1)
+        thumbnail = upright(picture.thumbnail, picture.orientation if rotate else 1)
         sides_px = np.array([record.width, record.height] * 2, dtype=np.float32)
         shares = record.boxes[~record.crowd] / sides_px
-        photos.append(Photo(split=name, image=found.image, sha256=record.sha256, thumbnail=thumbnail, boxes=shares))
+        photos.append(Photo(split=name, image=image, sha256=record.sha256, thumbnail=thumbnail, boxes=shares))
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
     return split, photos, annotations.sha256
-
-
-def _record(found: FoundPicture, boxes: Sequence[Box], labels: Mapping[int, int]) -> ImageRecord:
-    image = found.image
-    return ImageRecord(
-        image_id=image.image_id,
-        path=found.path,
-        sha256=found.picture.sha256,
-        group=image.file_name if image.group is None else image.group,
-        width=image.width,
-        height=image.height,
-        rotate=found.rotate,
-        boxes=np.array([box.xyxy for box in boxes], dtype=np.float32).reshape(-1, 4),
-        labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
-        areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
-        crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
-    )
