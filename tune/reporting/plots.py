@@ -101,7 +101,7 @@ def timeline(table: Table, *, width_px: int) -> str:
         for since_s, until_s in trial.spans_s:
             bars["wait"].append((trial.number, since_s / 60, (until_s - since_s) / 60))
         for report, end_s in zip(trial.reports, trial.epoch_ends_s, strict=True):
-            begin_s = end_s - report.train_s - report.eval_s
+            begin_s = end_s - report.epoch_s
             bars["train"].append((trial.number, begin_s / 60, report.train_s / 60))
             bars["eval"].append((trial.number, (end_s - report.eval_s) / 60, report.eval_s / 60))
     rows = [trial.number for trial in trials]
