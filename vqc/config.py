@@ -114,7 +114,7 @@ def _with_second_spelling(schema: dict[str, Any]) -> None:
 
 
 class TrainConfig(Record):
-    """All that decides what a training run computes, besides the data.
+    """All that decides what a training run computes, but for the data.
 
     Equal configurations on equal data give equal results on the same hardware and versions.
     """

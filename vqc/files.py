@@ -1,4 +1,4 @@
-"""Files and folders that exist whole or as they were before."""
+"""Files and folders that are never half written, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from uuid import uuid4
 
 from vqc.errors import DataError
@@ -15,10 +16,10 @@ from vqc.errors import DataError
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that bears the name ``path`` once the block is through; if it raises, nothing is left.
+    """A folder to write into, renamed to ``path`` at the end of the block; if the block raises, nothing is left.
 
     Raises:
-        DataError: there is something of that name already, and it is not an empty folder.
+        DataError: there is something of that name, and it is not an empty folder.
     """
     path = path.absolute()
     _check_empty(path)
@@ -27,7 +28,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield draft
         if path.is_dir():
-            path.rmdir()  # empty, as was asked above; Windows does not rename over a folder
+            path.rmdir()  # empty, see above; Windows does not rename over a folder
         draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -49,7 +50,7 @@ def _check_empty(path: Path) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it exists whole or as it was before: draft, fsync, rename."""
+    """Write a file so that it has either its new or its old content, also after a crash: draft, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
@@ -63,9 +64,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def read_at_most(path: Path, most_bytes: int) -> bytes | None:
-    """What a file holds; None where that is more than so many bytes, or no end of it can be seen."""
+    """The content of a file; None where it is longer than that, or of unknown length, such as a pipe."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size  # not a read of the most: that much memory would be taken at once
+        size = os.fstat(file.fileno()).st_size  # reading most_bytes would take that much memory at once
         content = file.read(size + 1) if size <= most_bytes else b""
     return content if len(content) == size else None
 
@@ -77,3 +78,32 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+class LineFile:
+    """An append-only file; each line is on the disk before ``append`` returns.
+
+    A last line that was cut short by a crash is removed when the file is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab")
+        self._file.truncate(sum(len(line) + 1 for line in whole_lines(path)))
+
+    def append(self, line: str) -> None:
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file, without a last one that was cut short; none where there is no file."""
+    if not path.exists():
+        return []
+    return path.read_bytes().split(b"\n")[:-1]  # not splitlines: a stray carriage return ends no line

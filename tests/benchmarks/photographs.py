@@ -9,7 +9,7 @@ command. The peer's results carry whole seconds, rounded down, so its times are 
 
 Ours runs cold: the shipped portfolio was learnt on these photographs too. ``--portfolio`` lets it be used.
 
-The peer's file stays as it is. Its workers are told of ``fcos_tiny``, which torchvision does not know: the plain
+The peer's file stays as it is. Its workers are taught ``fcos_tiny``, which torchvision does not know: the plain
 torchvision side of ``step.py``, which begins with the weights that ours begins with, and at our score threshold, since
 AP depends on it (torchvision's own, 0.2, costs the peer AP).
 """
@@ -65,7 +65,7 @@ def search_settings(*, portfolio: bool) -> dict[str, Any]:
     """The CPU settings, by AP.
 
     Without a portfolio one more field is searched, over the single value that it has anyway: a portfolio whose members
-    lack a searched field is not used. An opening of its own would not do: with one, a search stops trials earlier.
+    lack a searched field is not used. Initial points would not do: with them, a search stops trials earlier.
     """
     settings = json.loads(BASE.read_text(encoding="utf-8"))
     settings["metric"] = "ap"

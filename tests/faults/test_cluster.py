@@ -132,7 +132,8 @@ def test_a_lost_machine_costs_its_trial_an_epoch_at_most(
     search.wait_for(lambda table: [trial.epochs for trial in table.trials.values()] == [2] * NODES)
     cluster.lose(NODES - 1)
     lost_ms = time.time() * 1000
-    (cluster.injected / "go").touch()
+    for fault in FAULTS:
+        (cluster.injected / f"go-{fault.trial}").touch()
     assert search.ended() == 0, search.said
     table, events = search.table, list(Follower(search.journal).poll())
     assert [trial.state for trial in table.trials.values()] == ["completed"] * (NODES + 1)

@@ -68,12 +68,12 @@ RACE = SearchSettings.model_validate({**SETTINGS, "startup_trials": 1})
 
 
 def write_faults(folder: Path, faults: Sequence[Fault]) -> Path:
-    """A folder for ``PYTHONPATH`` that breaks trials so; the last one may hang."""
+    """A folder for ``PYTHONPATH`` that breaks trials so."""
     folder.mkdir()
     shutil.copy(INJECTED, folder)
     plan = {
         "faults": [asdict(fault) for fault in faults],
-        "hurried": faults[-1].trial,
+        "hurried": next((fault.trial for fault in faults if fault.kind == "stop"), 0),
         "margin_s": MARGIN_S,
         "hog_bytes": HOG_GB * GB,
     }

@@ -23,7 +23,7 @@ from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import Budget, SearchSettings, load_settings
 from vqc.config import shipped_settings
-from vqc.data.dataset import Data, load_data, usable_data
+from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
 from vqc.errors import ConfigError, SearchError
@@ -123,7 +123,7 @@ def new_session(
         settings = load_settings(path, flags)
     check_model(settings.train.model)
     chosen, data_remark = choose_data(data_folder, results)
-    data, findings = usable_data(chosen)
+    data, findings = load_with_warnings(chosen)
     train, weights = resolve_weights(settings.train)
     settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)

@@ -1,6 +1,6 @@
 """An Optuna sampler over the unit cube: greatest expected improvement under a Gaussian process.
 
-Optuna's own ``GPSampler`` imports torch and takes several times as long; on recorded learning curves it is no better
+Optuna's own ``GPSampler`` imports torch, takes several times as long and finds less on recorded learning curves
 (tests/benchmarks/LOG.md). A running trial is assumed to reach what the process expects of it, so that two workers are
 not sent to the same point (Ginsbourger et al., "Kriging is well-suited to parallelize optimization", the believer).
 """

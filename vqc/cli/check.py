@@ -20,37 +20,49 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="folder with train/, val/ and, if there is one, test/"
     )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="side of the detector's square input, at which defects should not be too small (default: as in "
+        "configs/train_config.json)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from vqc.data.dataset import inspect_data, load_data
+    from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
+    from vqc.data.dataset import check_data, load_data
 
     root: Path = args.data
+    if args.image_size is None:
+        config = load_record(TrainConfig, shipped_settings("train_config.json"))
+    else:
+        config = parse_record(TrainConfig, {"image_size": args.image_size}, source="--image-size")
     if not root.is_dir():
         load_data(root)  # raises, with the next command
-    data, findings = inspect_data(root)
+    data, findings = check_data(root, image_sizes=[config.image_size])
     console = Console(highlight=False, soft_wrap=True)
     if data is not None:
         _show_counts(console, data)
     for severity in ("error", "warning"):
         _show_findings(console, findings, severity)
     if data is None:
-        console.print("[bold red]not usable[/] until the errors are mended")
+        console.print("[bold red]not usable[/] until the errors are corrected")
         return 2
     console.print("[bold green]usable[/]" + (", with warnings" if findings else ""))
     return 0
 
 
 def _show_counts(console: Console, data: Data) -> None:
-    """One column per split, one row per count; as many categories as there may be fit below each other."""
+    """A column for each split and a row for each count, so that any number of categories fits the terminal's width."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(f"{data.root.resolve().name}")
+    table.add_column(escape(data.root.resolve().name))
     for split in data.splits:
         table.add_column(split.name, justify="right")
     rows: list[tuple[str, list[int]]] = [

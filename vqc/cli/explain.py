@@ -1,4 +1,4 @@
-"""``vqc explain``: for each detection the heat of what speaks for it, as pictures and one page."""
+"""``vqc explain``: for each detection the pixels that it depends on, as pictures and one page."""
 # ruff: noqa: T201 - a command line prints
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Method = Literal["gradcam", "drise"]
 NAMES: dict[Method, str] = {"gradcam": "Grad-CAM", "drise": "D-RISE"}
 NO_MAP: dict[Method, str] = {
     "gradcam": "no gradient reaches the feature maps",
-    "drise": "under no mask anything of this detection was left",
+    "drise": "the detection was found under none of the masks",
 }
 
 

@@ -35,7 +35,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("calibrate", "Fit scores and the threshold for a stated escape rate, on val.", "vqc.cli.calibrate"),
     Command("check", "Tell everything that is wrong with a folder of annotated images.", "vqc.cli.check"),
     Command("evaluate", "Measure all that an inspector signs: escape, overkill, AP, latency.", "vqc.cli.evaluate"),
-    Command("explain", "Show, for each detection, what on the photograph speaks for it.", "vqc.cli.explain"),
+    Command("explain", "Show, for each detection, which pixels it depends on.", "vqc.cli.explain"),
     Command("models", "List the detectors.", "vqc.cli.models"),
     Command("predict", "Judge a folder of photographs: defects, and pass or fail for each.", "vqc.cli.predict"),
     Command("sample", "Write the generated data set: metal parts with and without defects.", "vqc.cli.sample"),

@@ -69,7 +69,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     from datetime import datetime
 
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
-    from vqc.data.dataset import usable_data
+    from vqc.data.dataset import load_with_warnings
     from vqc.data.findings import warning_lines
     from vqc.data.synthetic import choose_data
     from vqc.hardware.precision import choose_precision
@@ -88,7 +88,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
         config = parse_record(TrainConfig, {**config.model_dump(), "num_epochs": args.epochs}, source="--epochs")
     choose_precision(config, gpu=gpu)
     folder, remark = choose_data(args.data, args.results)
-    data, findings = usable_data(folder)
+    data, findings = load_with_warnings(folder, image_sizes=[config.image_size])
     config, weights = resolve_weights(config)
     for line in filter(None, (remark, *warning_lines(findings), f"The detector starts from {weights}.")):
         print(line)

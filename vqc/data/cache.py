@@ -1,8 +1,8 @@
 """Images of one size in one memory-mapped file, shared by all trials, workers and searches on the same data.
 
-Called by ``vqc.data.loader``. A folder of such files may be deleted at any time. Whoever writes holds the folder's
-lock, which the system takes back when a process dies: so there is one writer, and any other draft is a dead writer's.
-Readers need no lock: a file bears its name only when it is whole.
+The folder of these files may be deleted at any time. A writer holds the folder's lock, which the system releases when
+the process dies: so there is one writer, and any other draft was left by a dead one. Readers need no lock: a file gets
+its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 LIMIT_BYTES = 20 * 2**30  # of all files of a folder together
 SPARE_BYTES = 2**30  # left on the disk for checkpoints and reports
-PATIENCE_S = 1800.0  # for another writer; it would take us as long to do the same
+LOCK_TIMEOUT_S = 1800.0  # while another process writes; to do the same here would take as long
 
 _log = logging.getLogger(__name__)
 
@@ -35,19 +35,19 @@ def cached_pixels(
     produce: Callable[[], Iterable[NDArray[np.uint8]]],
     limit_bytes: int = LIMIT_BYTES,
 ) -> NDArray[np.uint8] | None:
-    """The images of that name, mapped read-only; produced and written first where they are not there.
+    """The images of that name, mapped read-only; produced and written first where there are none.
 
-    Where room is short, the least recently used files of other groups are removed: the files of one group
-    are in use together. A process that has one of them mapped keeps it (or, on Windows, it stays).
+    Where space is short, the least recently used files of other groups are removed; the files of one group are in use
+    together. A process that has such a file mapped can still read it (on Windows the file is not removed).
 
     Args:
-        group: names what the pixels depend on, such as the data and the size.
+        group: a name for all that the pixels depend on, such as the data and the size.
         shape: [n, H, W, 3].
-        produce: gives the n images in order, each uint8 [H, W, 3]; its own errors are passed on.
+        produce: yields the n images in order, each uint8 [H, W, 3]; its own errors are passed on.
         limit_bytes: of all files of the folder together.
 
     Returns:
-        uint8 [n, H, W, 3]; None, with a remark in the log, where they cannot be kept.
+        uint8 [n, H, W, 3]; None, with a warning in the log, where they cannot be cached.
     """
     path = folder / f"{group}-{name}.npy"
     try:
@@ -55,7 +55,7 @@ def cached_pixels(
         if pixels is not None:
             return pixels
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=PATIENCE_S):
+        with FileLock(folder / "lock", timeout=LOCK_TIMEOUT_S):
             pixels = _mapped(path, shape)  # another process may have written it while this one waited
             if pixels is not None:
                 return pixels
@@ -69,46 +69,46 @@ def cached_pixels(
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The file's pixels; None where there is none, or it was cut short or is of another shape."""
+    """The file's pixels; None where there is no file, or it is cut short or of another shape."""
     try:
         pixels = np.lib.format.open_memmap(path, mode="r")
     except (FileNotFoundError, ValueError, EOFError):
         return None
     if pixels.shape != shape or pixels.dtype != np.uint8:
         return None
-    with suppress(OSError):  # a folder that may only be read serves as well
+    with suppress(OSError):  # a read-only folder can be used as well
         os.utime(path)  # the time of its last use
     return pixels
 
 
 def _make_room(folder: Path, group: str, *, needed_bytes: int, limit_bytes: int) -> None:
-    """Remove drafts that dead writers left, and files of other groups, the longest unused first, as far as needed.
+    """Remove drafts of dead writers and, as far as needed, files of other groups, the least recently used first.
 
     Raises:
-        OSError: there is not enough room even so; then nothing but drafts is removed.
+        OSError: that would not be enough; then only drafts are removed.
     """
     for draft in folder.glob("*.npy.tmp"):
         draft.unlink()
 
-    def room_bytes() -> int:
+    def free_bytes() -> int:
         used_bytes = sum(path.stat().st_size for path in folder.glob("*.npy"))
         return min(limit_bytes - used_bytes, shutil.disk_usage(folder).free - SPARE_BYTES)
 
     others = [path for path in folder.glob("*.npy") if not path.name.startswith(f"{group}-")]
     others.sort(key=lambda path: path.stat().st_mtime_ns)
-    if room_bytes() + sum(path.stat().st_size for path in others) >= needed_bytes:
+    if free_bytes() + sum(path.stat().st_size for path in others) >= needed_bytes:
         for path in others:
-            if room_bytes() >= needed_bytes:
+            if free_bytes() >= needed_bytes:
                 break
             with suppress(PermissionError):  # Windows: another process has it mapped
                 path.unlink()
-    if room_bytes() < needed_bytes:
-        needed, room = (f"{amount / 2**30:.1f} GB" for amount in (needed_bytes, max(0, room_bytes())))
-        raise OSError(errno.ENOSPC, f"{needed} are needed, there is room for {room}")
+    if free_bytes() < needed_bytes:
+        needed, free = (f"{amount / 2**30:.1f} GB" for amount in (needed_bytes, max(0, free_bytes())))
+        raise OSError(errno.ENOSPC, f"{needed} are needed, {free} may be used")
 
 
 def _write(path: Path, shape: tuple[int, ...], images: Iterable[NDArray[np.uint8]]) -> None:
-    """Fill a draft, then give it the name. Plain writes: where the disk fills up, they raise; a map would kill us."""
+    """Write a draft, then rename it. On a full disk a plain write raises; a write to a map would kill the process."""
     draft = path.with_name(f"{path.name}.tmp")
     try:
         with draft.open("wb") as file:

@@ -1,36 +1,35 @@
 """A folder of annotated photographs -> validated records.
 
-The layout is ``root/{train,val,test}/{images/,annotations.json}``; ``test`` may be missing. Called by
-everything that needs data; calls ``vqc.data.annotations`` for the JSON and ``vqc.data.image_io`` for the images.
-Neither torch nor Pillow is imported with this module.
+The layout is ``root/{train,val,test}/{images/,annotations.json}``; ``test`` may be missing. Importing this module
+imports neither torch nor Pillow nor OpenCV.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.annotations import Annotations, Box, Category, ImageEntry, read_annotations
-from vqc.data.consistency import check_balance, check_categories, check_twins
-from vqc.data.findings import Finding, Report, printable
-from vqc.data.image_io import Picture, decode_picture, picture_bytes, probe_picture
-from vqc.errors import DataError, nearest
+from vqc.data.annotations import Box, Category, read_annotations
+from vqc.data.duplicates import Photo, check_equal_files, check_groups, check_look_alikes
+from vqc.data.findings import Finding, Report
+from vqc.data.image_files import FoundPicture, read_pictures
+from vqc.data.image_io import decode_picture, picture_bytes, upright
+from vqc.data.letterbox import shorter_sides_px
+from vqc.data.validation import check_balance, check_categories, check_defect_size
+from vqc.errors import DataError
 
 SPLITS = ("train", "val", "test")
-THREADS = 8  # each may hold one picture of the largest size in memory
 SHOWN_ERRORS = 10
-HINTS = 20  # nearest names per split: looking for each costs a pass over the folder
+
+ImageSize = tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +48,7 @@ class ImageRecord:
         boxes: ``[n, 4]`` float32, xyxy, pixels of the annotated image, inside it and not empty.
         labels: ``[n]`` int64, 1..C: position among the categories plus 1 (0 is background).
         areas: ``[n]`` float32, px2, as annotated, or of the box where nothing is annotated.
-        crowd: ``[n]`` bool, COCO's iscrowd: a region of many, neither to be found nor to be missed.
+        crowd: ``[n]`` bool, COCO's iscrowd: a region of many objects, ignored in scoring.
         annotation_ids: ``[n]`` int64, as in the file.
     """
 
@@ -68,7 +67,7 @@ class ImageRecord:
 
     @property
     def defective(self) -> bool:
-        """Whether there is anything to find: at least one box that is no crowd."""
+        """Whether there is anything to find: at least one box that is not a crowd."""
         return bool((~self.crowd).any())
 
 
@@ -106,8 +105,11 @@ class Split:
 class Data:
     """All splits of one folder.
 
-    ``fingerprint`` is a sha256, in hex, over their annotations and image bytes; ``parts`` the same of each part by
-    its name, such as ``train/annotations.json`` and ``train/images``: so that it can be told which one has changed.
+    Attributes:
+        test: None where the folder has no such split.
+        fingerprint: sha256, in hex, over all annotations and image bytes.
+        parts: the same for each part by its name, such as ``train/annotations.json`` and ``train/images``, to see which
+            one has changed.
     """
 
     root: Path
@@ -123,7 +125,7 @@ class Data:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """Those that are there, in the order train, val, test."""
+        """Those that exist, in the order train, val, test."""
         return tuple(split for split in (self.train, self.val, self.test) if split is not None)
 
     def split(self, name: str) -> Split:
@@ -155,13 +157,13 @@ def load_data(root: Path) -> Data:
     """Data that training can rely on.
 
     Raises:
-        DataError: as ``usable_data`` does.
+        DataError: as ``load_with_warnings``.
     """
-    return usable_data(root)[0]
+    return load_with_warnings(root)[0]
 
 
-def usable_data(root: Path) -> tuple[Data, list[Finding]]:
-    """Data that training can rely on, and the warnings about it.
+def load_with_warnings(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Data, list[Finding]]:
+    """Data that training can rely on, and the warnings about it; ``image_sizes`` as for ``check_data``.
 
     Raises:
         DataError: no such folder, or it holds errors; their number and the first ten.
@@ -170,19 +172,45 @@ def usable_data(root: Path) -> tuple[Data, list[Finding]]:
         problem = "is not a folder" if root.exists() else "no such folder"
         expected = "expected a folder with train/images, train/annotations.json and the same for val"
         raise DataError(f"{root}: {problem}; {expected}", command="vqc sample --out data")
-    data, findings = inspect_data(root)
+    data, findings = check_data(root, image_sizes=image_sizes)
     if data is None:
         errors = [finding for finding in findings if finding.severity == "error"]
-        more = len(errors) - SHOWN_ERRORS
         lines = [f"{root}: {len(errors)} {'error' if len(errors) == 1 else 'errors'} in the data"]
         lines += [f"  - {error}" for error in errors[:SHOWN_ERRORS]]
-        lines += [f"  and {more} more"] if more > 0 else []
-        raise DataError("\n".join(lines), command=f"vqc check --data {_quoted(root)}")
+        lines += [f"  and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
+        folder = f'"{root}"' if " " in str(root) else str(root)
+        raise DataError("\n".join(lines), command=f"vqc check --data {folder}")
     return data, findings
 
 
-def _quoted(path: Path) -> str:
-    return f'"{path}"' if " " in str(path) else str(path)
+def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Data | None, list[Finding]]:
+    """Everything that is wrong with a folder, and its records if nothing is an error.
+
+    Every image is read and decoded in full. Bad content never raises, and no file outside the folder is opened.
+
+    Args:
+        image_sizes: inputs of detectors, height and width in pixels, at which defects should not be too small.
+    """
+    report = Report()
+    if not root.is_dir():
+        report.error("missing folder", str(root), "expected a folder with train and val in it, got none")
+        return None, report.findings
+    found = [read for name in SPLITS if (read := _read_split(root, name, report)) is not None]
+    splits = [one.split for one in found]
+    photos = [photo for one in found for photo in one.photos]
+    check_categories({split.name: split.categories for split in splits}, report)
+    check_equal_files(photos, report)
+    for split in splits:
+        check_balance(split.name, split.good, split.defective, split.boxes_per_category, report=report)
+    if report.errors:
+        return None, report.findings
+    check_groups(photos, report)
+    check_look_alikes(photos, report)
+    images = [image for split in splits for image in split.images]
+    for size in image_sizes:
+        sides_px = [shorter_sides_px(r.boxes[~r.crowd], r.width, r.height, size) for r in images]
+        check_defect_size(np.concatenate(sides_px), size=size, report=report)
+    return _data(root, found), report.findings
 
 
 def read_image(record: ImageRecord) -> NDArray[np.uint8]:
@@ -191,7 +219,7 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     16-bit images keep their upper eight bits: 65535 becomes 255.
 
     Raises:
-        DataError: the file is gone, or not what it was when it was checked; names it.
+        DataError: the file is missing, or has changed since it was checked; names it.
     """
     try:
         content = picture_bytes(record.path)
@@ -206,73 +234,46 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     return pixels
 
 
-def inspect_data(root: Path) -> tuple[Data | None, list[Finding]]:
-    """Everything that is wrong with a folder, and its records if nothing is an error.
+@dataclass(frozen=True, kw_only=True)
+class _ReadSplit:
+    """A split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations."""
 
-    Every image is read and decoded in full. Bad content never raises, and no file outside the folder
-    is opened.
-    """
-    report = Report()
-    if not root.is_dir():
-        report.error("missing folder", str(root), "expected a folder with train and val in it, got none")
-        return None, report.findings
-    with ThreadPoolExecutor(max_workers=min(THREADS, os.cpu_count() or 1)) as pool:
-        read = [found for name in SPLITS if (found := _read_split(root, name, report, pool)) is not None]
-    check_categories([found.split for found in read], report)
-    check_twins(((found.split.name, *image) for found in read for image in found.images), report)
-    for found in read:
-        check_balance(found.split, report)
-    if report.errors:
-        return None, report.findings
-    by_name = {found.split.name: found.split for found in read}
-    fingerprint = hashlib.sha256("\n".join(digest for found in read for digest in found.digests).encode()).hexdigest()
-    data = Data(
+    split: Split
+    photos: tuple[Photo, ...]
+    annotations_sha256: str
+
+
+def _data(root: Path, splits: Sequence[_ReadSplit]) -> Data:
+    lines: list[str] = []
+    parts: dict[str, str] = {}
+    for read in splits:
+        name, hashes = read.split.name, [image.sha256 for image in read.split.images]
+        lines += [name, read.annotations_sha256, *hashes]
+        parts |= {f"{name}/annotations.json": read.annotations_sha256, f"{name}/images": _sha256(hashes)}
+    by_name = {read.split.name: read.split for read in splits}
+    return Data(
         root=root,
         train=by_name["train"],
         val=by_name["val"],
         test=by_name.get("test"),
-        fingerprint=fingerprint,
-        parts={name: digest for found in read for name, digest in found.parts.items()},
+        fingerprint=_sha256(lines),
+        parts=parts,
     )
-    return data, report.findings
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ReadSplit:
-    """A split, the entries that its images came from, and the sha256 of the bytes behind it and each of them."""
-
-    split: Split
-    entries: tuple[ImageEntry, ...]
-    annotations_sha256: str
-    image_sha256: tuple[str, ...]
-
-    @property
-    def images(self) -> Iterable[tuple[ImageEntry, str]]:
-        return zip(self.entries, self.image_sha256, strict=True)
-
-    @property
-    def digests(self) -> tuple[str, ...]:
-        return (self.split.name, self.annotations_sha256, *self.image_sha256)
-
-    @property
-    def parts(self) -> dict[str, str]:
-        """Name of each of the two parts -> its sha256."""
-        images_sha256 = hashlib.sha256("\n".join(self.image_sha256).encode()).hexdigest()
-        name = self.split.name
-        return {f"{name}/annotations.json": self.annotations_sha256, f"{name}/images": images_sha256}
+def _sha256(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_split(root: Path, name: str, report: Report, pool: Executor) -> _ReadSplit | None:
+def _read_split(root: Path, name: str, report: Report) -> _ReadSplit | None:
     folder = root / name
     if not folder.is_dir():
         if name == "test":
-            report.warning(
-                "missing folder", name, "no such folder: the final detector cannot be tested on unseen parts"
-            )
+            message = "no such folder: the final detector cannot be tested on unseen parts"
+            report.warning("missing folder", name, message)
         else:
-            report.error(
-                "missing folder", name, f"expected {name}/images and {name}/annotations.json, got no such folder"
-            )
+            message = f"expected {name}/images and {name}/annotations.json, got no such folder"
+            report.error("missing folder", name, message)
         return None
     annotations = read_annotations(folder / "annotations.json", name=f"{name}/annotations.json", report=report)
     if not (folder / "images").is_dir():
@@ -281,108 +282,41 @@ def _read_split(root: Path, name: str, report: Report, pool: Executor) -> _ReadS
     if annotations is None:
         return None
     labels = {category.id: label for label, category in enumerate(annotations.categories, start=1)}
-    pictures = _pictures(folder / "images", annotations, report, pool)
-    entries, records, digests = [], [], []
-    for image, path, picture in pictures:
-        rotate = _rotation(image, picture, report)
-        if rotate is not None:
-            records.append(
-                _record(image, path, picture.sha256, rotate, annotations.boxes.get(image.image_id, ()), labels)
-            )
-            entries.append(image)
-            digests.append(picture.sha256)
+    records, photos = [], []
+    for found in read_pictures(folder / "images", annotations.images, report):
+        record = _record(found, annotations.boxes.get(found.image.image_id, ()), labels)
+        records.append(record)
+        photos.append(_photo(name, found, record))
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
-    return _ReadSplit(
-        split=split, entries=tuple(entries), annotations_sha256=annotations.sha256, image_sha256=tuple(digests)
-    )
+    return _ReadSplit(split=split, photos=tuple(photos), annotations_sha256=annotations.sha256)
 
 
-def _pictures(
-    folder: Path, annotations: Annotations, report: Report, pool: Executor
-) -> Iterator[tuple[ImageEntry, Path, Picture]]:
-    """The images that can be decoded, in the order of the file."""
-    names = _listing(folder)
-    by_lower_name = {Path(name).name.lower(): name for name in names}
-    located: list[tuple[ImageEntry, Path]] = []
-    hints = HINTS
-    inside = folder.resolve()
-    for image in takewhile(lambda _: not report.full, annotations.images):
-        path = folder / image.file_name
-        problem = _unreachable(path, inside)
-        if problem is None:
-            located.append((image, path))
-            continue
-        hint = ""
-        if problem == "no such file" and hints > 0:
-            hints -= 1
-            same = by_lower_name.get(Path(image.file_name).name.lower())
-            hint = f"; did you mean '{printable(same)}'?" if same else nearest(image.file_name, names)
-        report.error("missing image", image.where, f"{problem}{hint}")
-    for (image, path), picture in zip(located, pool.map(_probe, (path for _, path in located)), strict=True):
-        if isinstance(picture, Picture):
-            yield image, path, picture
-        else:
-            report.error("unreadable image", image.where, picture)
-    unused = sorted(set(names) - {image.file_name for image in annotations.images})
-    if unused:
-        where, count = f"{folder.parent.name}/images", len(unused)
-        message = f"{count} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
-        report.warning("unused images", where, message)
-
-
-def _listing(folder: Path) -> list[str]:
-    """Names of all files below a folder, relative to it, with forward slashes."""
-    try:
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    except OSError:
-        return []
-
-
-def _unreachable(path: Path, inside: Path) -> str | None:
-    """Why a file cannot be used, or nothing; a link may not lead out of the folder."""
-    try:
-        if not path.resolve().is_relative_to(inside):
-            return "a link that leads out of images/"
-        return None if path.is_file() else "no such file"
-    except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, or a circle of links
-        return "not a name that a file can have"
-
-
-def _probe(path: Path) -> Picture | str:
-    """The picture, or why it cannot be read."""
-    try:
-        return probe_picture(picture_bytes(path))
-    except DataError as error:
-        return error.what
-
-
-def _rotation(image: ImageEntry, picture: Picture, report: Report) -> bool | None:
-    """Whether the annotations see the picture upright; ``None`` if they see another size altogether."""
-    size = (image.width, image.height)
-    if size == picture.upright_size:
-        return picture.orientation != 1
-    if size == (picture.width, picture.height):
-        return False
-    got = f"{picture.upright_size[0]} x {picture.upright_size[1]}"
-    message = f"annotated as {image.width} x {image.height} px, the picture has {got}"
-    report.error("wrong size", image.where, message)
-    return None
-
-
-def _record(
-    image: ImageEntry, path: Path, sha256: str, rotate: bool, boxes: Sequence[Box], labels: dict[int, int]
-) -> ImageRecord:
+def _record(found: FoundPicture, boxes: Sequence[Box], labels: Mapping[int, int]) -> ImageRecord:
+    image = found.image
     return ImageRecord(
         image_id=image.image_id,
-        path=path,
-        sha256=sha256,
+        path=found.path,
+        sha256=found.picture.sha256,
         group=image.file_name if image.group is None else image.group,
         width=image.width,
         height=image.height,
-        rotate=rotate,
+        rotate=found.rotate,
         boxes=np.array([box.xyxy for box in boxes], dtype=np.float32).reshape(-1, 4),
         labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
         areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
         crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
         annotation_ids=np.array([box.annotation_id for box in boxes], dtype=np.int64),
+    )
+
+
+def _photo(split: str, found: FoundPicture, record: ImageRecord) -> Photo:
+    sides = np.array([record.width, record.height] * 2, dtype=np.float32)
+    return Photo(
+        split=split,
+        where=found.image.where,
+        file_name=found.image.file_name,
+        sha256=record.sha256,
+        group=found.image.group,
+        thumbnail=upright(found.picture.thumbnail, found.picture.orientation if found.rotate else 1),
+        boxes=record.boxes[~record.crowd] / sides,
     )

@@ -1,7 +1,4 @@
-"""What is wrong with a data set, one record per problem, and the report that collects them.
-
-Written by ``vqc.data.annotations`` and ``vqc.data.dataset``; shown by ``vqc check`` and by the search.
-"""
+"""What is wrong with a data set: one record per problem, and the report that collects them."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-MOST = 10_000  # findings of one severity: nobody reads more, and a hostile file would make millions of them
+MOST = 10_000  # findings of one severity: nobody reads more, and a hostile file would cause millions
 
 Severity = Literal["error", "warning"]
 
@@ -24,7 +21,7 @@ class Finding:
         severity: an error keeps the data from being used; a warning does not.
         kind: the heading it is shown under, such as "box outside its image".
         where: such as "train/annotations.json, image 17 (a.jpg), annotation 4".
-        message: one clause: what was got, what was expected.
+        message: one clause: what was expected, what was got.
     """
 
     severity: Severity
@@ -38,15 +35,15 @@ class Finding:
 
 @dataclass
 class Report:
-    """Findings in the order in which they were met; beyond ``MOST`` of a severity they are no longer kept."""
+    """Findings in the order in which they were added; beyond ``MOST`` of a severity they are only counted."""
 
     findings: list[Finding] = field(default_factory=list)
-    met: Counter[Severity] = field(default_factory=Counter)
+    counts: Counter[Severity] = field(default_factory=Counter)
 
     @property
     def full(self) -> bool:
-        """Whether no further error would be kept: then it is time to stop looking."""
-        return self.met["error"] > MOST
+        """Whether no further error would be kept, so that reading can stop."""
+        return self.counts["error"] > MOST
 
     def error(self, kind: str, where: str, message: str) -> None:
         self._add("error", kind, where, message)
@@ -55,11 +52,11 @@ class Report:
         self._add("warning", kind, where, message)
 
     def _add(self, severity: Severity, kind: str, where: str, message: str) -> None:
-        self.met[severity] += 1
-        if self.met[severity] > MOST + 1:
+        self.counts[severity] += 1
+        if self.counts[severity] > MOST + 1:
             return
-        if self.met[severity] == MOST + 1:
-            kind, message = f"too many {severity}s", f"more than {MOST:,} {severity}s, from here on none is told"
+        if self.counts[severity] == MOST + 1:
+            kind, message = f"too many {severity}s", f"more than {MOST:,} {severity}s; the others are not listed"
         self.findings.append(Finding(severity=severity, kind=kind, where=where, message=message))
 
     @property
@@ -68,7 +65,7 @@ class Report:
 
 
 def grouped(findings: Sequence[Finding], severity: Severity) -> dict[str, list[Finding]]:
-    """Kind -> its findings, for one severity, in the order in which the kinds were met."""
+    """Kind -> its findings, for one severity, in the order in which the kinds first occur."""
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         if finding.severity == severity:
@@ -76,21 +73,22 @@ def grouped(findings: Sequence[Finding], severity: Severity) -> dict[str, list[F
     return groups
 
 
-def warning_lines(findings: Sequence[Finding], *, limit: int = 5) -> list[str]:
-    """The warnings in a sentence each, as a run tells them before it begins; beyond ``limit`` their number."""
-    found = [f"Warning: {finding}" for finding in findings if finding.severity == "warning"]
-    rest = [f"... and {len(found) - limit} more warnings: vqc check --data DIR"] if len(found) > limit else []
-    return found[:limit] + rest
+def warning_lines(findings: Sequence[Finding]) -> list[str]:
+    """For each kind of warning one sentence, to be printed before training: the first one, and how many more."""
+    return [
+        f"Warning: {group[0]}" + (f" ({len(group) - 1} more: vqc check)" if len(group) > 1 else "")
+        for group in grouped(findings, "warning").values()
+    ]
 
 
 def printable(text: str) -> str:
-    """A name as it can safely be shown: control characters and lone surrogates escaped, cut to 80 characters."""
+    """A name that is safe to print: control characters and lone surrogates escaped, cut to 80 characters."""
     safe = text if text.isprintable() else ascii(text)[1:-1]
     return safe if len(safe) <= 80 else f"{safe[:38]}...{safe[-39:]}"
 
 
 def shown(value: object) -> str:
-    """Any JSON value, short: long texts, lists and deep nesting are cut."""
+    """Any JSON value in short: long texts, long lists and deep nesting are cut."""
     form = reprlib.Repr()
     form.maxstring = form.maxother = 60
     form.maxlist = form.maxdict = 6

@@ -1,7 +1,7 @@
 """Image bytes -> what the annotations need to know, and pixels. The only module that imports Pillow.
 
-Called by ``vqc.data.dataset``. Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become
-upright 8-bit RGB; everything is decoded in full, so a truncated file is found before training starts.
+Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become upright 8-bit RGB. Every file is decoded
+in full, so that a truncated one is found before training starts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ if TYPE_CHECKING:
 # Only formats that photographs come in: Pillow also knows some that start other programs (EPS).
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXIF_ORIENTATION = 0x0112
+THUMBNAIL_PX = 64
 MOST_BYTES = 2**30  # of a file: the largest picture, of 16 bits and not compressed
 
 # Decoders of hostile bytes raise all of these; each means that the file is broken, not the program.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError)
 
-# EXIF orientation -> the upright picture, for pixels of shape [height, width, 3].
+# EXIF orientation -> the upright picture.
 _UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -44,11 +45,11 @@ _UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
     8: lambda pixels: np.rot90(pixels, 1),
 }
 
-# Silencing a warning changes the interpreter's filters for a moment; threads must not do it at once.
+# To silence a warning changes filters of the whole interpreter; two threads must not do that at once.
 _opening = threading.Lock()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
     """What a file says about itself.
 
@@ -56,12 +57,14 @@ class Picture:
         sha256: of the file's bytes, in hex.
         width, height: in pixels as stored, before any rotation.
         orientation: EXIF's code, 1 (upright) to 8.
+        thumbnail: uint8 [THUMBNAIL_PX, THUMBNAIL_PX], grey, the whole picture as stored, squeezed into a square.
     """
 
     sha256: str
     width: int
     height: int
     orientation: int
+    thumbnail: NDArray[np.uint8]
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -86,19 +89,27 @@ def picture_bytes(path: Path) -> bytes:
 
 
 def probe_picture(data: bytes) -> Picture:
-    """Decode a whole file and tell what it is.
+    """Decode a whole file and say what it is.
 
     Raises:
         DataError: not a picture, truncated, too large or of a kind without colours; names no file.
     """
+    from PIL.Image import Resampling
+
     with _open(data) as image:
         width, height = image.size
         _check_mode(image)
         # A JPEG at an eighth of its size: all bytes are still read, so a cut-off file is found, and sooner.
-        image.draft(None, (max(width // 8, 1), max(height // 8, 1)))
+        image.draft(None, (max(width // 8, THUMBNAIL_PX), max(height // 8, THUMBNAIL_PX)))
         _load(image)
-        orientation = _orientation(image)
-    return Picture(sha256=hashlib.sha256(data).hexdigest(), width=width, height=height, orientation=orientation)
+        grey = _eight_bit(image).convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Resampling.BOX)
+        return Picture(
+            sha256=hashlib.sha256(data).hexdigest(),
+            width=width,
+            height=height,
+            orientation=_orientation(image),
+            thumbnail=np.asarray(grey),
+        )
 
 
 def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
@@ -118,16 +129,21 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
         _check_mode(image)
         _load(image)
         orientation = _orientation(image) if rotate else 1
-        pixels = _rgb(image)
-    return np.ascontiguousarray(_UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels)
+        pixels = np.asarray(_eight_bit(image).convert("RGB"))
+    return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Pixels [height, width, ...] turned and mirrored as EXIF's ``orientation``, 1 to 8, asks; a view."""
+    return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
 
 
 def _open(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     with _opening, warnings.catch_warnings():
-        # Large photographs are welcome: Pillow's error, at twice the size of its warning, is the limit. What else it
-        # warns of (tags that say more than the file holds) is no matter, or an error when the pixels are read.
+        # Large photographs are allowed: the limit is Pillow's error, at twice the size of its warning. Its other
+        # warnings (tags that say more than the file holds) do not matter, or become errors when pixels are read.
         warnings.simplefilter("ignore")
         try:
             return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -160,10 +176,11 @@ def _orientation(image: Image) -> int:
     return code if isinstance(code, int) and code in _UPRIGHT else 1
 
 
-def _rgb(image: Image) -> NDArray[np.uint8]:
+def _eight_bit(image: Image) -> Image:
+    """The picture in a mode that converts to RGB and to grey."""
+    from PIL.Image import fromarray
+
     if image.mode.startswith("I"):  # 16-bit grey; plain "I" holds the same range in 32 bits
-        grey = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("P", "PA", "LA"):  # by way of RGBA: a palette's transparency has no direct way to RGB
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+        return fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    # By way of RGBA: a palette's transparency has no direct way to RGB.
+    return image.convert("RGBA") if image.mode in ("P", "PA", "LA") else image

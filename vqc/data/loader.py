@@ -1,7 +1,7 @@
 """Records -> batches: images fitted into one fixed size, cached, augmented and collated ahead of the trainer.
 
-Called by ``vqc.training.loop`` and by all that evaluates. Every batch is a function of (seed, epoch, its images) alone:
-neither the cache nor the number of threads nor a resumption changes what the training sees.
+Every batch depends on the seed, the epoch and its images alone: neither the cache nor the number of threads nor a
+resumption changes it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Batch:
     indices: tuple[int, ...]
 
     def parts(self, size: int) -> list[Batch]:
-        """The batch in its order, in parts of ``size`` images, the last one maybe smaller; views, not copies."""
+        """The batch cut into parts of ``size`` images, in order; the last may be smaller. Views, not copies."""
         ends = range(0, len(self.indices), size)
         return [
             Batch(
@@ -54,7 +54,7 @@ class Batch:
         ]
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device: three transfers, however many images; a GPU fetches them while the CPU goes on."""
+        """The batch on a device: three transfers for any number of images; to a GPU they are asynchronous."""
         counts = [len(one["labels"]) for one in self.targets]
         boxes, labels = (_sent(torch.cat([one[name] for one in self.targets]), device) for name in ("boxes", "labels"))
         pairs = zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
@@ -63,20 +63,20 @@ class Batch:
 
 
 class FittedImages:
-    """The images of a split at one size, and what is to be found on them.
+    """The images of a split at one size, with their boxes and labels.
 
-    ``self[i]`` is uint8 [H, W, 3], not to be altered; ``boxes[i]`` float32 [n, 4] xyxy in pixels of the fitted image
-    and ``labels[i]`` int64 [n] in 1..C, without the crowd regions. With a cache folder the images are decoded once,
-    ever; without one, or where it has no room for them, at each access. Both give the same bytes.
+    ``self[i]`` is uint8 [H, W, 3], not to be changed; ``boxes[i]`` float32 [n, 4] xyxy in pixels of the fitted image
+    and ``labels[i]`` int64 [n] in 1..C, without the crowd regions. With a cache folder the images are decoded only
+    once; without one, or where it has no space for them, at each access. The pixels are the same.
     """
 
     def __init__(self, data: Data, split: str, *, size: tuple[int, int], cache: Path | None) -> None:
         import cv2
 
-        cv2.setNumThreads(1)  # whole images are spread over threads already
+        cv2.setNumThreads(1)  # there is a thread for each image already
         self.split = data.split(split)
         self.size = size
-        # A crowd region is ignored in scoring and says nothing of one object.
+        # A crowd region is ignored in scoring and is not one object.
         self.boxes = [r.boxes[~r.crowd] * np.float32(fit_scale(r.width, r.height, size)) for r in self.split.images]
         self.labels = [r.labels[~r.crowd] for r in self.split.images]
         self._pixels: NDArray[np.uint8] | None = None
@@ -98,7 +98,7 @@ class FittedImages:
         return fit_image(read_image(record), self.size)
 
     def _all_fitted(self) -> Iterator[NDArray[np.uint8]]:
-        return prefetched(self._fitted, self.split.images, workers=os.cpu_count() or 1)  # who consumes them only writes
+        return prefetched(self._fitted, self.split.images, workers=os.cpu_count() or 1)  # the consumer only writes
 
 
 def evaluation_batches(
@@ -145,8 +145,8 @@ def _parts(order: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 
 def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) -> Batch:
-    """The batch of these images; ``write`` puts each one straight into its place and gives its boxes."""
-    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU leaves the GPU alone
+    """The batch of these images; ``write`` puts each one directly into its place and returns its boxes."""
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU must not start CUDA
     pixels = torch.empty((len(indices), *images.size, 3), dtype=torch.uint8, pin_memory=on_gpu)
     targets = [
         {"boxes": torch.from_numpy(write(index, out)), "labels": torch.from_numpy(images.labels[index].copy())}
@@ -159,4 +159,4 @@ def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) 
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # as it is where it was made in pinned memory
+    return tensor.pin_memory().to(device, non_blocking=True)  # pin_memory changes nothing where it is pinned already

@@ -1,18 +1,16 @@
 """The generated data set: photographs of brushed metal with scratches, dents and stains; good parts too.
 
-Called by ``vqc sample``, and by the search where no data is given. Every figure comes from the seed, so
-the same versions of numpy, OpenCV and Pillow write the same bytes.
+Written by ``vqc sample``, and by training and the search where no data is given. Everything is drawn from the seed: the
+same versions of numpy, OpenCV and Pillow write the same bytes.
 
 Glossary: a *canvas* is float32 ``[SIDE_PX, SIDE_PX]`` of grey levels, 0 black to 255 white; an *alpha* has
-the same shape and says, 0 to 1, how much of a defect is seen at each pixel.
+the same shape and says, 0 to 1, how visible a defect is at each pixel.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +21,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.errors import DataError
+from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
 SAMPLE_IMAGES: Mapping[str, int] = MappingProxyType({"train": 128, "val": 48, "test": 64})
-SAMPLE_VERSION = 1  # rises when the same seed would write other bytes
+SAMPLE_VERSION = 1  # to be raised when the same seed writes other bytes
 SIDE_PX = 256
 JPEG_QUALITY = 92
 GOOD_EVERY = 3  # one part in three is good
 MARGIN_PX = 8  # between a defect and the edge, and between two defects
-SEEN = 0.25  # a pixel belongs to a defect's box where its alpha is above this
+VISIBLE = 0.25  # a pixel belongs to a defect's box where its alpha is above this
 
 Canvas = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class _Defect:
-    """A defect before it meets the metal: where it is, the grey levels it adds, and their weights in R, G and B."""
+    """A defect: its alpha, the grey levels that it adds to the metal, and their weights in R, G and B."""
 
     category: str
     alpha: Canvas
@@ -47,43 +46,31 @@ class _Defect:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x, y, width, height in pixels of what is seen."""
-        rows, columns = np.nonzero(self.alpha > SEEN)
+        """x, y, width, height in pixels of the visible part."""
+        rows, columns = np.nonzero(self.alpha > VISIBLE)
         left, top = int(columns.min()), int(rows.min())
         return left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
 
 
 def choose_data(folder: Path | None, results: Path) -> tuple[Path, str]:
-    """The folder of data to use, and a sentence where it is the sample: the one given, else ``data/``, else the sample.
+    """The folder of data to use: the given one, else ``data/``, else the sample below ``results``, written if needed.
+
+    Returns:
+        The folder, and a sentence for the user where it is the sample, else nothing.
 
     Raises:
-        DataError: the sample is wanted and cannot be written.
+        DataError: the sample is needed and cannot be written.
     """
-    if folder is not None:
-        return folder, ""
-    if Path("data").is_dir():
-        return Path("data"), ""
-    sample = default_data(results)
-    return (
-        sample,
-        f"No data given and no folder 'data': the generated sample is used ({sample}); yours with --data DIR.",
-    )
-
-
-def default_data(results: Path) -> Path:
-    """The sample under a folder of results, written if it is not there yet.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    return write_sample(results / "sample")
+    if folder is not None or Path("data").is_dir():
+        return folder or Path("data"), ""
+    sample = write_sample(results / "sample")
+    return sample, f"No --data given and no folder 'data': the generated sample is used ({sample})."
 
 
 def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAMPLE_IMAGES) -> Path:
-    """Write ``folder/{train,val,test}/{images/,annotations.json}``, or keep it where it is already whole.
+    """Write ``folder/{train,val,test}/{images/,annotations.json}``, or keep it where it is already complete.
 
-    Built beside its place and renamed, so what bears the name is complete. Nothing is fsynced: what a power
-    cut breaks, ``vqc check`` finds and this function makes again.
+    The folder appears only when it is complete. It is not fsynced: after a power cut ``vqc check`` may find it damaged.
 
     Args:
         folder: new, empty, or holding this very sample.
@@ -98,27 +85,19 @@ def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAM
     origin = _origin(seed, images)
     if _is_whole(folder, origin):
         return folder
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise DataError(
-            f"{folder}: holds something else than this sample; expected a new or empty folder",
-            command=f"vqc sample --out new-folder --seed {seed}",
-        )
-    unfinished = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed and had our number
     try:
-        for number, (split, count) in enumerate(images.items()):
-            _write_split(unfinished / split, seed=seed, number=number, count=count)
-        _write_text(unfinished / "README.txt", f"{origin['about']}\nseed {seed}, version {SAMPLE_VERSION}\n")
-        _write_text(unfinished / "provenance.json", json.dumps(origin, indent=2) + "\n")
-        if folder.is_dir():
-            folder.rmdir()  # empty, as was asked above; Windows does not rename over a folder
-        unfinished.rename(folder)
-    except OSError as error:
-        if _is_whole(folder, origin):  # another process was faster
+        with new_folder(folder) as draft:
+            for number, (split, count) in enumerate(images.items()):
+                _write_split(draft / split, seed=seed, number=number, count=count)
+            _write_text(draft / "README.txt", f"{origin['about']}\nseed {seed}, version {SAMPLE_VERSION}\n")
+            _write_text(draft / "provenance.json", json.dumps(origin, indent=2) + "\n")
+    except (DataError, OSError) as error:
+        if _is_whole(folder, origin):  # another process wrote it meanwhile
             return folder
-        raise DataError(f"{folder}: the sample cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(f"{folder}: the sample cannot be written: {error.strerror or error}") from None
+        problem = "holds something else than this sample, expected a new or empty folder"
+        raise DataError(f"{folder}: {problem}", command=f"vqc sample --out new-folder --seed {seed}") from None
     return folder
 
 

@@ -1,8 +1,7 @@
-"""What is done to a training image: flips, brightness and contrast, written straight into the batch.
+"""Augmentation of a training image: flips, brightness and contrast, written directly into the batch.
 
-The only module that imports albumentations, which changes the light; called by ``vqc.data.loader`` from several threads
-at once. Flips are done here: albumentations takes boxes by way of shares of the image's size, ten times slower and not
-to the last digit (the tests compare). The result depends on the arguments alone.
+The only module that imports albumentations, for brightness and contrast. Flips are done here: albumentations converts
+boxes to shares of the image's size and back, which is ten times slower and not exact (the tests compare).
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
 
 
 class Augmenter:
-    """Augments one image at a time, in any number of threads."""
+    """Augments one image at a time; may be called from several threads."""
 
     def __init__(self, settings: Augmentation) -> None:
         self._settings = settings
-        self._own = threading.local()  # albumentations' streams of chance are not shared between threads
+        self._own = threading.local()  # albumentations' random state is not shared between threads
 
     def __call__(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float32], *, seed: int, out: NDArray[np.uint8]
@@ -34,8 +33,8 @@ class Augmenter:
         """Write the augmented image into ``out`` and return its boxes; equal seeds give equal results.
 
         Args:
-            image: [H, W, 3] RGB, not altered.
-            boxes: [n, 4] xyxy pixels inside the image, not altered.
+            image: [H, W, 3] RGB, not changed.
+            boxes: [n, 4] xyxy pixels inside the image, not changed.
             seed: of this image in this epoch.
             out: [H, W, 3], contiguous, not overlapping ``image``.
 
@@ -44,7 +43,7 @@ class Augmenter:
         """
         import cv2
 
-        random = Random(seed)  # quicker to make than numpy's, and promised to stay the same between releases
+        random = Random(seed)  # faster to create than numpy's, and the same in all releases
         horizontal = random.random() < self._settings.horizontal_flip
         vertical = random.random() < self._settings.vertical_flip
         flip = _FLIPS.get((horizontal, vertical))
@@ -58,7 +57,7 @@ class Augmenter:
         return _flipped(boxes, image.shape, horizontal=horizontal, vertical=vertical)
 
     def _lit(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-        """Another contrast and brightness, drawn by albumentations within the settings."""
+        """The image with another brightness and contrast, drawn by albumentations within the settings."""
         if not hasattr(self._own, "light"):
             self._own.light = _light(self._settings)
         self._own.light.set_random_seed(seed)
@@ -67,7 +66,7 @@ class Augmenter:
 
 
 def _light(settings: Augmentation) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a release
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: no request to the network
     import albumentations as A
 
     change = A.RandomBrightnessContrast(brightness_limit=settings.brightness, contrast_limit=settings.contrast, p=1.0)

@@ -29,7 +29,7 @@ def grad_cam(model: nn.Module, image: NDArray[np.uint8], target: Target) -> NDAr
         model: any detector of this project; it is left in evaluation mode and otherwise as it was.
 
     Returns:
-        None where the model finds nothing of the target's label that overlaps it, so that nothing can be told.
+        None where the model finds nothing of the target's label that overlaps it.
     """
     from pytorch_grad_cam import HiResCAM
 

@@ -1,10 +1,10 @@
-"""Why this box: heat over a photograph that shows what speaks for one detection, and how far to trust it.
+"""Saliency: heat over a photograph that shows which pixels a detection depends on, and how far to trust it.
 
 Used by ``vqc explain``. Symbols: N images in a batch, [H, W] the detector's fixed size, m detections on an image. All
 pictures here are already fitted: uint8 [H, W, 3] RGB; boxes are xyxy in their pixels; heat is float32 [H, W] in 0..1.
 
-D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; what is kept in the masks under which
-the detection survives, speaks for it. It needs nothing of the detector but its detections. We depart from the paper in
+D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many times; pixels that were kept whenever the
+detection was still found are hot. It needs nothing of the detector but its detections. We depart from the paper in
 three points: detectors here return one class and its score and no vector of probabilities, so the similarity of classes
 is 1 or 0; what is masked is blurred instead of black, because a black edge looks like a scratch; and the heat is a
 covariance (see ``drise``). The other method is in ``vqc.inference.grad_cam``.

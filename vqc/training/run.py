@@ -28,8 +28,7 @@ from pydantic import Field, ValidationError
 from vqc.config import Record, TrainConfig, load_record
 from vqc.epoch import EpochReport
 from vqc.errors import ConfigError, DataError, ModelError, nearest
-from vqc.files import write_atomically
-from vqc.lines import LineFile, whole_lines
+from vqc.files import LineFile, whole_lines, write_atomically
 from vqc.provenance import versions
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PLAN: dict[str, Any] = json.loads((HERE / "plan.json").read_text(encoding="utf-8"))
 CHUNK_BYTES = 2**26
+JOURNAL: list[Path] = []  # of the search whose trial this worker has
 
 
 class UnpicklableError(Exception):
@@ -41,27 +42,27 @@ def strike(trial: int, place: str, state: Any = None) -> None:
         before = len(list(HERE.glob(f"struck-{k}-*")))
         if (fault["trial"], fault["place"]) == (trial, place) and before < fault["times"]:
             (HERE / f"struck-{k}-{before}").touch()
-            KINDS[fault["kind"]](state)
+            KINDS[fault["kind"]](state, trial)
 
 
-def broken(state: Any) -> None:
+def broken(state: Any, trial: int) -> None:
     raise UnpicklableError("broken on purpose", threading.Lock())
 
 
-def poisoned(state: Any) -> None:
+def poisoned(state: Any, trial: int) -> None:
     for parameter in state.model.parameters():
         parameter.data.fill_(float("nan"))
 
 
-def out_of_memory(state: Any) -> None:
+def out_of_memory(state: Any, trial: int) -> None:
     import resource
 
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + 4 * CHUNK_BYTES, -1))
-    hogged(state)
+    hogged(state, trial)
 
 
-def hogged(state: Any) -> None:
+def hogged(state: Any, trial: int) -> None:
     """Take memory until something stops it, but no more than planned: others work on this machine."""
     kept = []
     for _ in range(PLAN["hog_bytes"] // CHUNK_BYTES):
@@ -69,17 +70,24 @@ def hogged(state: Any) -> None:
     time.sleep(10)
 
 
-def held(state: Any) -> None:
-    """Wait for the file that lets it go on."""
-    while not (HERE / "go").exists():
+def held(state: Any, trial: int) -> None:
+    """Wait for the file that lets the trial go on."""
+    while not (HERE / f"go-{trial}").exists():
         time.sleep(0.05)
 
 
-KINDS: dict[str, Callable[[Any], None]] = {
+def stopped(state: Any, trial: int) -> None:
+    """Stop the process for good, once the journal has the epoch: it is written while training goes on."""
+    while f'"event":"epoch","trial":{trial},' not in JOURNAL[0].read_text(encoding="utf-8"):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+KINDS: dict[str, Callable[[Any, int], None]] = {
     "raise": broken,
     "hold": held,
-    "stop": lambda state: os.kill(os.getpid(), signal.SIGSTOP),
-    "abort": lambda state: os.abort(),
+    "stop": stopped,
+    "abort": lambda state, trial: os.abort(),
     "nan": poisoned,
     "MemoryError": out_of_memory,
     "hog": hogged,
@@ -92,6 +100,7 @@ def break_worker(worker: ModuleType) -> None:
 
     def begun(self: Any, assignment: Any) -> None:
         taken[:] = [int(assignment.folder.name)]
+        JOURNAL[:] = [assignment.folder.parents[1] / "journal.jsonl"]
         begin(self, assignment)
 
     def fitted(*arguments: Any, **named: Any) -> Iterator[Any]:

@@ -25,7 +25,7 @@ def table_of(*rows: tuple[float, float], side: int = 320, epochs: int = 3, peak_
     """Trials of one image size; a row is when its first epoch began, in seconds, and its images per second."""
     table = Table()
     for number, (from_s, images_per_s) in enumerate(rows, start=1):
-        trial = Trial(number=number, params={}, config=config_of(side), origin="sampler", proposed_ms=START_MS)
+        trial = Trial(number=number, params={}, config=config_of(side), origin="sampler", proposed_s=0.0)
         for epoch in range(1, epochs + 1):
             report = epoch_report(epoch, ap50=0.1).model_copy(
                 update={
@@ -37,7 +37,7 @@ def table_of(*rows: tuple[float, float], side: int = 320, epochs: int = 3, peak_
                     "micro_batch": 4,
                 }
             )
-            trial.apply(EpochMeasured(at_ms=START_MS, trial=number, report=report))
+            trial.apply(EpochMeasured(at_ms=START_MS, awake_s=from_s + epoch * EPOCH_S, trial=number, report=report))
         table.trials[number] = trial
     return table
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests import images
 from tests.watching import Watch
-from vqc.data.dataset import inspect_data
+from vqc.data.dataset import check_data
 
 OUTSIDE = (
     "../../../secret.png",
@@ -63,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "train/images/broken.png").write_bytes(b"no picture")
     images.edit_json(root / "val/annotations.json", lambda d: d["images"].append(images.image(9, "broken.png")))
     (root / "val/images/broken.png").write_bytes(b"no picture")
-    inspect_data(root)  # a broken picture makes Pillow import all its formats: now, not while files are watched
+    check_data(root)  # a broken picture makes Pillow import all its formats: now, not while files are watched
     (root / "val/images/broken.png").unlink()
     images.edit_json(root / "val/annotations.json", lambda d: d["images"].pop())
     return root
@@ -76,7 +76,7 @@ def test_no_content_raises_or_leads_out_of_the_folder(root: Path, watch: Watch, 
     images.write_json(root / "train/annotations.json", content)
     watch.opened.clear()
     watch.on = True
-    _, findings = inspect_data(root)
+    _, findings = check_data(root)
     watch.on = False
     opened = [Path(path) for path in watch.opened]
     assert root / "train/annotations.json" in opened
@@ -97,7 +97,7 @@ def test_a_box_is_refused_or_inside_and_not_empty(root: Path, x: float, y: float
     boxes = [images.annotation(1, 1, (x, y, right - x, bottom - y)), images.annotation(2, 2)]
     entries = [images.image(1, "rgb-1.png"), images.image(2, "rgb-2.png")]
     images.write_json(root / "train/annotations.json", images.document(entries, boxes))
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     wrong = right <= x or bottom <= y or min(x, y) < -1.02 or right > 65.02 or bottom > 49.02
     fine = right > x + 0.01 and bottom > y + 0.01 and min(x, y) >= 0 and right <= 64 and bottom <= 48
     assert not (wrong and data is not None)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import images
-from vqc.data.dataset import Finding, inspect_data, load_data, read_image
+from vqc.data.dataset import Finding, check_data, load_data, read_image
 from vqc.errors import DataError
 
 
@@ -30,7 +30,7 @@ def root(faultless: Path, tmp_path: Path) -> Path:
 
 
 def errors(root: Path) -> list[Finding]:
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     found = [finding for finding in findings if finding.severity == "error"]
     assert (data is None) == bool(found)
     return found
@@ -41,7 +41,7 @@ def edit(root: Path, change: Callable[[dict[str, Any]], object], split: str = "t
 
 
 def test_a_faultless_folder_has_no_findings(faultless: Path) -> None:
-    data, findings = inspect_data(faultless)
+    data, findings = check_data(faultless)
     assert findings == []
     assert data is not None
     assert [(split.name, len(split.images), split.good, split.defective) for split in data.splits] == [
@@ -179,12 +179,12 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str, str]] = {
     "image": (lambda d: d["annotations"][0].update(image_id=99), "unknown image", "image_id 99"),
     "same image id": (lambda d: d["images"][1].update(id=1), "duplicate", "image id 1"),
     "same annotation id": (lambda d: d["annotations"][1].update(id=1), "duplicate", "annotation id 1"),
-    "same category id": (lambda d: d["categories"][1].update(id=3), "duplicate", "id 3"),
-    "same category name": (lambda d: d["categories"][1].update(name="scratch"), "duplicate", "'scratch'"),
+    "same category id": (lambda d: d["categories"][1].update(id=3), "duplicate", "category id 3"),
+    "same category name": (lambda d: d["categories"][1].update(name="scratch"), "duplicate", "name scratch"),
     "same file, spelt otherwise": (
-        lambda d: d["images"][1].update(file_name="./rgb-1.png"), "duplicate", "same file_name"
+        lambda d: d["images"][1].update(file_name="./rgb-1.png"), "duplicate", "file_name rgb-1.png"
     ),
-    "same file": (lambda d: d["images"][1].update(file_name="rgb-1.png"), "duplicate", "same file_name"),
+    "same file": (lambda d: d["images"][1].update(file_name="rgb-1.png"), "duplicate", "file_name rgb-1.png"),
     "control character": (lambda d: d["categories"][1].update(name="\x1b]0;x"), "malformed entry", "without control"),
     "surrogate category": (lambda d: d["categories"][1].update(name="\ud800"), "malformed entry", "without control"),
     "other name": (lambda d: d["categories"][1].update(name="pit"), "categories differ", "adds 7 'dent'"),
@@ -220,7 +220,7 @@ def test_a_finding_names_file_image_and_box(root: Path) -> None:
 
 def test_a_small_overhang_is_clipped_with_a_warning(root: Path) -> None:
     edit(root, lambda d: d["annotations"][0].update(bbox=[-0.5, 6, 65.25, 43]))
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     assert [finding.kind for finding in findings] == ["box clipped"]
     assert data is not None
     assert data.train.images[0].boxes[0].tolist() == [0, 6, 64, 48]
@@ -318,7 +318,7 @@ SUSPICIOUS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_suspicious_data_is_usable_with_a_warning(root: Path, case: str) -> None:
     change, kind = SUSPICIOUS[case]
     change(root)
-    data, findings = inspect_data(root)
+    data, findings = check_data(root)
     assert data is not None
     assert [(finding.severity, finding.kind) for finding in findings] == [("warning", kind)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqc.data.dataset import Data, inspect_data, load_data, read_image
-from vqc.data.synthetic import CATEGORIES, SAMPLE_IMAGES, default_data, write_sample
+from vqc.data.dataset import Data, check_data, load_data, read_image
+from vqc.data.synthetic import CATEGORIES, SAMPLE_IMAGES, choose_data, write_sample
 from vqc.errors import DataError
 
 FEW = {"train": 24, "val": 6, "test": 6}
@@ -30,7 +30,7 @@ def data(sample: Path) -> Data:
 
 
 def test_it_has_no_findings(sample: Path) -> None:
-    data, findings = inspect_data(sample)
+    data, findings = check_data(sample)
     assert findings == []
     assert data is not None
     assert data.summary()["images"] == FEW
@@ -136,8 +136,18 @@ def test_it_says_what_it_is(sample: Path) -> None:
     assert "Generated" in (sample / "README.txt").read_text(encoding="utf-8")
 
 
+def test_given_data_come_before_the_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert choose_data(None, tmp_path / "results") == (Path("data"), "")
+    assert choose_data(Path("mine"), tmp_path / "results") == (Path("mine"), "")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 @pytest.mark.slow
-def test_the_default_has_its_place_under_the_results(tmp_path: Path) -> None:
-    folder = default_data(tmp_path / "results")
-    assert folder == tmp_path / "results" / "sample"
+def test_the_sample_under_the_results_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, said = choose_data(None, Path("results"))
+    assert folder == Path("results") / "sample"
+    assert str(folder) in said
     assert load_data(folder).summary()["images"] == dict(SAMPLE_IMAGES)

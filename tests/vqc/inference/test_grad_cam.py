@@ -41,7 +41,7 @@ def test_grad_cam_explains_one_detection_of_every_family(name: str, size: tuple[
     (found,) = torch_predictor(model, info).detect_fitted(image[None])
 
     def first_map(order: np.ndarray) -> np.ndarray:
-        """Random weights may leave a detection without one: nothing that speaks for it."""
+        """Random weights may leave a detection without one."""
         targets = (Target(box=found.boxes[i], label=int(found.labels[i])) for i in order)
         return next(heat for target in targets if (heat := grad_cam(model, image, target)) is not None)
 

@@ -40,7 +40,7 @@ def test_a_folder_is_searched_in_the_order_of_names(tmp_path: Path) -> None:
     [
         ({"width": None}, r"image 2 .*: width: expected"),
         ({"file_name": "../other.png"}, "expected a name inside images/"),
-        ({"id": 1}, "image id 1 is already taken"),
+        ({"id": 1}, "image id 1 is used more than once"),
     ],
 )
 def test_an_image_that_a_coco_file_lists_is_not_left_out(broken: dict[str, object], says: str, tmp_path: Path) -> None:

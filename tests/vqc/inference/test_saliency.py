@@ -1,4 +1,4 @@
-"""Maps that show what speaks for a box, and figures that say how far to trust them."""
+"""Maps that show which pixels a detection depends on, and figures that say how far to trust them."""
 
 from __future__ import annotations
 

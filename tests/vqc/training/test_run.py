@@ -17,7 +17,7 @@ from tests.vqc.training.test_loop import MEASURED, config
 from vqc.data.dataset import Data, load_data
 from vqc.epoch import EpochReport, MachineUse
 from vqc.errors import ConfigError, DataError, ModelError
-from vqc.lines import LineFile, whole_lines
+from vqc.files import LineFile, whole_lines
 from vqc.models.checkpoint import load_model, read_info
 from vqc.tracking.metric_names import epoch_figures
 from vqc.tracking.mlflow_client import Tracker, default_uri

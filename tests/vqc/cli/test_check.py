@@ -1,0 +1,64 @@
+"""``vqc check`` counts what is there and shows what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from vqc.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return images.write_data(tmp_path_factory.mktemp("data") / "parts")
+
+
+def test_check_shows_the_counts(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--data", str(parts)]) == 0
+    shown = capsys.readouterr().out
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["parts", "train", "val", "test"] in rows
+    assert ["defective", "4", "2", "2"] in rows
+    assert ["dent", "4", "2", "2"] in rows
+    assert shown.endswith("usable\n")
+
+
+def test_check_groups_and_cuts_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images.write_data(tmp_path / "parts")
+    wrong = [images.annotation(id_, 1, (60, 6, 9, 2)) for id_ in range(50, 73)]
+    images.edit_json(root / "train/annotations.json", lambda d: d["annotations"].extend(wrong))
+    assert main(["check", "--data", str(root)]) == 2
+    shown = capsys.readouterr().out.splitlines()
+    assert "error  box outside its image (23)" in shown
+    assert sum("annotation 5" in line or "annotation 6" in line for line in shown) == 20
+    assert "  and 3 more" in shown
+    assert shown[-1] == "not usable until the errors are corrected"
+
+
+def test_a_name_with_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images.write_data(tmp_path / "parts")
+    images.edit_json(root / "val/annotations.json", lambda d: d["images"][0].update(file_name="[red]a\x1b[2J.png"))
+    assert main(["check", "--data", str(root)]) == 2
+    shown = capsys.readouterr().out
+    assert "[red]a\\x1b[2J.png" in shown
+    assert "\x1b" not in shown
+
+
+def test_small_defects_are_reported_for_the_image_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images.write_data(tmp_path / "parts")  # images of 64 x 48 px
+    thin = [images.annotation(id_, 1, (8, 6, 20, 5)) for id_ in range(50, 60)]
+    images.edit_json(root / "train/annotations.json", lambda d: d["annotations"].extend(thin))
+    assert main(["check", "--data", str(root), "--image-size", "64"]) == 0
+    shown = capsys.readouterr().out
+    assert "small defects" in shown
+    assert "at an input of 64 x 64 px, 10% of 26 defects have a shorter side of at most 5.0 px" in shown
+    assert "an image size of 128 x 128 px would be enough" in shown
+    assert main(["check", "--data", str(root), "--image-size", "128"]) == 0
+    assert "small" not in capsys.readouterr().out
+
+
+def test_an_impossible_image_size_is_one_sentence(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--data", str(parts), "--image-size", "100"]) == 2
+    assert "--image-size" in capsys.readouterr().err

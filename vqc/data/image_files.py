@@ -1,0 +1,102 @@
+"""The image files of a split: found below its folder, decoded in full, and compared with the annotations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from vqc.data.annotations import ImageEntry
+from vqc.data.findings import Report, printable
+from vqc.data.image_io import Picture, picture_bytes, probe_picture
+from vqc.errors import DataError, nearest
+
+THREADS = 8  # each may hold one picture of the largest size in memory
+HINTS = 20  # nearest names per split: each search for one goes through the whole folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundPicture:
+    """An image entry and its file; ``rotate``: whether the annotations see the picture after EXIF's rotation."""
+
+    image: ImageEntry
+    path: Path
+    picture: Picture
+    rotate: bool
+
+
+def read_pictures(folder: Path, entries: Sequence[ImageEntry], report: Report) -> Iterator[FoundPicture]:
+    """The images in ``folder`` that can be decoded and have the annotated size, in the order of ``entries``.
+
+    Every other one is reported as an error, and files that no entry names in one warning.
+    """
+    names = _listing(folder)
+    by_lower_name = {Path(name).name.lower(): name for name in names}
+    located: list[tuple[ImageEntry, Path]] = []
+    hints = HINTS
+    inside = folder.resolve()
+    for image in takewhile(lambda _: not report.full, entries):
+        path = folder / image.file_name
+        problem = _unreachable(path, inside)
+        if problem is None:
+            located.append((image, path))
+            continue
+        hint = ""
+        if problem == "no such file" and hints > 0:
+            hints -= 1
+            same = by_lower_name.get(Path(image.file_name).name.lower())
+            hint = f"; did you mean '{printable(same)}'?" if same else nearest(image.file_name, names)
+        report.error("missing image", image.where, f"{problem}{hint}")
+    with ThreadPoolExecutor(max_workers=min(THREADS, os.cpu_count() or 1)) as pool:
+        for (image, path), picture in zip(located, pool.map(_probe, (path for _, path in located)), strict=True):
+            if isinstance(picture, str):
+                report.error("unreadable image", image.where, picture)
+            elif (rotate := _rotation(image, picture, report)) is not None:
+                yield FoundPicture(image=image, path=path, picture=picture, rotate=rotate)
+    unused = sorted(set(names) - {image.file_name for image in entries})
+    if unused:
+        where, count = f"{folder.parent.name}/images", len(unused)
+        message = f"{count} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
+        report.warning("unused images", where, message)
+
+
+def _listing(folder: Path) -> list[str]:
+    """Names of all files below a folder, relative to it, with forward slashes."""
+    try:
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    except OSError:
+        return []
+
+
+def _unreachable(path: Path, inside: Path) -> str | None:
+    """Why a file cannot be used, or None; a link may not lead out of the folder."""
+    try:
+        if not path.resolve().is_relative_to(inside):
+            return "a link that leads out of images/"
+        return None if path.is_file() else "no such file"
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, or a circle of links
+        return "not a name that a file can have"
+
+
+def _probe(path: Path) -> Picture | str:
+    """The picture, or the reason why it cannot be read."""
+    try:
+        return probe_picture(picture_bytes(path))
+    except DataError as error:
+        return error.what
+
+
+def _rotation(image: ImageEntry, picture: Picture, report: Report) -> bool | None:
+    """Whether the annotations see the picture upright; ``None`` if they are of another size altogether."""
+    size = (image.width, image.height)
+    if size == picture.upright_size:
+        return picture.orientation != 1
+    if size == (picture.width, picture.height):
+        return False
+    got = f"{picture.upright_size[0]} x {picture.upright_size[1]}"
+    message = f"annotated as {image.width} x {image.height} px, the picture has {got}"
+    report.error("wrong size", image.where, message)
+    return None

@@ -1,0 +1,76 @@
+"""What must hold within a split and between splits, beside what ``vqc.data.duplicates`` looks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.data.annotations import Category
+from vqc.data.findings import Report, printable
+
+LISTED = 5  # categories that a finding names
+LEAST_SIDE_PX = 8.0  # of a defect at the detector's input: one cell of the finest feature map of FCOS and RetinaNet
+SMALL_SHARE = 0.1  # of the defects may be smaller without a warning
+SIZE_STEP_PX = 32  # image sizes are multiples of it
+
+
+def check_categories(categories: Mapping[str, Sequence[Category]], report: Report) -> None:
+    """The categories of each split, by its name, must be those of the first."""
+    names = list(categories)
+    for name in names[1:]:
+        expected, got = set(categories[names[0]]), set(categories[name])
+        if expected != got:
+            changes = (("lacks", expected - got), ("adds", got - expected))
+            differences = " and ".join(f"{verb} {_listed(some)}" for verb, some in changes if some)
+            message = f"expected the categories of {names[0]}; it {differences}"
+            report.error("categories differ", f"{name}/annotations.json", message)
+
+
+def _listed(categories: Iterable[Category]) -> str:
+    by_id = sorted(categories, key=lambda category: category.id)
+    first = [f"{category.id} '{printable(category.name)}'" for category in by_id[:LISTED]]
+    return ", ".join(first + ([f"{len(by_id) - LISTED} more"] if len(by_id) > LISTED else []))
+
+
+def check_balance(
+    split: str, good: int, defective: int, boxes_per_category: Mapping[str, int], *, report: Report
+) -> None:
+    """Images with a defect, and without, and boxes of every category."""
+    where = f"{split}/annotations.json"
+    if good + defective == 0:
+        report.error("no images", where, "expected at least one usable image, got none")
+        return
+    if defective == 0:
+        add = report.warning if split == "test" else report.error
+        add("no defects", where, "no image has a defect: there is nothing to learn or to measure")
+        return
+    if good == 0:
+        report.warning("no good images", where, "every image has a defect: overkill cannot be measured")
+    if split == "train":
+        for name, count in boxes_per_category.items():
+            if count == 0:
+                report.warning("category without boxes", where, f"'{printable(name)}' has no box: it cannot be learnt")
+
+
+def check_defect_size(sides_px: NDArray[np.float32], *, size: tuple[int, int], report: Report) -> None:
+    """Warn where defects become so small that detectors miss them.
+
+    Args:
+        sides_px: shorter side [n] of each defect, in pixels of the detector's input, as ``shorter_sides_px`` gives.
+        size: height and width in pixels of that input.
+    """
+    if len(sides_px) == 0:
+        return
+    small_px = float(np.quantile(sides_px, SMALL_SHARE))
+    if small_px >= LEAST_SIDE_PX:
+        return
+    height, width = (math.ceil(side * LEAST_SIDE_PX / small_px / SIZE_STEP_PX) * SIZE_STEP_PX for side in size)
+    message = (
+        f"at an input of {size[0]} x {size[1]} px, {SMALL_SHARE:.0%} of {len(sides_px):,} defects have a shorter side "
+        f"of at most {small_px:.1f} px, expected at least {LEAST_SIDE_PX:g}: detectors miss such defects; "
+        f"an image size of {height} x {width} px would be enough"
+    )
+    report.warning("small defects", "all splits", message)
