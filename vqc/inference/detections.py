@@ -42,8 +42,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, chosen: NDArray[Any]) -> Detections:
-        """Those that a bool mask [m] or int positions [k] choose."""
+    def __getitem__(self, chosen: NDArray[Any] | list[int] | slice) -> Detections:
+        """Those that a bool mask [m], int positions [k] or a slice choose."""
         return replace(self, boxes=self.boxes[chosen], scores=self.scores[chosen], labels=self.labels[chosen])
 
     def best_first(self) -> Detections:

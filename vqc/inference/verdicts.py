@@ -18,7 +18,7 @@ from vqc.inference.predictor import Predictor
 DECIMALS = 6  # of a score or a corner in JSON: finer than float32 tells them apart
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verdict:
     """Whether one part passes: no detection reaches its class's operating threshold.
 
