@@ -38,21 +38,13 @@ BLUR = 1 / 8  # standard deviation of what replaces removed pixels, as a share o
 
 @dataclass(frozen=True, kw_only=True)
 class Faithfulness:
-    """What becomes of the detection when pixels are removed or restored in the order of a map, hottest first.
+    """What becomes of the detection when pixels are removed or restored in the order of a map, hottest first."""
 
-    Attributes:
-        deletion: mean share of its score that is left while pixels are removed, in 0..1; low is good.
-        insertion: the same while they are restored in a blurred image; high is good.
-        beaten: displaced copies of the map whose insertion minus deletion is lower than its own.
-        controls: such copies.
-        blank: share of the score that the wholly blurred image has; near 1 the figures say nothing.
-    """
-
-    deletion: float
-    insertion: float
-    beaten: int
-    controls: int
-    blank: float
+    deletion: float  # mean share of its score that is left while pixels are removed, in 0..1; low is good
+    insertion: float  # the same while they are restored in a blurred image; high is good
+    beaten: int  # displaced copies of the map whose insertion minus deletion is lower than its own
+    controls: int  # such copies
+    blank: float  # share of the score that the wholly blurred image has; near 1 the figures say nothing
 
     @property
     def p_value(self) -> float:
