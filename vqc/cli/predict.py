@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqc.errors import ConfigError, DataError
+from vqc.errors import DataError
 
 if TYPE_CHECKING:
     from vqc.inference.photographs import Photograph
@@ -38,8 +38,6 @@ def run(args: argparse.Namespace) -> int:
     from vqc.inference.thresholds import resolve_thresholds
     from vqc.results import new_name
 
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
     photographs = find_photographs(args.images, annotations=args.annotations)
     predictor = open_predictor(args.model)
     thresholds, source = resolve_thresholds(predictor, given=args.threshold)

@@ -51,7 +51,7 @@ class Detections:
         return self[np.argsort(-self.scores, kind="stable")]
 
     def in_image(self, image_id: int, *, width: int, height: int, size: tuple[int, int]) -> Detections:
-        """From pixels of the image fitted to ``size`` (height, width) to those of the annotated image, clipped to it."""
+        """From pixels of the image fitted to ``size`` (height, width) to those of the image as annotated, clipped."""
         limits = np.array([width, height] * 2, np.float32)
         boxes = np.clip(self.boxes / np.float32(fit_scale(width, height, size)), np.float32(0), limits)
         return replace(self, image_id=image_id, boxes=boxes)

@@ -38,10 +38,9 @@ class _OneImage(nn.Module):
 
 
 def export_onnx(model: nn.Module, info: ModelInfo, path: Path) -> None:
-    """Write the detector as one ONNX file, in float32; it exists whole or not at all.
+    """Write a detector on the CPU as one ONNX file, in float32; it exists whole or not at all.
 
-    Args:
-        model: on the CPU; it is left in evaluation mode.
+    The model is left in evaluation mode.
 
     Raises:
         ModelError: torch cannot export it, or the result breaks ONNX's own rules.

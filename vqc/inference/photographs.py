@@ -27,11 +27,9 @@ class Photograph:
 
 
 def find_photographs(images: Path, *, annotations: Path | None = None) -> list[Photograph]:
-    """The pictures to look at, in the order of their names, or of the COCO file's images where one is given.
+    """One picture, or all below a folder in the order of their names.
 
-    Args:
-        images: one picture or a folder, with all below it.
-        annotations: a COCO file whose images lie in that folder; their ids are taken from it.
+    With ``annotations``, a COCO file whose images lie in that folder: those that it lists, in its order, with its ids.
 
     Raises:
         DataError: nothing there to look at, or the COCO file has errors: an image may not be left out unnoticed.

@@ -7,9 +7,7 @@ D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many time
 detection was still found are hot. It needs nothing of the detector but its detections. We depart from the paper in
 three points: detectors here return one class and its score and no vector of probabilities, so the similarity of classes
 is 1 or 0; what is masked is blurred instead of black, because a black edge looks like a scratch; and the heat is a
-covariance (see ``drise``). The other method is in ``vqc.inference.grad_cam``.
-
-How far to trust a map is measured by deletion and insertion (Petsiuk et al., BMVC 2018): see ``faithfulness``.
+covariance. How far to trust a map is measured by deletion and insertion (Petsiuk et al., BMVC 2018).
 """
 
 from __future__ import annotations

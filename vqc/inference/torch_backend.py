@@ -21,10 +21,8 @@ MOST_IMAGES = 16  # at once, while they fit into memory
 def detect_batch(model: nn.Module, images: Tensor, precision: Precision) -> list[Detections]:
     """Detections, with raw scores and in pixels of the fitted images, on each of uint8 [N, 3, H, W] RGB.
 
-    The CPU waits for the GPU here, three times a batch, not an image.
-
-    Args:
-        model: in evaluation mode, on the device of ``precision``.
+    The CPU waits for the GPU here, three times a batch, not an image. The model is in evaluation mode, on the device of
+    ``precision``.
     """
     with torch.inference_mode(), precision.autocast():
         outputs = model(images.to(precision.device, non_blocking=True))
