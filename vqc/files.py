@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,6 +58,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically, dataclasses as objects; a number that is not finite is an error."""
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, default=asdict) + "\n").encode())
 
 
 def read_at_most(path: Path, most_bytes: int) -> bytes | None:

@@ -31,14 +31,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; write ``metrics/evaluation_results.json`` and ``evaluation.html``; log both in MLflow."""
     from vqc.data.dataset import load_data
-    from vqc.errors import ConfigError
     from vqc.evaluation.evaluate import evaluate
     from vqc.files import write_atomically
     from vqc.reporting.evaluation_page import evaluation_page
     from vqc.tracking.mlflow_client import redacted
 
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
     evaluated = evaluate(
         args.model,
         load_data(args.data),
