@@ -1,6 +1,6 @@
 """Confidence intervals of COCO scores, and of the difference of two detectors, by resampling the parts of a split.
 
-Called by ``vqc.evaluation.evaluate`` and by the promotion of a detector. Matching is done once per image
+Matching is done once per image
 (``vqc.evaluation.coco_metrics.coco_matches``). A resample draws as many parts as there are, with replacement; all views
 of a part are drawn together. Only the weights of the matches change, so 1,000 resamples take seconds. A part that is
 drawn twice raises AP, so the quantiles are corrected for bias (Efron, "Better bootstrap confidence intervals", 1987,
@@ -108,7 +108,8 @@ def resampled_scores(split: Split, detections: Sequence[Detections], *, resample
     per_class = [_class_scores(matches, weights) for matches in coco_matches(split, detections)]
     precision, recall = (np.stack([pair[k] for pair in per_class]) for k in (0, 1))  # [C, T, 1 + B]
     columns = (precision, precision[:, IOU_50], precision[:, IOU_75], recall)
-    return np.stack([_mean(column.reshape(-1, resamples + 1)) for column in columns], axis=1)
+    known = (np.ma.masked_invalid(column.reshape(-1, resamples + 1)) for column in columns)
+    return np.stack([column.mean(axis=0).filled(np.nan) for column in known], axis=1)
 
 
 def _class_scores(matches: ClassMatches, weights: Floats) -> tuple[Floats, Floats]:
@@ -135,10 +136,3 @@ def _class_scores(matches: ClassMatches, weights: Floats) -> tuple[Floats, Float
         recall[k] = reached[-1]
     average[:, objects == 0], recall[:, objects == 0] = np.nan, np.nan
     return average, recall
-
-
-def _mean(values: Floats) -> Floats:
-    """Mean [b] of the values [n, b] that are not NaN; NaN if there are none."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)

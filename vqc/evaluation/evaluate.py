@@ -17,8 +17,8 @@ from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluation.bootstrap import ScoreIntervals, score_intervals
-from vqc.evaluation.calibration_fit import CalibrationErrors, calibrated_scores, errors, samples_of
-from vqc.evaluation.coco_metrics import AreaScores, coco_scores, coco_scores_by_area
+from vqc.evaluation.calibration_fit import CalibrationErrors, errors, samples_of
+from vqc.evaluation.coco_metrics import AreaScores, as_annotated, coco_scores, coco_scores_by_area
 from vqc.evaluation.detection_metrics import (
     Froc,
     Recall,
@@ -30,7 +30,7 @@ from vqc.evaluation.detection_metrics import (
 )
 from vqc.evaluation.error_cases import Case, false_alarms, misses
 from vqc.evaluation.image_metrics import TradeOff, Verdicts, part_verdicts, trade_off
-from vqc.evaluation.intervals import FEWEST
+from vqc.evaluation.intervals import FEWEST, without_intervals
 from vqc.evaluation.parts import Parts, parts_of
 from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration
@@ -131,17 +131,11 @@ def evaluate(
     on_step("computing the figures and their intervals")
     found = [predictor.calibrated(one) for one in raw]
     verdicts = part_verdicts(judged, found, thresholds=thresholds)
-    figures = _threshold_figures(judged, found, thresholds, data.train)
-    if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
-        reason = "these parts chose the threshold"
-        verdicts = verdicts.without_intervals(reason)
-        for name in ("recall_by_class", "recall_by_size", "recall_by_tercile"):
-            figures[name] = tuple(row.without_interval(reason) for row in figures[name])
     parts = parts_of(judged)
     record = Evaluation(
         **_origin(model_path, predictor, data, judged, command),
         **_box_figures(judged, raw, calibration),
-        **figures,
+        **_threshold_figures(judged, found, thresholds, data.train),
         parts=len(parts.good),
         per_part=verdicts,
         calibrated=calibration is not None,
@@ -150,6 +144,8 @@ def evaluate(
         latency=latency,
         notes=(*_notes(predictor, data, judged, calibration), *_rate_notes(parts, verdicts)),
     )
+    if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
+        record = without_intervals(record, "these parts chose the threshold")
     return Evaluated(record=record, split=judged, detections=tuple(found), thresholds=thresholds)
 
 
@@ -159,10 +155,7 @@ def detections_on(predictor: Predictor, data: Data, split: str) -> list[Detectio
     found: list[Detections] = []
     for batch in evaluation_batches(images, batch_size=BATCH_SIZE, threads=1):
         fitted = predictor.detect_fitted(batch.images.permute(0, 2, 3, 1).numpy())
-        for record, one in zip((images.split.images[k] for k in batch.indices), fitted, strict=True):
-            found.append(
-                one.in_image(record.image_id, width=record.width, height=record.height, size=predictor.image_size)
-            )
+        found += as_annotated(images.split, batch, fitted, size=predictor.image_size)
     return found
 
 
@@ -194,13 +187,12 @@ def _origin(path: Path, predictor: Predictor, data: Data, split: Split, command:
 def _box_figures(split: Split, raw: Sequence[Detections], calibration: Calibration | None) -> dict[str, Any]:
     """COCO scores and score errors. Calibration keeps the order within a class, so it leaves the COCO scores alone."""
     samples = samples_of(split, raw)
-    used = None if calibration is None else calibrated_scores(calibration.curves, samples)
     return {
         "coco": coco_scores(split, raw),
         "coco_intervals": score_intervals(split, raw),
         "coco_by_area": coco_scores_by_area(split, raw),
         "score_errors_raw": errors(samples),
-        "score_errors": errors(samples, used),
+        "score_errors": errors(samples if calibration is None else samples.calibrated(calibration.curves)),
     }
 
 

@@ -6,13 +6,13 @@ object that is no crowd region, *good* if none of them has any box, and otherwis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.dataset import Split
+from vqc.data.dataset import ImageRecord, Split
 from vqc.evaluation.matching import paired
 from vqc.inference.detections import Detections
 
@@ -41,11 +41,16 @@ def parts_of(split: Split) -> Parts:
     return Parts(of_image=of_image, defective=defective, good=~annotated)
 
 
+def with_parts(split: Split, detections: Iterable[Detections]) -> Iterator[tuple[int, ImageRecord, Detections]]:
+    """Every image of the split: the position of its part, its record, and what was found on it."""
+    for part, (record, found) in zip(parts_of(split).of_image, paired(split, detections), strict=True):
+        yield int(part), record, found
+
+
 def class_scores(split: Split, detections: Sequence[Detections]) -> NDArray[np.float64]:
     """Best score [P, C] of each class on any image of each part; ``-inf`` without a detection of the class."""
-    parts = parts_of(split)
-    best = np.full((len(parts.good), len(split.categories)), -np.inf)
-    for part, (_, found) in zip(parts.of_image, paired(split, detections), strict=True):
+    best = np.full((len(parts_of(split).good), len(split.categories)), -np.inf)
+    for part, _, found in with_parts(split, detections):
         np.maximum.at(best[part], found.labels - 1, found.scores.astype(np.float64))
     return best
 
