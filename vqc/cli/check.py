@@ -57,14 +57,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_counts(console: Console, data: Data) -> None:
     """A column for each split and a row for each count, so that any number of categories fits the terminal's width."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(escape(data.root.resolve().name))
-    for split in data.splits:
-        table.add_column(split.name, justify="right")
+    from vqc.reporting.terminal import plain_table
+
+    table = plain_table(escape(data.root.resolve().name), *(split.name for split in data.splits))
     rows: list[tuple[str, list[int]]] = [
         ("images", [len(split.images) for split in data.splits]),
         ("  good", [split.good for split in data.splits]),

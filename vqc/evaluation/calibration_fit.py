@@ -94,16 +94,11 @@ class ReliabilityBin(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The method that predicted held-out images best, its curves, and how each did.
-
-    Attributes:
-        curves: one per class, in label order.
-        squared_error: method -> mean squared gap between score and overlap on held-out parts; empty: too few.
-    """
+    """The method that predicted held-out images best, its curves, and how each did."""
 
     method: Method
-    curves: tuple[Curve, ...]
-    squared_error: dict[str, float]
+    curves: tuple[Curve, ...]  # one per class, in label order
+    squared_error: dict[str, float]  # of each method: mean of (score - overlap)² on held-out parts; empty: too few
 
 
 def samples_of(split: Split, detections: Sequence[Detections]) -> Samples:
@@ -180,7 +175,6 @@ def folds(count: int) -> NDArray[np.int64]:
 
 def choose_curves(samples: Samples) -> Choice:
     """Fit all methods; keep the one with the smallest error on held-out parts, of equal ones the simplest."""
-    classes = len(samples.objects)
     fold = folds(samples.parts)[samples.part]
     enough = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
     squared_error: dict[str, float] = {}
@@ -188,22 +182,20 @@ def choose_curves(samples: Samples) -> Choice:
         predicted = np.empty_like(samples.score)
         for k in range(FOLDS):
             held_out = fold == k
-            curves = _curves(method, samples[~held_out], classes)
-            predicted[held_out] = samples[held_out].calibrated(curves).score
+            predicted[held_out] = samples[held_out].calibrated(_curves(method, samples[~held_out])).score
         squared_error[method] = float(np.mean((predicted - samples.overlap) ** 2))
     best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if enough else "none"
-    return Choice(method=best, curves=_curves(best, samples, classes), squared_error=squared_error)
+    return Choice(method=best, curves=_curves(best, samples), squared_error=squared_error)
 
 
-def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]:
+def _curves(method: Method, samples: Samples) -> tuple[Curve, ...]:
     """One curve per class; those with too few detections or found objects share the curve of all."""
     shared = fit_curve(method, samples.score, samples.overlap)
     curves = []
-    for label in range(1, classes + 1):
-        chosen = samples.label == label
-        found = int((samples.overlap[chosen] > 0).sum())
-        own = chosen.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
-        curves.append(fit_curve(method, samples.score[chosen], samples.overlap[chosen]) if own else shared)
+    for label in range(1, len(samples.objects) + 1):
+        some = samples[samples.label == label]
+        own = len(some.score) >= FEWEST_OWN and (some.overlap > 0).sum() >= FEWEST_OWN_FOUND
+        curves.append(fit_curve(method, some.score, some.overlap) if own else shared)
     return tuple(curves)
 
 

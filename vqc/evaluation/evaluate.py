@@ -110,7 +110,6 @@ def evaluate(
         model_path: weights or an exported file; the calibration beside them is used if there is one.
         threshold: lowest score that rejects, for all classes; None: the calibration's, else a default.
         command: as typed, without secrets.
-        on_step: called with a few words before each long step.
 
     Raises:
         ModelError: the weights or the calibration cannot be used, or know other categories.
@@ -126,16 +125,17 @@ def evaluate(
     on_step(f"finding defects on {len(judged.images)} images of {split}")
     raw = detections_on(predictor, data, split)
     on_step("measuring latency")
-    pictures = [read_image(record) for record in judged.images[:LATENCY_IMAGES]]
-    latency = measure_latency(predictor, pictures)
+    latency = measure_latency(predictor, [read_image(record) for record in judged.images[:LATENCY_IMAGES]])
     on_step("computing the figures and their intervals")
     found = [predictor.calibrated(one) for one in raw]
     verdicts = part_verdicts(judged, found, thresholds=thresholds)
-    parts = parts_of(judged)
+    parts, samples = parts_of(judged), samples_of(judged, raw)
     record = Evaluation(
-        **_origin(model_path, predictor, data, judged, command),
-        **_box_figures(judged, raw, calibration),
-        **_threshold_figures(judged, found, thresholds, data.train),
+        **_origin(model_path, predictor, data, judged),
+        **_figures(judged, raw, found, thresholds, data.train),
+        score_errors_raw=errors(samples),
+        score_errors=errors(samples if calibration is None else samples.calibrated(calibration.curves)),
+        command=command,
         parts=len(parts.good),
         per_part=verdicts,
         calibrated=calibration is not None,
@@ -167,7 +167,7 @@ def check_categories(model_path: Path, predictor: Predictor, data: Data) -> None
         raise ModelError(f"{model_path}: finds {names[0]}, but {data.root} has {names[1]}; expected the same")
 
 
-def _origin(path: Path, predictor: Predictor, data: Data, split: Split, command: str) -> dict[str, Any]:
+def _origin(path: Path, predictor: Predictor, data: Data, split: Split) -> dict[str, Any]:
     return {
         "model_file": path.name,
         "model_sha256": file_sha256(path),
@@ -180,33 +180,23 @@ def _origin(path: Path, predictor: Predictor, data: Data, split: Split, command:
         "device": predictor.detect_fitted.device,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
     }
 
 
-def _box_figures(split: Split, raw: Sequence[Detections], calibration: Calibration | None) -> dict[str, Any]:
-    """COCO scores and score errors. Calibration keeps the order within a class, so it leaves the COCO scores alone."""
-    samples = samples_of(split, raw)
+def _figures(
+    split: Split, raw: Sequence[Detections], found: Sequence[Detections], thresholds: Mapping[int, float], train: Split
+) -> dict[str, Any]:
+    """Figures of boxes. Calibration keeps the order within a class, so it leaves the COCO scores alone."""
+    terciles = terciles_px2(train)
+    by_tercile = terciles and recall_by_size(split, found, thresholds=thresholds, edges_px2=terciles)
     return {
         "coco": coco_scores(split, raw),
         "coco_intervals": score_intervals(split, raw),
         "coco_by_area": coco_scores_by_area(split, raw),
-        "score_errors_raw": errors(samples),
-        "score_errors": errors(samples if calibration is None else samples.calibrated(calibration.curves)),
-    }
-
-
-def _threshold_figures(
-    split: Split, found: Sequence[Detections], thresholds: Mapping[int, float], train: Split
-) -> dict[str, Any]:
-    terciles = terciles_px2(train)
-    by_tercile = terciles and recall_by_size(split, found, thresholds=thresholds, edges_px2=terciles)
-    table = confusion(split, found, thresholds=thresholds)
-    return {
         "trade_off": trade_off(split, found),
         "froc": froc(split, found),
         "confusion_names": (*(category.name for category in split.categories), "nothing"),
-        "confusion": tuple(tuple(row) for row in table.tolist()),
+        "confusion": tuple(map(tuple, confusion(split, found, thresholds=thresholds).tolist())),
         "recall_by_class": recall_by_class(split, found, thresholds=thresholds),
         "recall_by_size": recall_by_size(split, found, thresholds=thresholds),
         "recall_by_tercile": by_tercile or (),

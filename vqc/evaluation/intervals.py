@@ -56,9 +56,20 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def rate(count: int, total: int, *, of: str) -> Rate:
-    """The rate of independent parts such as "defective parts", with the interval of Clopper and Pearson (1934)."""
-    return _rate(count, total, of, effective=total)
+def rate(count: int, total: int, *, of: str, effective: int | None = None) -> Rate:
+    """The rate of parts such as "defective parts", with the interval of Clopper and Pearson (1934).
+
+    Args:
+        effective: how many independent parts they are worth; None: all are independent.
+    """
+    if total == 0:
+        return Rate(count=0, total=0, reason=f"there are no {of}")
+    effective = effective or total
+    low, high = exact_interval(round(count / total * effective), effective)
+    if total < FEWEST:
+        reason = f"only {total} {of}, at least {FEWEST} are needed to state a rate"
+        return Rate(count=count, total=total, low=low, high=high, reason=reason)
+    return Rate(count=count, total=total, value=count / total, low=low, high=high)
 
 
 def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: str) -> Rate:
@@ -78,17 +89,7 @@ def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: 
         independent = share * (1 - share) / (total - 1)
         clustered = float(((counts - share * totals) ** 2).sum()) * parts / (parts - 1) / total**2
         effective = total if clustered <= independent else max(1, round(total * independent / clustered))
-    return _rate(count, total, of, effective=effective)
-
-
-def _rate(count: int, total: int, of: str, *, effective: int) -> Rate:
-    if total == 0:
-        return Rate(count=0, total=0, reason=f"there are no {of}")
-    low, high = exact_interval(round(count / total * effective), effective)
-    if total < FEWEST:
-        reason = f"only {total} {of}, at least {FEWEST} are needed to state a rate"
-        return Rate(count=count, total=total, low=low, high=high, reason=reason)
-    return Rate(count=count, total=total, value=count / total, low=low, high=high)
+    return rate(count, total, of=of, effective=effective)
 
 
 def exact_interval(count: int, total: int) -> tuple[float, float]:

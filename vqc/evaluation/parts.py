@@ -56,10 +56,6 @@ def class_scores(split: Split, detections: Sequence[Detections]) -> NDArray[np.f
 
 
 def rejected(scores: NDArray[np.float64], thresholds: Mapping[int, float]) -> NDArray[np.bool_]:
-    """Which parts [P] are rejected: a score [P, C] of any class reaches its class's threshold, as float32.
-
-    Args:
-        thresholds: label in 1..C -> lowest score that rejects.
-    """
+    """Which parts [P] are rejected: a score [P, C] of any class reaches its threshold (by label, 1..C), as float32."""
     lowest = np.array([thresholds[label] for label in range(1, scores.shape[1] + 1)], np.float32)
     return np.asarray((scores.astype(np.float32) >= lowest).any(axis=1))

@@ -52,11 +52,8 @@ def _trade_off(record: Evaluation, width_px: int) -> str:
         width_px, 340 if width_px > 600 else 280, x="threshold: a part is rejected from this score", percent=True
     )
     places = np.array([0.0, *curve.thresholds, 1.0])
-    rows = (
-        ("bad", (*curve.escaped, curve.defective), verdicts.escape),
-        ("good", (*curve.overkilled, 0), verdicts.overkill),
-    )
-    for role, counts, rate in rows:
+    escaped, overkilled = (*curve.escaped, curve.defective), (*curve.overkilled, 0)
+    for role, counts, rate in (("bad", escaped, verdicts.escape), ("good", overkilled, verdicts.overkill)):
         total = rate.total
         if not total:
             continue
@@ -84,12 +81,9 @@ def _froc(curve: Froc, width_px: int) -> str:
 
 
 def _pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Case, str]]:
-    by_id = {record.image_id: (record, found) for record, found in paired(evaluated.split, evaluated.detections)}
-    drawn = []
-    for case in cases:
-        record, found = by_id[case.image_id]
-        drawn.append((case, picture_uri(_cut_out(record, found.reaching(evaluated.thresholds), case))))
-    return drawn
+    pairs = paired(evaluated.split, evaluated.detections)
+    by_id = {record.image_id: (record, found.reaching(evaluated.thresholds)) for record, found in pairs}
+    return [(case, picture_uri(_cut_out(*by_id[case.image_id], case))) for case in cases]
 
 
 def _cut_out(record: ImageRecord, said: Detections, case: Case) -> NDArray[np.uint8]:
