@@ -44,25 +44,15 @@ METHODS: tuple[Method, ...] = ("none", "platt", "isotonic")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """The ``k`` detections of a split that calibration uses.
+    """The ``k`` detections of a split that calibration uses."""
 
-    Attributes:
-        part: int64 [k], position of the part that is shown.
-        label: int64 [k], 1..C.
-        score: float64 [k], 0..1.
-        overlap: float64 [k], IoU with the object of its class that it was given at any overlap; 0: none.
-        correct: bool [k], whether it was given one at IoU 0.5.
-        objects: int64 [C], objects of each class in the split.
-        parts: in the split.
-    """
-
-    part: NDArray[np.int64]
-    label: NDArray[np.int64]
-    score: Floats
-    overlap: Floats
-    correct: NDArray[np.bool_]
-    objects: NDArray[np.int64]
-    parts: int
+    part: NDArray[np.int64]  # [k], position of the part that is shown
+    label: NDArray[np.int64]  # [k], 1..C
+    score: Floats  # [k], 0..1
+    overlap: Floats  # [k], IoU with the object of its class that it was given at any overlap; 0: none
+    correct: NDArray[np.bool_]  # [k], whether it was given one at IoU 0.5
+    objects: NDArray[np.int64]  # [C], of each class in the split
+    parts: int  # in the split
 
     def __getitem__(self, kept: NDArray[np.bool_]) -> Samples:
         names = ("part", "label", "score", "overlap", "correct")

@@ -40,19 +40,12 @@ class AreaScores(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassMatches:
-    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores.
+    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores."""
 
-    Attributes:
-        image: int64 [D], position of the detection's image in the split.
-        found: bool [T, D], whether it found an object, at each IoU 0.50:0.05:0.95.
-        ignored: bool [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region.
-        objects: int64 [N], objects of the class on each image, crowd regions not counted.
-    """
-
-    image: NDArray[np.int64]
-    found: NDArray[np.bool_]
-    ignored: NDArray[np.bool_]
-    objects: NDArray[np.int64]
+    image: NDArray[np.int64]  # [D], position of the detection's image in the split
+    found: NDArray[np.bool_]  # [T, D], whether it found an object, at each IoU 0.50:0.05:0.95
+    ignored: NDArray[np.bool_]  # [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region
+    objects: NDArray[np.int64]  # [N], of the class on each image, crowd regions not counted
 
 
 def detect(

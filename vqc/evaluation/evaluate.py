@@ -31,7 +31,7 @@ from vqc.evaluation.detection_metrics import (
 from vqc.evaluation.error_cases import Case, false_alarms, misses
 from vqc.evaluation.image_metrics import TradeOff, Verdicts, part_verdicts, trade_off
 from vqc.evaluation.intervals import FEWEST, without_intervals
-from vqc.evaluation.parts import Parts, parts_of
+from vqc.evaluation.parts import parts_of
 from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
@@ -129,20 +129,20 @@ def evaluate(
     on_step("computing the figures and their intervals")
     found = [predictor.calibrated(one) for one in raw]
     verdicts = part_verdicts(judged, found, thresholds=thresholds)
-    parts, samples = parts_of(judged), samples_of(judged, raw)
+    parts, samples = len(parts_of(judged).good), samples_of(judged, raw)
     record = Evaluation(
         **_origin(model_path, predictor, data, judged),
         **_figures(judged, raw, found, thresholds, data.train),
         score_errors_raw=errors(samples),
         score_errors=errors(samples if calibration is None else samples.calibrated(calibration.curves)),
         command=command,
-        parts=len(parts.good),
+        parts=parts,
         per_part=verdicts,
         calibrated=calibration is not None,
         thresholds={name: thresholds[label] for label, (_, name) in enumerate(predictor.categories, start=1)},
         threshold_source=source,
         latency=latency,
-        notes=(*_notes(predictor, data, judged, calibration), *_rate_notes(parts, verdicts)),
+        notes=(*_notes(predictor, data, judged), *_rate_notes(parts, len(judged.images), verdicts)),
     )
     if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
         record = without_intervals(record, "these parts chose the threshold")
@@ -210,8 +210,9 @@ def _chosen_on(split: Split, data: Data, calibration: Calibration) -> bool:
     return split.name == "val" and calibration.data_fingerprint == data.fingerprint
 
 
-def _notes(predictor: Predictor, data: Data, split: Split, calibration: Calibration | None) -> Iterator[str]:
+def _notes(predictor: Predictor, data: Data, split: Split) -> Iterator[str]:
     """What limits these figures: data that the detector or its calibration has seen."""
+    calibration = predictor.calibration
     if data.fingerprint != predictor.fingerprint:
         yield "The detector was trained on other data: its figures there may differ."
     elif split.name == "train":
@@ -224,14 +225,17 @@ def _notes(predictor: Predictor, data: Data, split: Split, calibration: Calibrat
         yield "The calibration was fitted on other data than this."
 
 
-def _rate_notes(parts: Parts, verdicts: Verdicts) -> Iterator[str]:
+def _rate_notes(parts: int, images: int, verdicts: Verdicts) -> Iterator[str]:
     """Why a rate is missing, how parts were counted, and what an escape rate hides."""
-    for kind, name, count in (("good", "overkill", parts.good.sum()), ("defective", "escape", parts.defective.sum())):
+    for kind, name, count in (
+        ("good", "overkill", verdicts.overkill.total),
+        ("defective", "escape", verdicts.escape.total),
+    ):
         if count == 0:
             yield f"There are no {kind} parts in this split, so there is no {name} rate."
         elif count < FEWEST:
             yield f"There are only {count} {kind} parts in this split, too few to state the {name} rate."
-    if len(parts.good) < len(parts.of_image):
+    if parts < images:
         yield "A part is rejected if any of its views is; rates and intervals count parts, not images."
     if verdicts.beside:
         rejects = verdicts.escape.total - verdicts.escape.count

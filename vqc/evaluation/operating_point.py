@@ -1,6 +1,6 @@
 """The scores from which a part is rejected: the least overkill with no more escapes than promised.
 
-Called by ``vqc.evaluation.calibrate`` on the val split. With one threshold for all classes the highest score of a part
+Chosen on the val split. With one threshold for all classes the highest score of a part
 decides, and ``vqc.evaluation.intervals.tolerated_misses`` says how many defective val parts may lie below it. The
 promise holds for any distribution of the scores, if new defective parts are like those of val.
 

@@ -19,16 +19,11 @@ from vqc.inference.detections import Detections
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:
-    """The ``P`` parts of a split of ``N`` images.
+    """The ``P`` parts of a split of ``N`` images."""
 
-    Attributes:
-        of_image: int64 [N], position of the image's part, 0..P-1.
-        defective, good: bool [P].
-    """
-
-    of_image: NDArray[np.int64]
-    defective: NDArray[np.bool_]
-    good: NDArray[np.bool_]
+    of_image: NDArray[np.int64]  # [N], position of the image's part, 0..P-1
+    defective: NDArray[np.bool_]  # [P]
+    good: NDArray[np.bool_]  # [P]
 
 
 def parts_of(split: Split) -> Parts:
