@@ -171,7 +171,7 @@ class Translator:
                 self._best is None or (-value, trial.number) < (-self._best_value, self._best.number)
             ):
                 self._best = trial
-        self._best_value = 0.0 if self._best is None else score(self._best, metric) or 0.0
+        self._best_value = 0.0 if self._best is None else self._best.best(metric)[0]
         return (self._best, self._best_value) != before
 
     def _update(self, run: RunKey, **what: Any) -> Update:
