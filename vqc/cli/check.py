@@ -35,10 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import check_data
 
-    config = load_record(TrainConfig, shipped_settings("train_config.json"))
-    if args.image_size is not None:
+    root: Path = args.data
+    if args.image_size is None:
+        config = load_record(TrainConfig, shipped_settings("train_config.json"))
+    else:
         config = parse_record(TrainConfig, {"image_size": args.image_size}, source="--image-size")
-    data, findings = check_data(args.data, image_sizes=[config.image_size])
+    data, findings = check_data(root, image_sizes=[config.image_size])
     console = Console(highlight=False, soft_wrap=True)
     if data is not None:
         _show_counts(console, data)
@@ -53,24 +55,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_counts(console: Console, data: Data) -> None:
     """A column for each split and a row for each count, so that any number of categories fits the terminal's width."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(escape(data.root.resolve().name))
-    columns = []
-    for split in data.splits:
-        counts = {
-            "images": len(split.images),
-            "  good": split.good,
-            "  defective": split.defective,
-            "boxes": split.boxes,
-        }
-        table.add_column(split.name, justify="right")
-        columns.append([*counts.items(), *((f"  {name}", count) for name, count in split.boxes_per_category.items())])
-    for row in zip(*columns, strict=True):
-        table.add_row(escape(row[0][0]), *(f"{count:,}" for _, count in row))
+    from vqc.reporting.terminal import plain_table
+
+    table = plain_table(escape(data.root.resolve().name), *(split.name for split in data.splits))
+    rows: list[tuple[str, list[int]]] = [
+        ("images", [len(split.images) for split in data.splits]),
+        ("  good", [split.good for split in data.splits]),
+        ("  defective", [split.defective for split in data.splits]),
+        ("boxes", [split.boxes for split in data.splits]),
+    ]
+    for category in data.categories:
+        rows.append((f"  {category.name}", [split.boxes_per_category[category.name] for split in data.splits]))
+    for name, counts in rows:
+        table.add_row(escape(name), *(f"{count:,}" for count in counts))
     console.print(table)
     console.print(f"fingerprint {data.fingerprint}\n")
 
