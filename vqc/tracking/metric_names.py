@@ -1,4 +1,4 @@
-"""The names under which an epoch's figures and a configuration's settings are logged, in MLflow and TensorBoard."""
+"""The names under which figures, settings and sources are logged, in MLflow and TensorBoard."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
     return {name: value for name, value in measured.items() if value is not None}
 
 
+def source_tags(name: str, data: Mapping[str, Any], versions: Mapping[str, str], command: str) -> dict[str, str]:
+    """Where a training or a search comes from; ``data`` has its root and its fingerprint."""
+    commit = {"mlflow.source.git.commit": versions["commit"]} if "commit" in versions else {}
+    return {
+        "vqc.name": name,
+        "vqc.data": str(data.get("root", "")),
+        "vqc.data_fingerprint": str(data.get("fingerprint", "")),
+        "vqc.versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
+        "mlflow.source.name": command,
+        **commit,
+    }
+
+
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as ``outer.inner`` -> text; numbers in full."""
     flat: dict[str, str] = {}
@@ -47,4 +60,4 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]
 
 
 def _text(value: object) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
