@@ -222,10 +222,8 @@ class Translator:
             f"{count_text(self._epochs_run, 'epoch')} run",
         ]
         tags = {}
-        if failed := self._failed_attempts.total():
-            lines.append(
-                f"- {count_text(failed, 'failed attempt')} in {count_text(len(self._failed_attempts), 'trial')}"
-            )
+        if failed := self._failed_attempts:
+            lines.append(f"- {count_text(failed.total(), 'failed attempt')} in {count_text(len(failed), 'trial')}")
         if self._best is not None:
             value, epoch = self._best.best(table.metric)
             params = configuration(self._best.params)

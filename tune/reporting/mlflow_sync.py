@@ -40,13 +40,7 @@ class MirrorState:
 
 
 class Mirror(MirrorThread):
-    """Keeps MLflow up to date with a journal.
-
-    Args:
-        journal: the file to follow; it need not exist yet.
-        uri: MLflow's; may hold a password, which no message shows.
-        artifacts: folder for the runs' files; not used where ``uri`` is a server, which has its own.
-    """
+    """Keeps MLflow up to date with a journal that need not exist yet; ``uri`` and ``artifacts`` as in ``Tracker``."""
 
     def __init__(self, journal: Path, uri: str, *, artifacts: Path | None = None) -> None:
         super().__init__()
@@ -177,26 +171,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--cut-short", action="store_true", help="the search was killed: end the runs that are still open"
     )
     asked = parser.parse_args(argv)
+    uri = asked.mlflow or default_uri(asked.results)
     try:
         folder = find_search(asked.results, asked.name)
-        sys.stdout.write(_caught_up(folder, asked.results, asked.mlflow, cut_short=asked.cut_short))
+        mirror = Mirror(journal_of(folder), uri, artifacts=asked.results / "mlartifacts")
+        mirror.finish([folder / "report.html", folder / "trials.csv"])
+        translator, changed = mirror.catch_up(cut_short=asked.cut_short)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_status
-    return 0
-
-
-def _caught_up(folder: Path, results: Path, uri: str | None, *, cut_short: bool) -> str:
-    uri = uri or default_uri(results)
-    mirror = Mirror(journal_of(folder), uri, artifacts=results / "mlartifacts")
-    mirror.finish([folder / "report.html", folder / "trials.csv"])
-    translator, changed = mirror.catch_up(cut_short=cut_short)
     trials = count_text(len(translator.table.trials), "trial")
     done = f"{count_text(changed, 'run')} written" if changed else "nothing was missing"
-    lines = [f"{folder.name}: {trials}, {count_text(translator.line, 'event')}; {done} in {redacted(uri)}"]
-    if translator.table.ended is None and not cut_short:
-        lines.append("  This search has not ended. If it was killed and will not be resumed, add --cut-short.")
-    return "\n".join(lines) + "\n"
+    sys.stdout.write(f"{folder.name}: {trials}, {count_text(translator.line, 'event')}; {done} in {redacted(uri)}\n")
+    if translator.table.ended is None and not asked.cut_short:
+        sys.stdout.write("  This search has not ended. If it was killed and will not be resumed, add --cut-short.\n")
+    return 0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
     The part before the slash makes a section of charts in MLflow; ``system`` has a tab of its own.
     """
     scores = report.scores
-    machine = {} if report.machine is None else report.machine.model_dump()
+    machine = report.machine.model_dump() if report.machine else {}
     measured: dict[str, float | None] = {
         **{f"val/{name}": getattr(scores, name) for name in ("ap", "ap50", "ap75", "ar")},
         **{metric_name("class_ap", name): value for name, value in scores.class_ap.items()},
@@ -53,7 +53,7 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]
         if isinstance(value, Mapping):
             flat |= flat_settings(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            flat[prefix + name] = ("x" if name == "image_size" else ", ").join(_text(item) for item in value)
+            flat[prefix + name] = ("x" if name == "image_size" else ", ").join(map(_text, value))
         else:
             flat[prefix + name] = _text(value)
     return flat

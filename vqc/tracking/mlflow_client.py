@@ -235,13 +235,9 @@ class Tracker:
         tags: Mapping[str, str],
         champion: bool = True,
     ) -> str:
-        """Copy the folder ``bundle`` into the run and make it a version of the model ``name``.
+        """Copy the folder ``bundle`` into the run and make it a version of the model ``name``; the version's number.
 
-        Args:
-            champion: also give it the alias. That moves last, so a failure before leaves the old champion in place.
-
-        Returns:
-            The new version's number.
+        With ``champion`` it also gets the alias, last, so that a failure before leaves the old champion in place.
         """
         # A folder of its own for each: the files of an earlier version stay as they were registered.
         folder = f"bundle-{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
@@ -263,16 +259,13 @@ class Tracker:
             if not models or CHAMPION not in models[0].aliases:
                 return None
             found = self._client.get_model_version_by_alias(name, CHAMPION)
+        figures = {key: float(value) for key, value in found.tags.items() if key.startswith(_METRIC_TAG)}
         return ChampionInfo(
             version=str(found.version),
             run_id=found.run_id or "",
             source=found.source or "",
-            metrics={
-                key.removeprefix(_METRIC_TAG): float(value)
-                for key, value in found.tags.items()
-                if key.startswith(_METRIC_TAG)
-            },
-            tags={key: value for key, value in found.tags.items() if not key.startswith(_METRIC_TAG)},
+            metrics={key.removeprefix(_METRIC_TAG): value for key, value in figures.items()},
+            tags={key: value for key, value in found.tags.items() if key not in figures},
         )
 
     def _find_experiment(self, name: str, artifacts: Path | None) -> str:

@@ -20,12 +20,7 @@ _RUN_TAG = "vqc.run_id"
 
 
 class RunMirror(MirrorThread):
-    """Keeps MLflow up to date with one run.
-
-    Args:
-        uri: MLflow's; may hold a password, which no message will show.
-        artifacts: folder for the run's files; not used where ``uri`` is a server, which has its own.
-    """
+    """Keeps MLflow up to date with one run; for ``uri`` and ``artifacts`` see ``Tracker``."""
 
     def __init__(self, run: Run, uri: str, *, artifacts: Path) -> None:
         super().__init__()
