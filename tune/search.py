@@ -74,8 +74,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
         stack.enter_context(_terminal_may_close())
         write_probe(folder, LEAST_BYTES)
         terminal = stack.enter_context(_terminal(folder))
-        for remark in session.remarks:
-            terminal.write(f"{remark}\n")
+        terminal.writelines(f"{remark}\n" for remark in session.remarks)
         mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
         quiet_environment(cluster=arguments.address is not None)  # before Ray is imported
         from tune.execution import ray_backend

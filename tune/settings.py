@@ -151,6 +151,13 @@ class SearchSettings(Record):
             raise ValueError("\n".join(problems))
         return self
 
+    def image_sizes(self) -> list[int]:
+        """Sizes that the search may choose, or the one that it always takes (the longer side), rising, in pixels."""
+        dimension = self.space.get("image_size")
+        if dimension is None:
+            return [max(self.train.image_size)]
+        return sorted({int(size) for size in dimension.corners() if not isinstance(size, str)})
+
 
 def with_params(base: TrainConfig, params: Mapping[str, float | int | str]) -> TrainConfig:
     """The base configuration with the searched values put in.

@@ -123,7 +123,7 @@ def new_session(
         settings = load_settings(path, flags)
     check_model(settings.train.model)
     chosen, data_remark = choose_data(data_folder, results)
-    data, findings = load_with_warnings(chosen)
+    data, findings = load_with_warnings(chosen, image_sizes=[(px, px) for px in settings.image_sizes()])
     train, weights = resolve_weights(settings.train)
     settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from vqc.data.dataset import Data
 from vqc.errors import DataError, InfeasibleError, VqcError
 
 if TYPE_CHECKING:
-    from tune.execution.worker import Assignment, Reports, Worker
+    from tune.execution.worker import Reports, Worker
 
 TRIAL, AFTER_EPOCH, CONFIG, GPUS = "trial", "after_epoch", "config", "gpus"  # keys of a Ray trial's configuration
 OUTCOME = "outcome"  # key of a Ray result
@@ -41,12 +40,11 @@ class TrialTrainable(Trainable):  # type: ignore[misc]
         resources: Resources,
         folder: Path,
         cache: Path,
-        reports: Any,
+        reports: Reports | None,
     ) -> None:
         # Nothing here may hang: a worker is watched from its first epoch on.
-        self._settings, self._folder, self._cache = settings, folder, cache
-        share = config[GPUS] or 1.0
-        self._make_worker = partial(_worker, data, resources=resources, share=share, reports=reports)
+        self._data, self._settings, self._resources = data, settings, resources
+        self._folder, self._cache, self._reports = folder, cache, reports
         self._worker: Worker | None = None
         self._next: dict[str, Any] | None = config
         self._failed = False
@@ -98,27 +96,22 @@ class TrialTrainable(Trainable):  # type: ignore[misc]
 
     def _trial_worker(self) -> Worker:
         """The worker, with the trial that was given last."""
+        from tune.execution.worker import Assignment, Worker
+
+        config = self._next
         if self._worker is None:
-            self._worker = self._make_worker()
-        if self._next is not None:
-            self._worker.begin(self._assignment(self._next))
+            share = (config or {}).get(GPUS) or 1.0
+            threads, vram_gb = self._resources.threads, self._resources.vram_gb
+            self._worker = Worker(self._data, threads=threads, vram_gb=vram_gb, share=share, reports=self._reports)
+        if config is not None:
+            assignment = Assignment(
+                config=TrainConfig.model_validate_json(config[CONFIG]),
+                metric=self._settings.metric,
+                after_epoch=config[AFTER_EPOCH],
+                folder=trial_folder(self._folder, config[TRIAL]),
+                cache=self._cache,
+                decided_after=frozenset(rung_epochs(self._settings)),
+            )
+            self._worker.begin(assignment)
             self._next = None
         return self._worker
-
-    def _assignment(self, config: dict[str, Any]) -> Assignment:
-        from tune.execution.worker import Assignment
-
-        return Assignment(
-            config=TrainConfig.model_validate_json(config[CONFIG]),
-            metric=self._settings.metric,
-            after_epoch=config[AFTER_EPOCH],
-            folder=trial_folder(self._folder, config[TRIAL]),
-            cache=self._cache,
-            judged_after=frozenset(rung_epochs(self._settings)),
-        )
-
-
-def _worker(data: Data, *, resources: Resources, share: float, reports: Reports | None) -> Worker:
-    from tune.execution.worker import Worker
-
-    return Worker(data, threads=resources.threads, vram_gb=resources.vram_gb, share=share, reports=reports)

@@ -44,7 +44,7 @@ class Assignment:
     """One trial for a worker.
 
     ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints;
-    ``judged_after``: the epochs after which the trial may be stopped or paused, None: after each.
+    ``decided_after``: the epochs after which the trial may be stopped or paused, None: after each.
     """
 
     config: TrainConfig
@@ -52,7 +52,7 @@ class Assignment:
     after_epoch: int
     folder: Path
     cache: Path
-    judged_after: frozenset[int] | None = None
+    decided_after: frozenset[int] | None = None
 
 
 Reports: TypeAlias = Callable[[Assignment, Data], Iterator[EpochReport]]
@@ -120,10 +120,10 @@ def train(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
 
 def train_in_background(assignment: Assignment, data: Data) -> BackgroundTraining:
     """The same, the next epoch in training while one is written and decided on."""
-    judged = assignment.judged_after
+    decided = assignment.decided_after
     return BackgroundTraining(
         lambda on_step: _measured(assignment, data, on_step),
-        waits_after=lambda epoch: judged is None or epoch in judged,
+        waits_after=lambda epoch: decided is None or epoch in decided,
     )
 
 

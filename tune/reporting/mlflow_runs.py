@@ -27,7 +27,7 @@ from tune.history.events import (
 )
 from tune.history.queries import configuration, count_text, range_text, score, state_counts, states_text, trials_text
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial
+from tune.policy.replication import best_trial, repeated
 from tune.settings import Dimension
 from vqc.tracking.metric_names import epoch_figures, flat_settings, source_tags
 from vqc.tracking.mlflow_client import Point, RunStatus
@@ -87,7 +87,7 @@ class Translator:
         self._failed_attempts: Counter[int] = Counter()  # by trial
         self._best: Trial | None = None
         self._best_value = 0.0
-        self._repeated: set[int] = set()  # trials whose configuration is run again
+        self._repeated: set[int] = set()  # trials of the configurations that were repeated
 
     def updates(self, event: Event) -> list[Update]:
         """What the next event of the journal changes in the runs."""
@@ -185,18 +185,18 @@ class Translator:
     def _follow_best(self, event: _TrialEvent) -> bool:
         """Keep ``best_trial`` at hand, and say whether it changed: asking for it at each event would be quadratic."""
         metric, trial, before = self.table.metric, self.table.trials[event.trial], (self._best, self._best_value)
-        if trial.repeats is not None:
-            self._repeated.add(trial.repeats)
-        value = score(trial, metric) or 0.0
-        if (
-            trial.repeats is not None
-            or trial.number in self._repeated  # the mean over its repeats changes
-            or value > self._best_value
-            # The latest epochs of the best may have been lost; of equal trials the first is the best.
-            or (isinstance(event, TrialStarted) if trial is self._best else value == self._best_value)
-        ):
+        if isinstance(event, TrialEnded) and trial.repeats is not None:
+            self._repeated = {run.number for one in repeated(self.table) for run in one.trials}
             self._best = best_trial(self.table)
-            self._best_value = 0.0 if self._best is None else score(self._best, metric) or 0.0
+        elif trial.number in self._repeated or (trial is self._best and isinstance(event, TrialStarted)):
+            self._best = best_trial(self.table)  # its latest epochs may have been lost
+        elif isinstance(event, EpochMeasured) and not self._repeated:
+            value = score(trial, metric)
+            if value is not None and (
+                self._best is None or (-value, trial.number) < (-self._best_value, self._best.number)
+            ):
+                self._best = trial
+        self._best_value = 0.0 if self._best is None else self._best.best(metric)[0]
         return (self._best, self._best_value) != before
 
     def _progress(self, at_ms: int) -> Update:

@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PLAN: dict[str, Any] = json.loads((HERE / "plan.json").read_text(encoding="utf-8"))
 CHUNK_BYTES = 2**26
+JOURNAL: list[Path] = []  # of the search whose trial this worker has
 
 
 class UnpicklableError(Exception):
@@ -75,10 +76,17 @@ def held(state: Any, trial: int) -> None:
         time.sleep(0.05)
 
 
+def stopped(state: Any, trial: int) -> None:
+    """Stop the process for good, once the journal has the epoch: it is written while training goes on."""
+    while f'"event":"epoch","trial":{trial},' not in JOURNAL[0].read_text(encoding="utf-8"):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
 KINDS: dict[str, Callable[[Any, int], None]] = {
     "raise": broken,
     "hold": held,
-    "stop": lambda state, trial: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": stopped,
     "abort": lambda state, trial: os.abort(),
     "nan": poisoned,
     "MemoryError": out_of_memory,
@@ -92,6 +100,7 @@ def break_worker(worker: ModuleType) -> None:
 
     def begun(self: Any, assignment: Any) -> None:
         taken[:] = [int(assignment.folder.name)]
+        JOURNAL[:] = [assignment.folder.parents[1] / "journal.jsonl"]
         begin(self, assignment)
 
     def fitted(*arguments: Any, **named: Any) -> Iterator[Any]:

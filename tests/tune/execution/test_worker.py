@@ -27,7 +27,7 @@ def assignment(folder: Path, *, after_epoch: int = 0) -> Assignment:
         after_epoch=after_epoch,
         folder=folder / "t",
         cache=folder / "c",
-        judged_after=frozenset(),
+        decided_after=frozenset(),
     )
 
 

@@ -67,7 +67,7 @@ def test_what_is_not_image_is_padding(width: int, height: int, high: int, wide: 
 def test_boxes_go_there_and_back(width: int, height: int, high: int, wide: int, shares: list[float]) -> None:
     box = np.array(shares, np.float32) * np.array([width, height] * 2, np.float32)
     scale = np.float32(fit_scale(width, height, (high, wide)))
-    np.testing.assert_allclose(box * scale / scale, box, rtol=1e-6)
+    np.testing.assert_allclose(box * scale / scale, box, rtol=1e-6, atol=1e-6)  # of a pixel: some are denormal
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 128), (96, 64), (320, 320)])
