@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.tracking.mlflow_client import RunStatus
-    from vqc.tracking.mlflow_run import RunMirror
     from vqc.training.run import Run
 
 INTERRUPTED = 130
@@ -136,7 +135,7 @@ def _train(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> i
     print(f"  {as_typed(f'mlflow ui --backend-store-uri {redacted(uri)}')}")
     status: RunStatus = "FAILED"
     try:
-        status = "FINISHED" if _train_epochs(run, data, gpu, args, mirror) else "KILLED"
+        status = "FINISHED" if _train_epochs(run, data, gpu, args) else "KILLED"
     except KeyboardInterrupt:
         status = "KILLED"
     except Exception as error:
@@ -150,7 +149,7 @@ def _train(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> i
     return 0 if status == "FINISHED" else INTERRUPTED
 
 
-def _train_epochs(run: Run, data: Data, gpu: int | None, args: argparse.Namespace, mirror: RunMirror) -> bool:
+def _train_epochs(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> bool:
     """Train epoch by epoch; True when all are done, False when the user stopped it."""
     import torch
 
@@ -186,7 +185,6 @@ def _train_epochs(run: Run, data: Data, gpu: int | None, args: argparse.Namespac
             reports.append(report)
             run.log(epoch_line(reports, run.config))
             display.on_epoch(report)
-            mirror.notify()
             profiler.on_epoch(report)
             if report.epoch < run.config.num_epochs:
                 guard.after_epoch(None if report.machine is None else report.machine.gpu_temperature_c)
