@@ -95,7 +95,7 @@ def test_importing_all_of_vqc_loads_nothing_of_the_search_and_nothing_slow() -> 
 @pytest.mark.parametrize(
     ("module", "words"),
     [("tune.search", []), ("tune.export_best", []), ("vqc.cli.main", [])]
-    + [("vqc.cli.main", [command.name]) for command in COMMANDS],
+    + [("vqc.cli.main", [name]) for name in COMMANDS],
 )
 def test_help_loads_nothing_heavy(module: str, words: list[str]) -> None:
     """With what is excluded here it takes 0.05 to 0.1 s."""

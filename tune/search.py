@@ -183,8 +183,6 @@ def _share(text: str) -> float | str:
 
 
 def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Session:
-    from datetime import datetime
-
     from tune.execution.session import new_session, resumed_session
     from vqc.results import new_name
     from vqc.tracking.mlflow_client import redacted
@@ -198,7 +196,7 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sess
         flags |= {name: None for name in ("data", "config", "warm_start") if getattr(arguments, name) is not None}
         return resumed_session(name=arguments.name, results=results, flags=flags, command=command)
     return new_session(
-        name=arguments.name or new_name(datetime.now()),
+        name=arguments.name or new_name(),
         results=results,
         data_folder=arguments.data,
         config=arguments.config,

@@ -152,7 +152,7 @@ class SearchSettings(Record):
         return self
 
     def image_sizes(self) -> list[int]:
-        """The sizes that the search may choose, or the one that it always takes (the longer side), rising, in pixels."""
+        """Sizes that the search may choose, or the one that it always takes (the longer side), rising, in pixels."""
         dimension = self.space.get("image_size")
         if dimension is None:
             return [max(self.train.image_size)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from uuid import uuid4
 
 from vqc.errors import DataError
@@ -35,11 +36,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def make_empty_folder(path: Path) -> None:
-    """Make a folder for what is written bit by bit.
-
-    Raises:
-        DataError: there is something of that name already, and it is not an empty folder.
-    """
+    """Make a folder for what is written bit by bit; raises as ``new_folder``."""
     _check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
 
@@ -63,6 +60,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically, dataclasses as objects; a number that is not finite is an error."""
+    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, default=asdict) + "\n").encode())
+
+
 def read_at_most(path: Path, most_bytes: int) -> bytes | None:
     """The content of a file; None where it is longer than that, or of unknown length, such as a pipe."""
     with path.open("rb") as file:
@@ -80,7 +82,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class LineFile:
+class LineFile(AbstractContextManager["LineFile"]):
     """An append-only file; each line is on the disk before ``append`` returns.
 
     A last line that was cut short by a crash is removed when the file is opened.
@@ -95,10 +97,7 @@ class LineFile:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def __enter__(self) -> LineFile:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
 

@@ -14,9 +14,9 @@ def cache_folder(results: Path) -> Path:
     return results / "cache"
 
 
-def new_name(now: datetime, prefix: str = "") -> str:
+def new_name(prefix: str = "") -> str:
     """A name for what was given none; sorts by time and fits every file system."""
-    return prefix + now.strftime("%Y%m%d-%H%M%S")
+    return datetime.now().strftime(f"{prefix}%Y%m%d-%H%M%S")
 
 
 def check_name(name: str) -> None:

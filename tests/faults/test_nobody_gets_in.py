@@ -203,7 +203,7 @@ def _portfolio(path: Path) -> None:
 def _settings(path: Path) -> None:
     from tune.settings import load_settings
 
-    load_settings(path, {}, {})
+    load_settings(path, {})
 
 
 def _train_config(path: Path) -> None:

@@ -40,7 +40,7 @@ def test_every_training_file_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["search.json", "search_cpu.json"])
 def test_every_search_file_loads(name: str) -> None:
-    assert isinstance(load_settings(CONFIGS / name, {}, {}), SearchSettings)
+    assert isinstance(load_settings(CONFIGS / name, {}), SearchSettings)
 
 
 def test_no_file_is_forgotten() -> None:

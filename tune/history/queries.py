@@ -14,7 +14,7 @@ from typing import get_args
 from tune.history.events import Param, State
 from tune.history.table import Table, Trial
 from tune.settings import Budget, Dimension
-from vqc.epoch import EpochReport, Scores
+from vqc.epoch import Scores
 from vqc.shell import as_typed
 
 
@@ -78,11 +78,7 @@ def epochs_asked(table: Table) -> int:
 
 def epoch_s(trial: Trial) -> float | None:
     """Median seconds of an epoch of this trial, training and evaluation; None before the first."""
-    return median(map(_work_s, trial.reports)) if trial.reports else None
-
-
-def _work_s(report: EpochReport) -> float:
-    return report.train_s + report.eval_s
+    return median(report.epoch_s for report in trial.reports) if trial.reports else None
 
 
 def saved_by_stopping(table: Table) -> tuple[int, float]:

@@ -60,7 +60,7 @@ class Trial:
 
     def values(self, metric: str) -> list[float]:
         """The metric after each finished epoch; an epoch that could not be scored counts as 0."""
-        return [getattr(report.scores, metric) or 0.0 for report in self.reports]
+        return [report.scores.value(metric) for report in self.reports]
 
     def best(self, metric: str) -> tuple[float, int]:
         """Highest value and the (first) epoch that reached it; ``(0.0, 0)`` before the first epoch."""

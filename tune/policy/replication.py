@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean
 
-from tune.history.queries import scored
+from tune.history.queries import epoch_s, scored
 from tune.history.table import Table, Trial
 from tune.settings import SearchSettings
 from vqc.seeding import stream_seed
@@ -101,8 +101,7 @@ def rest_s(table: Table, settings: SearchSettings) -> float:
 
 def full_run_s(trial: Trial) -> float:
     """Seconds of the trial's whole length, by its median epoch; 0 before the first."""
-    epochs_s = [report.train_s + report.eval_s for report in trial.reports]
-    return median(epochs_s) * trial.config.num_epochs if epochs_s else 0.0
+    return (epoch_s(trial) or 0.0) * trial.config.num_epochs
 
 
 def repeat_seed(settings: SearchSettings, trial: Trial) -> int:

@@ -153,7 +153,7 @@ def _leaderboard(table: Table) -> list[dict[str, Any]]:
 
 def _row(trial: Trial, metric: str) -> dict[str, Any]:
     scores, value = queries.best_scores(trial, metric), queries.score(trial, metric)
-    work_s = sum(report.train_s + report.eval_s for report in trial.reports)
+    work_s = sum(report.epoch_s for report in trial.reports)
     return {
         "trial": trial,
         "value": value,

@@ -1,7 +1,4 @@
-"""The report's plots: the journal's table -> SVG that is pasted into the page.
-
-Called by the report; calls ``vqc.reporting.plots``, which makes a drawing fit the page.
-"""
+"""The report's plots: the journal's table -> SVG elements of the page."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from vqc.reporting.plots import COLOUR, canvas, svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CURVES_MAX = 60  # beyond so many, single curves cannot be told apart and are drawn as one faint sheaf
+CURVES_MAX = 60  # beyond so many, curves are drawn faintly, without marks
 
 _STATE_ROLE: Mapping[State, str] = {"completed": "good", "stopped": "stopped", "infeasible": "odd", "failed": "bad",
                                     "interrupted": "odd", "paused": "stopped"}  # fmt: skip
@@ -31,7 +28,7 @@ def curves(table: Table, *, width_px: int) -> str:
     best, default = best_trial(table), default_trial(table)
     rest = [trial for trial in scored(table) if trial not in (best, default)]
     shown = rest[:CURVES_MAX]
-    _sheaf(axes, [_points(trial, table.metric) for trial in rest[CURVES_MAX:]])
+    _faint_lines(axes, [_points(trial, table.metric) for trial in rest[CURVES_MAX:]])
     for trial in reversed(shown):
         _curve(axes, trial, table.metric, role="muted", width=1.1)
     if default is not None and default is not best:
@@ -53,7 +50,7 @@ def curves(table: Table, *, width_px: int) -> str:
 
 
 def influence(table: Table, name: str) -> str:
-    """Best value of each trial against one searched value; the marker tells the state."""
+    """Best value of each trial against one searched value; the marker is the state."""
     from matplotlib.ticker import LogLocator
 
     figure_, axes = canvas(380, 250)
@@ -67,7 +64,7 @@ def influence(table: Table, name: str) -> str:
         axes.scatter(
             [_place(trial.params[name], ladder) for trial in group],
             [trial.best(table.metric)[0] for trial in group],
-            marker=_STATE_MARKER.get(state, "D"), s=46, linewidths=0.8,
+            marker=_STATE_MARKER.get(state, "D"), s=46 if state == "completed" else 80, linewidths=0.8,
             color=COLOUR[_STATE_ROLE.get(state, "muted")], edgecolors=COLOUR["surface"], alpha=0.85,
         )  # fmt: skip
     for trial, role in ((default, "default"), (best, "best")):
@@ -101,7 +98,7 @@ def timeline(table: Table, *, width_px: int) -> str:
         for since_s, until_s in trial.spans_s:
             bars["wait"].append((trial.number, since_s / 60, (until_s - since_s) / 60))
         for report, end_s in zip(trial.reports, trial.epoch_ends_s, strict=True):
-            begin_s = end_s - report.train_s - report.eval_s
+            begin_s = end_s - report.epoch_s
             bars["train"].append((trial.number, begin_s / 60, report.train_s / 60))
             bars["eval"].append((trial.number, (end_s - report.eval_s) / 60, report.eval_s / 60))
     rows = [trial.number for trial in trials]
@@ -128,7 +125,7 @@ def _points(trial: Trial, metric: str) -> list[tuple[int, float]]:
     return [(epoch, value) for epoch, value in pairs if value is not None]
 
 
-def _sheaf(axes: Axes, lines: Sequence[list[tuple[int, float]]]) -> None:
+def _faint_lines(axes: Axes, lines: Sequence[list[tuple[int, float]]]) -> None:
     from matplotlib.collections import LineCollection
 
     if lines:
@@ -146,8 +143,10 @@ def _curve(axes: Axes, trial: Trial, metric: str, *, role: str, width: float) ->
               solid_capstyle="round", gid=f"trial-{trial.number}")  # fmt: skip
     if trial.state != "completed" or len(epochs) == 1:
         state_role = _STATE_ROLE.get(trial.state, "muted")
-        axes.plot(epochs[-1], values[-1], marker=_STATE_MARKER.get(trial.state, "D"), markersize=6, zorder=front + 1,
-                  color=COLOUR[state_role], markeredgecolor=COLOUR["surface"], markeredgewidth=0.8)  # fmt: skip
+        axes.plot(
+            epochs[-1], values[-1], marker=_STATE_MARKER.get(trial.state, "D"), markersize=8, zorder=front + 1,
+            color=COLOUR[state_role], markeredgecolor=COLOUR["surface"], markeredgewidth=0.8, clip_on=False,
+        )  # fmt: skip
 
 
 def _tip(trial: Trial, metric: str) -> str:

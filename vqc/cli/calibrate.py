@@ -64,19 +64,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(report: CalibrationReport) -> None:
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from vqc.reporting.terminal import plain_table
 
     console = Console(highlight=False, soft_wrap=True)
     if (tested := report.on_test) is not None:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        table.add_column(f"on test, {tested.before.detections} detections")
-        for column in ("before", "after"):
-            table.add_column(column, justify="right")
+        table = plain_table(f"on test, {tested.before.detections} detections", "before", "after")
         for name, key in (("LaECE0", "laece0"), ("D-ECE", "dece")):
-            table.add_row(name, *(_number(getattr(part, key)) for part in (tested.before, tested.after)))
+            values = (getattr(part, key) for part in (tested.before, tested.after))
+            table.add_row(name, *("none" if value is None else f"{value:.3f}" for value in values))
         console.print(table)
     calibration = report.calibration
     console.print(escape(f"method {calibration.method}, {_thresholds(calibration)}"))
@@ -90,7 +88,3 @@ def _thresholds(calibration: Calibration) -> str:
         return f"reject from an expected IoU of {point.thresholds[0]:.3f}"
     pairs = zip(calibration.categories, point.thresholds, strict=True)
     return "reject from an expected IoU of " + ", ".join(f"{value:.3f} ({name})" for (_, name), value in pairs)
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"

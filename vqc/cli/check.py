@@ -33,15 +33,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
-    from vqc.data.dataset import check_data, load_data
+    from vqc.data.dataset import check_data
 
     root: Path = args.data
     if args.image_size is None:
         config = load_record(TrainConfig, shipped_settings("train_config.json"))
     else:
         config = parse_record(TrainConfig, {"image_size": args.image_size}, source="--image-size")
-    if not root.is_dir():
-        load_data(root)  # raises, with the next command
     data, findings = check_data(root, image_sizes=[config.image_size])
     console = Console(highlight=False, soft_wrap=True)
     if data is not None:
@@ -57,14 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _show_counts(console: Console, data: Data) -> None:
     """A column for each split and a row for each count, so that any number of categories fits the terminal's width."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(escape(data.root.resolve().name))
-    for split in data.splits:
-        table.add_column(split.name, justify="right")
+    from vqc.reporting.terminal import plain_table
+
+    table = plain_table(escape(data.root.resolve().name), *(split.name for split in data.splits))
     rows: list[tuple[str, list[int]]] = [
         ("images", [len(split.images) for split in data.splits]),
         ("  good", [split.good for split in data.splits]),

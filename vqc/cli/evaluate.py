@@ -31,14 +31,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; write ``metrics/evaluation_results.json`` and ``evaluation.html``; log both in MLflow."""
     from vqc.data.dataset import load_data
-    from vqc.errors import ConfigError
     from vqc.evaluation.evaluate import evaluate
     from vqc.files import write_atomically
     from vqc.reporting.evaluation_page import evaluation_page
     from vqc.tracking.mlflow_client import redacted
 
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
     evaluated = evaluate(
         args.model,
         load_data(args.data),
@@ -64,19 +61,17 @@ def results_path(folder: Path) -> Path:
 
 
 def _show(record: Evaluation) -> None:
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from vqc.evaluation.bootstrap import METRICS
+    from vqc.reporting.terminal import plain_table
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(f"on {record.split}, {record.images} images")
-    table.add_column("", justify="right")
-    table.add_column("two-sided 95 % interval")
+    table = plain_table(f"on {record.split}, {record.images} images", "", "two-sided 95 % interval", left=(0, 2))
     table.add_row("escape: defective parts that pass", *_cells(record.per_part.escape))
     table.add_row("overkill: good parts rejected", *_cells(record.per_part.overkill))
-    for name in ("ap", "ap50", "ap75", "ar"):
+    for name in METRICS:
         value, interval = getattr(record.coco, name), getattr(record.coco_intervals, name)
         span = f"{interval.low:.3f} to {interval.high:.3f}" if interval else ""
         table.add_row(name.upper(), "none" if value is None else f"{value:.3f}", span)
@@ -121,25 +116,25 @@ def _track(record: Evaluation, files: tuple[Path, ...], *, name: str, uri: str |
 
 def _flat(record: Evaluation) -> dict[str, float]:
     """Metric name -> value; figures without a value are left out."""
+    from vqc.evaluation.bootstrap import METRICS
     from vqc.tracking.mlflow_client import metric_name
 
-    split = record.split
-    values: dict[str, float | None] = {
-        **{metric_name(split, name): getattr(record.coco, name) for name in ("ap", "ap50", "ap75", "ar")},
-        **{metric_name(split, "class_ap", name): value for name, value in record.coco.class_ap.items()},
-        **{metric_name(split, "area_ap", name): scores.ap for name, scores in record.coco_by_area.items()},
+    rates, spans = record.per_part, record.coco_intervals
+    of_split: dict[str | tuple[str, str], float | None] = {
+        **{name: getattr(record.coco, name) for name in METRICS},
+        **{("class_ap", name): value for name, value in record.coco.class_ap.items()},
+        **{("area_ap", name): scores.ap for name, scores in record.coco_by_area.items()},
         **{
-            f"{metric_name(split, name)}_{end}": getattr(getattr(record.coco_intervals, name), end, None)
+            f"{name}_{end}": getattr(getattr(spans, name), end, None)
             for name in ("ap", "ap50")
             for end in ("low", "high")
         },
-        metric_name(split, "escape"): record.per_part.escape.value,
-        metric_name(split, "escape_high"): record.per_part.escape.high,
-        metric_name(split, "overkill"): record.per_part.overkill.value,
-        metric_name(split, "overkill_high"): record.per_part.overkill.high,
-        metric_name(split, "laece0"): record.score_errors.laece0,
-        metric_name(split, "dece"): record.score_errors.dece,
-        "latency_p50_ms": record.latency.p50_ms,
-        "latency_p95_ms": record.latency.p95_ms,
+        **{name: getattr(rates, name).value for name in ("escape", "overkill")},
+        **{f"{name}_high": getattr(rates, name).high for name in ("escape", "overkill")},
+        **{name: getattr(record.score_errors, name) for name in ("laece0", "dece")},
     }
+    values = {
+        metric_name(record.split, *([key] if isinstance(key, str) else key)): value for key, value in of_split.items()
+    }
+    values |= {"latency_p50_ms": record.latency.p50_ms, "latency_p95_ms": record.latency.p95_ms}
     return {name: value for name, value in values.items() if value is not None}

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -20,19 +18,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vqc.inference.detections import Detections
     from vqc.inference.predictor import Predictor
-    from vqc.inference.saliency import Target
 
     Heat = NDArray[np.float32]
     Pixels = NDArray[np.uint8]
 
-UNREADABLE = 1
 Method = Literal["gradcam", "drise"]
-NAMES: dict[Method, str] = {"gradcam": "Grad-CAM", "drise": "D-RISE"}
-NO_MAP: dict[Method, str] = {
-    "gradcam": "no gradient reaches the feature maps",
-    "drise": "the detection was found under none of the masks",
-}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -62,10 +54,12 @@ def run(args: argparse.Namespace) -> int:
     Exit status 1 where a photograph could not be read: the others are explained all the same.
     """
     from vqc.data.findings import printable
-    from vqc.files import make_empty_folder
+    from vqc.files import make_empty_folder, write_atomically, write_json
     from vqc.inference.model_file import open_predictor
     from vqc.inference.photographs import find_photographs, read_photograph
+    from vqc.reporting.html import LAYOUT, render
     from vqc.reporting.terminal import track
+    from vqc.results import new_name
 
     for name, least in (("detections", 1), ("masks", 1), ("seed", 0)):
         if (value := getattr(args, name)) < least:
@@ -73,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     photographs = [photograph for path in args.images for photograph in find_photographs(path)]
     predictor = open_predictor(args.model)
     methods = _methods(args.method, predictor, args.model)
-    out = args.out or Path("results") / "explanations" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = args.out or Path("results", "explanations", new_name())
     make_empty_folder(out)
     sections: list[dict[str, Any]] = []
     unreadable: list[str] = []
@@ -86,11 +80,14 @@ def run(args: argparse.Namespace) -> int:
         else:
             stem = f"{number:04d}-{photograph.path.stem}"
             sections.append({"file": name, **_section(out, stem, pixels, predictor, methods, args)})
-        _write_page(out, sections, unreadable, methods=methods, args=args, waiting=len(photographs) - number)
+        page = render(LAYOUT / "explain.html.j2", args=args, methods=methods, sections=sections, unreadable=unreadable,
+                      waiting=len(photographs) - number)  # fmt: skip
+        write_atomically(out / "explanations.html", page.encode())
+        write_json(out / "explanations.json", sections)
     print(f"{len(sections)} photographs explained: {out / 'explanations.html'}")
     for line in unreadable:
         print(line, file=sys.stderr)
-    return UNREADABLE if unreadable else 0
+    return 1 if unreadable else 0
 
 
 def _methods(asked: str | None, predictor: Predictor, path: Path) -> tuple[Method, ...]:
@@ -107,57 +104,47 @@ def _section(
     out: Path, stem: str, pixels: Pixels, predictor: Predictor, methods: Sequence[Method], args: argparse.Namespace
 ) -> dict[str, Any]:
     """What the page shows of one photograph; its pictures are saved on the way."""
-    import numpy as np
-
     from vqc.data.letterbox import fit_image, inner_size
-    from vqc.inference.saliency import Target, faithfulness
+    from vqc.inference.saliency import faithfulness
     from vqc.reporting.draw import draw_boxes, draw_heat
 
     fitted = fit_image(pixels, predictor.image_size)
-    height, width = inner_size(pixels.shape[1], pixels.shape[0], predictor.image_size)
-    image = np.ascontiguousarray(fitted[:height, :width])
-    found = predictor.calibrated(predictor.detect_fitted(fitted[None])[0])
-    found = found[np.arange(min(args.detections, len(found)))]
-    targets = [Target(box=box, label=int(label)) for box, label in zip(found.boxes, found.labels, strict=True)]
+    rows, columns = inner = inner_size(pixels.shape[1], pixels.shape[0], predictor.image_size)
+    image = fitted[:rows, :columns]
+    found = predictor.calibrated(predictor.detect_fitted(fitted[None])[0])[: args.detections]
     whole = draw_boxes(image, found.boxes, [str(number) for number in range(1, len(found) + 1)])
-    heats = {method: _heats(method, fitted, targets, predictor, args) for method in methods}
+    heats = {method: _heats(method, fitted, found, predictor, args) for method in methods}
     cards = []
-    for k, target in enumerate(targets):
-        for method in methods:
-            heat, picture, measured = heats[method][k], None, None
-            if heat is not None:
-                heated = draw_heat(image, np.ascontiguousarray(heat[:height, :width]))
-                drawn = draw_boxes(heated, target.box[None], [""])
-                picture = _saved(out, f"{stem}-{k + 1}-{method}.jpg", drawn)
-            if heat is not None and args.faithfulness:
-                measured = faithfulness(
-                    predictor.detect_fitted, fitted, target, heat, inner=(height, width), seed=args.seed
-                )
-            cards.append(
-                {
-                    "detection": k + 1,
-                    "category": predictor.category(target.label)[1],
-                    "score": round(float(found.scores[k]), 6),
-                    "box_in_fitted_image": [round(float(value), 3) for value in target.box],
-                    "method": method,
-                    "picture": picture,
-                    "faithfulness": measured,
-                }
-            )
+    for k, method in itertools.product(range(len(found)), methods):
+        heat, picture, measured = heats[method][k], None, None
+        if heat is not None:
+            drawn = draw_boxes(draw_heat(image, heat[:rows, :columns]), found.boxes[[k]], [""])
+            picture = _saved(out, f"{stem}-{k + 1}-{method}.jpg", drawn)
+            if args.faithfulness:
+                measured = faithfulness(predictor.detect_fitted, fitted, found[[k]], heat, inner=inner, seed=args.seed)
+        card = {
+            "detection": k + 1,
+            "category": predictor.category(int(found.labels[k]))[1],
+            "score": round(float(found.scores[k]), 6),
+            "box_in_fitted_image": [round(float(value), 3) for value in found.boxes[k]],
+            "method": method,
+            "picture": picture,
+            "faithfulness": measured,
+        }
+        cards.append(card)
     return {"whole": _saved(out, f"{stem}.jpg", whole), "cards": cards}
 
 
 def _heats(
-    method: Method, fitted: Pixels, targets: Sequence[Target], predictor: Predictor, args: argparse.Namespace
+    method: Method, fitted: Pixels, found: Detections, predictor: Predictor, args: argparse.Namespace
 ) -> Sequence[Heat | None]:
     if method == "gradcam":
         from vqc.inference.grad_cam import grad_cam
 
-        assert predictor.model is not None  # or the method would have been refused
-        return [grad_cam(predictor.model, fitted, target) for target in targets]
+        return [grad_cam(predictor.model, fitted, found[[k]]) for k in range(len(found))]
     from vqc.inference.saliency import drise
 
-    return drise(predictor.detect_fitted, fitted, targets, masks=args.masks, seed=args.seed) if targets else []
+    return drise(predictor.detect_fitted, fitted, found, masks=args.masks, seed=args.seed) if len(found) else []
 
 
 def _saved(out: Path, name: str, pixels: Pixels) -> str:
@@ -166,34 +153,3 @@ def _saved(out: Path, name: str, pixels: Pixels) -> str:
 
     save_jpeg(out / "pictures" / name, pixels)
     return f"pictures/{quote(os.fsencode(name))}"
-
-
-def _write_page(
-    out: Path,
-    sections: Sequence[dict[str, Any]],
-    unreadable: Sequence[str],
-    *,
-    methods: Sequence[Method],
-    args: argparse.Namespace,
-    waiting: int,
-) -> None:
-    from vqc.files import write_atomically
-    from vqc.reporting.html import render
-
-    page = render(
-        Path(__file__).parent.parent / "reporting" / "templates" / "explain.html.j2",
-        model=args.model.name,
-        sections=sections,
-        unreadable=unreadable,
-        waiting=waiting,
-        names=NAMES,
-        no_map=NO_MAP,
-        methods=methods,
-        measured=args.faithfulness,
-        masks=args.masks,
-        seed=args.seed,
-        detections=args.detections,
-    )
-    write_atomically(out / "explanations.html", page.encode())
-    text = json.dumps(sections, indent=1, allow_nan=False, default=asdict)
-    write_atomically(out / "explanations.json", f"{text}\n".encode())

@@ -1,6 +1,7 @@
-"""The command line ``vqc COMMAND``. Thin: names the commands, loads the one that is asked for, tells its errors.
+"""The command line ``vqc COMMAND``: names the commands, loads the one that is asked for, prints its errors.
 
-A command is one entry of ``COMMANDS`` and one module; ``vqc --help`` loads nothing but this file and the exceptions.
+A command is one entry of ``COMMANDS`` and the module ``vqc.cli.<name>``: ``add_flags(parser)`` declares its flags,
+``run(args)`` does the work and returns the exit status. ``vqc --help`` loads nothing but this file and the exceptions.
 """
 # ruff: noqa: T201 - a command line prints
 
@@ -11,36 +12,22 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from vqc.errors import InfeasibleError, UserError
 
-USER_ERROR = 2
 INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class Command:
-    """One subcommand: its name, a line of help, and the module with its ``add_flags`` and ``run``.
-
-    ``add_flags(parser)`` declares the flags; ``run(args)`` does the work and returns the exit status.
-    """
-
-    name: str
-    help: str
-    module: str
-
-
-COMMANDS: tuple[Command, ...] = (
-    Command("calibrate", "Fit scores and the threshold for a stated escape rate, on val.", "vqc.cli.calibrate"),
-    Command("check", "Tell everything that is wrong with a folder of annotated images.", "vqc.cli.check"),
-    Command("evaluate", "Measure all that an inspector signs: escape, overkill, AP, latency.", "vqc.cli.evaluate"),
-    Command("explain", "Show, for each detection, which pixels it depends on.", "vqc.cli.explain"),
-    Command("models", "List the detectors.", "vqc.cli.models"),
-    Command("predict", "Judge a folder of photographs: defects, and pass or fail for each.", "vqc.cli.predict"),
-    Command("sample", "Write the generated data set: metal parts with and without defects.", "vqc.cli.sample"),
-    Command("train", "Train one detector; the search does this for many configurations.", "vqc.cli.train"),
-)
+COMMANDS = {
+    "calibrate": "Fit scores and the threshold for a stated escape rate, on val.",
+    "check": "Tell everything that is wrong with a folder of annotated images.",
+    "evaluate": "Measure all that an inspector signs: escape, overkill, AP, latency.",
+    "explain": "Show, for each detection, which pixels it depends on.",
+    "models": "List the detectors.",
+    "predict": "Judge a folder of photographs: defects, and pass or fail for each.",
+    "sample": "Write the generated data set: metal parts with and without defects.",
+    "train": "Train one detector; the search does this for many configurations.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except (UserError, InfeasibleError) as error:
         print(f"vqc {words[0]}: {error}", file=sys.stderr)
-        return USER_ERROR
+        return UserError.exit_status
     except (RuntimeError, MemoryError) as error:
         from vqc.hardware.memory import is_out_of_memory, out_of_memory_message
 
         if not is_out_of_memory(error):
             raise
         print(f"vqc {words[0]}: {out_of_memory_message('the detector', error)}", file=sys.stderr)
-        return USER_ERROR
+        return UserError.exit_status
     except KeyboardInterrupt:
         print(f"vqc {words[0]}: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -74,10 +61,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     """The parser for these words: of the commands, only the one they name is loaded."""
     parser = argparse.ArgumentParser(prog="vqc", description="Defect detectors for one small GPU.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        own = commands.add_parser(command.name, help=command.help, description=command.help)
-        if words and words[0] == command.name:
-            module = importlib.import_module(command.module)
+    for name, help_ in COMMANDS.items():
+        own = commands.add_parser(name, help=help_, description=help_)
+        if words and words[0] == name:
+            module = importlib.import_module(f"vqc.cli.{name}")
             module.add_flags(own)
             own.set_defaults(run=module.run)
     return parser

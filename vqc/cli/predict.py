@@ -4,26 +4,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vqc.errors import ConfigError, DataError
+from vqc.errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from vqc.inference.detections import Detections
     from vqc.inference.photographs import Photograph
     from vqc.inference.predictor import Predictor
     from vqc.inference.verdicts import Verdict
-
-UNREADABLE = 1
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,17 +31,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 1 where a photograph could not be read: the others are predicted all the same."""
-    from vqc.files import new_folder
+    from vqc.files import new_folder, write_json
     from vqc.inference.model_file import open_predictor
     from vqc.inference.photographs import find_photographs
     from vqc.inference.thresholds import resolve_thresholds
+    from vqc.results import new_name
 
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise ConfigError("--threshold", [f"got {args.threshold:g}, expected a score from 0 to 1"])
     photographs = find_photographs(args.images, annotations=args.annotations)
     predictor = open_predictor(args.model)
     thresholds, source = resolve_thresholds(predictor, given=args.threshold)
-    out = args.out or Path("results") / "predictions" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    out = args.out or Path("results", "predictions", new_name())
     with new_folder(out) as draft:
         verdicts = _judged(draft, predictor, photographs, thresholds)
         summary = {
@@ -59,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
             "calibrated": predictor.calibration is not None,
             "thresholds": {predictor.category(label)[1]: threshold for label, threshold in thresholds.items()},
             "threshold_source": source,
-            "images": [asdict(verdict) for verdict in verdicts],
+            "images": verdicts,
         }
-        _write_json(draft / "verdicts.json", summary)
+        write_json(draft / "verdicts.json", summary)
     return _show(out, verdicts, source)
 
 
@@ -69,10 +59,10 @@ def _judged(
     folder: Path, predictor: Predictor, photographs: Sequence[Photograph], thresholds: Mapping[int, float]
 ) -> list[Verdict]:
     """The verdicts; detections, pictures and the spreadsheet are written on the way."""
-    from vqc.files import write_atomically
+    from vqc.files import write_atomically, write_json
     from vqc.inference.photographs import read_photograph
     from vqc.inference.verdicts import Verdict, coco_results, judge, verdicts_csv
-    from vqc.reporting.draw import save_jpeg
+    from vqc.reporting.draw import draw_boxes, save_jpeg
     from vqc.reporting.terminal import track
 
     results: list[dict[str, Any]] = []
@@ -81,31 +71,20 @@ def _judged(
         try:
             pixels = read_photograph(photograph)
         except DataError as error:
-            id_, name = photograph.image_id, photograph.file_name
-            verdicts.append(Verdict(image_id=id_, file_name=name, verdict="unreadable", reason=error.what))
+            verdicts.append(Verdict(photograph.image_id, photograph.file_name, "unreadable", reason=error.what))
             continue
         found = predictor.detect(pixels, image_id=photograph.image_id)
         results += coco_results(found, predictor)
         verdicts.append(judge(photograph, found, predictor, thresholds=thresholds))
         picture = folder / "pictures" / f"{photograph.image_id:06d}-{photograph.path.stem}.jpg"
-        save_jpeg(picture, _annotated(pixels, found.reaching(thresholds), predictor))
-    _write_json(folder / "detections.json", results)
+        defects = found.reaching(thresholds)
+        pairs = zip(defects.labels, defects.scores, strict=True)
+        captions = [f"{predictor.category(int(label))[1]} {score:.2f}" for label, score in pairs]
+        save_jpeg(picture, draw_boxes(pixels, defects.boxes, captions))
+    write_json(folder / "detections.json", results)
     # A file's name may hold bytes that are no letters.
     write_atomically(folder / "verdicts.csv", verdicts_csv(verdicts).encode(errors="backslashreplace"))
     return verdicts
-
-
-def _annotated(pixels: NDArray[np.uint8], defects: Detections, predictor: Predictor) -> NDArray[np.uint8]:
-    from vqc.reporting.draw import draw_boxes
-
-    pairs = zip(defects.labels, defects.scores, strict=True)
-    return draw_boxes(pixels, defects.boxes, [f"{predictor.category(int(k))[1]} {score:.2f}" for k, score in pairs])
-
-
-def _write_json(path: Path, content: object) -> None:
-    from vqc.files import write_atomically
-
-    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _show(out: Path, verdicts: Sequence[Verdict], source: str) -> int:
@@ -117,4 +96,4 @@ def _show(out: Path, verdicts: Sequence[Verdict], source: str) -> int:
     unreadable = [verdict for verdict in verdicts if verdict.verdict == "unreadable"]
     for verdict in unreadable:
         print(f"{printable(verdict.file_name)}: {verdict.reason}", file=sys.stderr)
-    return UNREADABLE if unreadable else 0
+    return 1 if unreadable else 0

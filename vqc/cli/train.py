@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.tracking.mlflow_client import RunStatus
-    from vqc.tracking.mlflow_run import RunMirror
     from vqc.training.run import Run
 
 INTERRUPTED = 130
@@ -66,8 +65,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     """A new run; all mistakes of the user are found before its folder is made."""
-    from datetime import datetime
-
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import load_with_warnings
     from vqc.data.findings import warning_lines
@@ -78,7 +75,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     from vqc.shell import short_path
     from vqc.training.run import start_run
 
-    name = args.name or new_name(datetime.now(), "train-")
+    name = args.name or new_name("train-")
     check_name(name)
     path = args.config or shipped_settings("train_config.json" if gpu is not None else "train_config_cpu.json")
     if args.config is None and gpu is None:
@@ -138,7 +135,7 @@ def _train(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> i
     print(f"  {as_typed(f'mlflow ui --backend-store-uri {redacted(uri)}')}")
     status: RunStatus = "FAILED"
     try:
-        status = "FINISHED" if _train_epochs(run, data, gpu, args, mirror) else "KILLED"
+        status = "FINISHED" if _train_epochs(run, data, gpu, args) else "KILLED"
     except KeyboardInterrupt:
         status = "KILLED"
     except Exception as error:
@@ -152,7 +149,7 @@ def _train(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> i
     return 0 if status == "FINISHED" else INTERRUPTED
 
 
-def _train_epochs(run: Run, data: Data, gpu: int | None, args: argparse.Namespace, mirror: RunMirror) -> bool:
+def _train_epochs(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> bool:
     """Train epoch by epoch; True when all are done, False when the user stopped it."""
     import torch
 
@@ -188,7 +185,6 @@ def _train_epochs(run: Run, data: Data, gpu: int | None, args: argparse.Namespac
             reports.append(report)
             run.log(epoch_line(reports, run.config))
             display.on_epoch(report)
-            mirror.notify()
             profiler.on_epoch(report)
             if report.epoch < run.config.num_epochs:
                 guard.after_epoch(None if report.machine is None else report.machine.gpu_temperature_c)

@@ -11,13 +11,12 @@ import gc
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -37,7 +36,6 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control charact
 
 Entry = Mapping[str, Any]
 Xyxy = tuple[float, float, float, float]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +50,6 @@ class Category:
 class Box:
     """One annotation; ``xyxy`` in pixels, inside its image and not empty."""
 
-    annotation_id: int
     category_id: int
     xyxy: Xyxy
     area_px2: float
@@ -65,7 +62,7 @@ class ImageEntry:
 
     Attributes:
         file_name: with forward slashes; it never leaves its folder by name.
-        group: the entry's "group", a string or a whole number: the physical part that is shown; None without one.
+        group: the physical part that is shown: the entry's "group", a string or a whole number; None without one.
         where: how findings name this image.
     """
 
@@ -101,35 +98,21 @@ def read_annotations(path: Path, *, name: str, report: Report) -> Annotations | 
     except OSError as error:
         report.error("missing file", name, f"cannot be read: {error.strerror or error}")
         return None
-    problem = _too_large(data)
-    if data is None or problem is not None:
-        report.error("too large", name, f"{problem}; leave out 'segmentation', which detection does not need")
+    most = f"a file of at most {MOST_BYTES / 2**20:.0f} MB"
+    if data is not None:
+        values = sum(data.count(mark) for mark in (b",", b"[", b"{"))  # not the bytes: three of them can be an object
+        most = f"at most {MOST_VALUES:,} values, as of half a million boxes, got about {values:,}"
+    if data is None or values > MOST_VALUES:
+        report.error("too large", name, f"expected {most}; leave out 'segmentation', which detection does not need")
         return None
-    with _garbage_collection_off():
+    was_on = gc.isenabled()
+    gc.disable()  # or Python would search millions of JSON values for reference cycles that are not there
+    try:
         document = _parse(data, name, report)
         return None if document is None else _read(document, hashlib.sha256(data).hexdigest(), name, report)
-
-
-@contextmanager
-def _garbage_collection_off() -> Iterator[None]:
-    """Within it, Python does not search millions of JSON values for reference cycles that are not there."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if was_on:
             gc.enable()
-
-
-def _too_large(data: bytes | None) -> str | None:
-    """Why a file is not even parsed, or None. Counts the marks between values: three bytes can be an object."""
-    if data is None:
-        return f"expected a file of at most {MOST_BYTES / 2**20:.0f} MB"
-    values = sum(data.count(mark) for mark in (b",", b"[", b"{"))
-    if values > MOST_VALUES:
-        return f"expected at most {MOST_VALUES:,} values, as of half a million boxes, got about {values:,}"
-    return None
 
 
 def _parse(data: bytes, name: str, report: Report) -> dict[str, Any] | None:
@@ -270,7 +253,7 @@ def _boxes(
             image = by_id.get(image_id)
             if image is not None:
                 where = f"{image.where}, annotation {id_}"
-                box = _box(entry, id_, image, categories_named, where, report)
+                box = _box(entry, image, categories_named, where, report)
                 if box.category_id in usable:
                     found.setdefault(image_id, []).append(box)
             elif image_id not in images_named:
@@ -280,9 +263,7 @@ def _boxes(
     return {image_id: tuple(boxes) for image_id, boxes in found.items()}
 
 
-def _box(
-    entry: Entry, id_: int, image: ImageEntry, categories_named: frozenset[int], where: str, report: Report
-) -> Box:
+def _box(entry: Entry, image: ImageEntry, categories_named: frozenset[int], where: str, report: Report) -> Box:
     category_id = _integer(entry, "category_id")
     if category_id not in categories_named:
         known = _listed(categories_named)
@@ -296,7 +277,7 @@ def _box(
     xyxy = _xyxy(entry.get("bbox"), image, where, report)
     # Some tools leave the area out or write 0; then it is the box's own.
     area_px2 = float(area_px2 or (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
-    return Box(annotation_id=id_, category_id=category_id, xyxy=xyxy, area_px2=area_px2, crowd=bool(crowd))
+    return Box(category_id=category_id, xyxy=xyxy, area_px2=area_px2, crowd=bool(crowd))
 
 
 def _xyxy(bbox: object, image: ImageEntry, where: str, report: Report) -> Xyxy:
@@ -322,7 +303,7 @@ def _xyxy(bbox: object, image: ImageEntry, where: str, report: Report) -> Xyxy:
     return inside
 
 
-def _claim(taken: set[T], value: T, what: str) -> None:
+def _claim(taken: set[Any], value: object, what: str) -> None:
     if value in taken:
         raise _Invalid(f"{what} {printable(str(value))} is used more than once", kind="duplicate")
     taken.add(value)
@@ -351,13 +332,15 @@ def _integer(entry: Entry, key: str, *, low: int = -LARGEST) -> int:
     value = entry.get(key)
     if _is_integer(value) and value >= low:
         return value
-    expected = "a whole number" if low == -LARGEST else f"a whole number of at least {low}"
-    raise _Invalid(f"{key}: expected {expected}, got {shown(value) if key in entry else 'nothing'}")
+    raise _unexpected(entry, key, "a whole number" if low == -LARGEST else f"a whole number of at least {low}")
 
 
 def _text(entry: Entry, key: str) -> str:
     value = entry.get(key)
     if isinstance(value, str) and value.strip() and len(value) <= MOST_LETTERS:
         return value
-    expected = f"a name of at most {MOST_LETTERS:,} letters"
-    raise _Invalid(f"{key}: expected {expected}, got {shown(value) if key in entry else 'nothing'}")
+    raise _unexpected(entry, key, f"a name of at most {MOST_LETTERS:,} letters")
+
+
+def _unexpected(entry: Entry, key: str, expected: str) -> _Invalid:
+    return _Invalid(f"{key}: expected {expected}, got {shown(entry[key]) if key in entry else 'nothing'}")

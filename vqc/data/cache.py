@@ -44,10 +44,9 @@ def cached_pixels(
         group: a name for all that the pixels depend on, such as the data and the size.
         shape: [n, H, W, 3].
         produce: yields the n images in order, each uint8 [H, W, 3]; its own errors are passed on.
-        limit_bytes: of all files of the folder together.
 
     Returns:
-        uint8 [n, H, W, 3]; None, with a warning in the log, where they cannot be cached.
+        uint8 of that shape; None, with a warning in the log, where they cannot be cached.
     """
     path = folder / f"{group}-{name}.npy"
     try:

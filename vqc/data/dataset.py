@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.annotations import Box, Category, read_annotations
+from vqc.data.annotations import Category, read_annotations
 from vqc.data.duplicates import Photo, check_equal_files, check_groups, check_look_alikes
 from vqc.data.findings import Finding, Report
-from vqc.data.image_files import FoundPicture, read_pictures
+from vqc.data.image_files import read_pictures
 from vqc.data.image_io import decode_picture, picture_bytes, upright
 from vqc.data.letterbox import shorter_sides_px
 from vqc.data.validation import check_balance, check_categories, check_defect_size
@@ -49,7 +49,6 @@ class ImageRecord:
         labels: ``[n]`` int64, 1..C: position among the categories plus 1 (0 is background).
         areas: ``[n]`` float32, px2, as annotated, or of the box where nothing is annotated.
         crowd: ``[n]`` bool, COCO's iscrowd: a region of many objects, ignored in scoring.
-        annotation_ids: ``[n]`` int64, as in the file.
     """
 
     image_id: int
@@ -63,7 +62,6 @@ class ImageRecord:
     labels: NDArray[np.int64]
     areas: NDArray[np.float32]
     crowd: NDArray[np.bool_]
-    annotation_ids: NDArray[np.int64]
 
     @property
     def defective(self) -> bool:
@@ -73,7 +71,10 @@ class ImageRecord:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Images of one purpose; the categories are sorted by id and equal in all splits."""
+    """Images of one purpose; the categories are sorted by id and equal in all splits.
+
+    ``defective`` and ``good`` count images with and without a defect, ``boxes`` boxes; none of them counts crowds.
+    """
 
     name: str
     categories: tuple[Category, ...]
@@ -81,12 +82,10 @@ class Split:
 
     @property
     def defective(self) -> int:
-        """Images with a defect."""
         return sum(image.defective for image in self.images)
 
     @property
     def good(self) -> int:
-        """Images without one."""
         return len(self.images) - self.defective
 
     @cached_property
@@ -97,7 +96,6 @@ class Split:
 
     @property
     def boxes(self) -> int:
-        """Boxes, crowds not counted."""
         return sum(self.boxes_per_category.values())
 
 
@@ -134,10 +132,10 @@ class Data:
         Raises:
             DataError: the folder has none of that name.
         """
-        for split in self.splits:
-            if split.name == name:
-                return split
-        raise DataError(f"{self.root}: no split '{name}'; it has {', '.join(split.name for split in self.splits)}")
+        splits = {split.name: split for split in self.splits}
+        if name not in splits:
+            raise DataError(f"{self.root}: no split '{name}'; it has {', '.join(splits)}")
+        return splits[name]
 
     def summary(self) -> dict[str, Any]:
         """Name, fingerprint, categories and counts per split, as JSON can hold them."""
@@ -154,11 +152,7 @@ class Data:
 
 
 def load_data(root: Path) -> Data:
-    """Data that training can rely on.
-
-    Raises:
-        DataError: as ``load_with_warnings``.
-    """
+    """As ``load_with_warnings``, the data alone."""
     return load_with_warnings(root)[0]
 
 
@@ -168,10 +162,6 @@ def load_with_warnings(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> 
     Raises:
         DataError: no such folder, or it holds errors; their number and the first ten.
     """
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "no such folder"
-        expected = "expected a folder with train/images, train/annotations.json and the same for val"
-        raise DataError(f"{root}: {problem}; {expected}", command="vqc sample --out data")
     data, findings = check_data(root, image_sizes=image_sizes)
     if data is None:
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -190,14 +180,18 @@ def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Da
 
     Args:
         image_sizes: inputs of detectors, height and width in pixels, at which defects should not be too small.
+
+    Raises:
+        DataError: no such folder.
     """
-    report = Report()
     if not root.is_dir():
-        report.error("missing folder", str(root), "expected a folder with train and val in it, got none")
-        return None, report.findings
+        problem = "is not a folder" if root.exists() else "no such folder"
+        expected = "expected a folder with train/images, train/annotations.json and the same for val"
+        raise DataError(f"{root}: {problem}; {expected}", command="vqc sample --out data")
+    report = Report()
     found = [read for name in SPLITS if (read := _read_split(root, name, report)) is not None]
-    splits = [one.split for one in found]
-    photos = [photo for one in found for photo in one.photos]
+    splits = [split for split, _, _ in found]
+    photos = [photo for _, some, _ in found for photo in some]
     check_categories({split.name: split.categories for split in splits}, report)
     check_equal_files(photos, report)
     for split in splits:
@@ -210,7 +204,7 @@ def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Da
     for size in image_sizes:
         sides_px = [shorter_sides_px(r.boxes[~r.crowd], r.width, r.height, size) for r in images]
         check_defect_size(np.concatenate(sides_px), size=size, report=report)
-    return _data(root, found), report.findings
+    return _data(root, {split: sha256 for split, _, sha256 in found}), report.findings
 
 
 def read_image(record: ImageRecord) -> NDArray[np.uint8]:
@@ -234,30 +228,17 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     return pixels
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ReadSplit:
-    """A split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations."""
-
-    split: Split
-    photos: tuple[Photo, ...]
-    annotations_sha256: str
-
-
-def _data(root: Path, splits: Sequence[_ReadSplit]) -> Data:
+def _data(root: Path, splits: Mapping[Split, str]) -> Data:
+    """The data of these splits, each with the sha256 of its annotations."""
     lines: list[str] = []
     parts: dict[str, str] = {}
-    for read in splits:
-        name, hashes = read.split.name, [image.sha256 for image in read.split.images]
-        lines += [name, read.annotations_sha256, *hashes]
-        parts |= {f"{name}/annotations.json": read.annotations_sha256, f"{name}/images": _sha256(hashes)}
-    by_name = {read.split.name: read.split for read in splits}
+    for split, sha256 in splits.items():
+        hashes = [image.sha256 for image in split.images]
+        lines += [split.name, sha256, *hashes]
+        parts |= {f"{split.name}/annotations.json": sha256, f"{split.name}/images": _sha256(hashes)}
+    train, val, *test = splits
     return Data(
-        root=root,
-        train=by_name["train"],
-        val=by_name["val"],
-        test=by_name.get("test"),
-        fingerprint=_sha256(lines),
-        parts=parts,
+        root=root, train=train, val=val, test=test[0] if test else None, fingerprint=_sha256(lines), parts=parts
     )
 
 
@@ -265,15 +246,17 @@ def _sha256(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_split(root: Path, name: str, report: Report) -> _ReadSplit | None:
+def _read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Photo], str] | None:
+    """The split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations."""
     folder = root / name
     if not folder.is_dir():
         if name == "test":
-            message = "no such folder: the final detector cannot be tested on unseen parts"
-            report.warning("missing folder", name, message)
+            report.warning(
+                "missing folder", name, "no such folder: the final detector cannot be tested on unseen parts"
+            )
         else:
-            message = f"expected {name}/images and {name}/annotations.json, got no such folder"
-            report.error("missing folder", name, message)
+            expected = f"expected {name}/images and {name}/annotations.json, got no such folder"
+            report.error("missing folder", name, expected)
         return None
     annotations = read_annotations(folder / "annotations.json", name=f"{name}/annotations.json", report=report)
     if not (folder / "images").is_dir():
@@ -283,40 +266,25 @@ def _read_split(root: Path, name: str, report: Report) -> _ReadSplit | None:
         return None
     labels = {category.id: label for label, category in enumerate(annotations.categories, start=1)}
     records, photos = [], []
-    for found in read_pictures(folder / "images", annotations.images, report):
-        record = _record(found, annotations.boxes.get(found.image.image_id, ()), labels)
+    for image, picture, rotate in read_pictures(folder / "images", annotations.images, report):
+        boxes = annotations.boxes.get(image.image_id, ())
+        record = ImageRecord(
+            image_id=image.image_id,
+            path=folder / "images" / image.file_name,
+            sha256=picture.sha256,
+            group=image.file_name if image.group is None else image.group,
+            width=image.width,
+            height=image.height,
+            rotate=rotate,
+            boxes=np.array([box.xyxy for box in boxes], dtype=np.float32).reshape(-1, 4),
+            labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
+            areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
+            crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
+        )
         records.append(record)
-        photos.append(_photo(name, found, record))
+        thumbnail = upright(picture.thumbnail, picture.orientation if rotate else 1)
+        sides_px = np.array([record.width, record.height] * 2, dtype=np.float32)
+        shares = record.boxes[~record.crowd] / sides_px
+        photos.append(Photo(split=name, image=image, sha256=record.sha256, thumbnail=thumbnail, boxes=shares))
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
-    return _ReadSplit(split=split, photos=tuple(photos), annotations_sha256=annotations.sha256)
-
-
-def _record(found: FoundPicture, boxes: Sequence[Box], labels: Mapping[int, int]) -> ImageRecord:
-    image = found.image
-    return ImageRecord(
-        image_id=image.image_id,
-        path=found.path,
-        sha256=found.picture.sha256,
-        group=image.file_name if image.group is None else image.group,
-        width=image.width,
-        height=image.height,
-        rotate=found.rotate,
-        boxes=np.array([box.xyxy for box in boxes], dtype=np.float32).reshape(-1, 4),
-        labels=np.array([labels[box.category_id] for box in boxes], dtype=np.int64),
-        areas=np.array([box.area_px2 for box in boxes], dtype=np.float32),
-        crowd=np.array([box.crowd for box in boxes], dtype=np.bool_),
-        annotation_ids=np.array([box.annotation_id for box in boxes], dtype=np.int64),
-    )
-
-
-def _photo(split: str, found: FoundPicture, record: ImageRecord) -> Photo:
-    sides = np.array([record.width, record.height] * 2, dtype=np.float32)
-    return Photo(
-        split=split,
-        where=found.image.where,
-        file_name=found.image.file_name,
-        sha256=record.sha256,
-        group=found.image.group,
-        thumbnail=upright(found.picture.thumbnail, found.picture.orientation if found.rotate else 1),
-        boxes=record.boxes[~record.crowd] / sides,
-    )
+    return split, photos, annotations.sha256

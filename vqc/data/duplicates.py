@@ -7,22 +7,24 @@ Evangelidis and Psarakis, PAMI 30, 2008); their similarity is the correlation of
 design look the same too, but their defects differ: the boxes of both pictures must lie in the same places. So a part
 with a defect and one without are never a pair.
 
-The thresholds were found on 1,740 photographs without their groups, DeepPCB (1,500) and the generated sample (240),
-and on copies of 240 of them with shifts to 3 % of the side, turns to 2 degrees, scales to 2 %, other light, noise and
-JPEG quality 80. Of other parts, the generated ones reach a similarity of 0.80. In DeepPCB, where designs repeat, 360
-pairs are above 0.85: those that were looked at were different boards, and the boxes rule out all of them. Of the copies
-96 to 100 % are found, of copies with twice those changes 51 to 71 %.
+The thresholds were found on DeepPCB (1,500), the generated sample (240) and copies of 240 of them with shifts to 3 % of
+the side, turns to 2 degrees, scales to 2 %, other light, noise and JPEG quality 80. Other parts of the sample reach a
+similarity of 0.80; 360 pairs of DeepPCB, where designs repeat, are above 0.85, and the boxes rule out all of them. Of
+the copies 96 to 100 % are found, of copies with twice those changes 51 to 71 %.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.data.annotations import ImageEntry
 from vqc.data.findings import Report, printable
 from vqc.data.image_io import THUMBNAIL_PX
 
@@ -48,28 +50,15 @@ class Photo:
     """One image of a split, as far as it is compared with others.
 
     Attributes:
-        where: how findings name it.
-        group: the part that the annotations say it shows; None where they do not.
-        thumbnail: uint8 [THUMBNAIL_PX, THUMBNAIL_PX], grey, the whole image squeezed into a square.
+        thumbnail: uint8 [THUMBNAIL_PX, THUMBNAIL_PX], grey, the whole image as annotated, squeezed into a square.
         boxes: [n, 4] xyxy of its defects, as shares 0..1 of the image's width and height.
     """
 
     split: str
-    where: str
-    file_name: str
+    image: ImageEntry
     sha256: str
-    group: str | None
     thumbnail: NDArray[np.uint8]
     boxes: NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LookAlike:
-    """Two photographs that look the same, in the order of the splits; ``similarity`` is a correlation, up to 1."""
-
-    first: Photo
-    second: Photo
-    similarity: float
 
 
 def check_equal_files(photos: Sequence[Photo], report: Report) -> None:
@@ -77,23 +66,23 @@ def check_equal_files(photos: Sequence[Photo], report: Report) -> None:
     known: dict[str, Photo] = {}
     for photo in photos:
         first = known.setdefault(photo.sha256, photo)
-        same = f"the same picture as {printable(first.file_name)}"
+        same = f"the same picture as {printable(first.image.file_name)}"
         if first.split != photo.split:
             message = f"{same} in {first.split}; scores must be of unseen parts"
-            report.error("same picture in two splits", photo.where, message)
+            report.error("same picture in two splits", photo.image.where, message)
         elif first is not photo:
-            report.warning("same picture twice", photo.where, same)
+            report.warning("same picture twice", photo.image.where, same)
 
 
 def check_groups(photos: Sequence[Photo], report: Report) -> None:
     """The same part, by its ``group``, in two splits: a warning for each pair of splits."""
     splits = list(dict.fromkeys(photo.split for photo in photos))
-    groups = {split: {photo.group for photo in photos if photo.split == split} - {None} for split in splits}
-    for first, second in _pairs_of(splits):
+    groups = {split: {photo.image.group for photo in photos if photo.split == split} - {None} for split in splits}
+    for first, second in combinations(splits, 2):
         shared = groups[first] & groups[second]
         if shared:
             images = [photo for photo in photos if photo.split == second]
-            count = sum(photo.group in shared for photo in images)
+            count = sum(photo.image.group in shared for photo in images)
             names = ", ".join(printable(str(name)) for name in sorted(map(str, shared))[:LISTED])
             message = (
                 f"{count} of {len(images)} images show a part that is also in {first}, by their 'group' ({names}); "
@@ -106,16 +95,17 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
     """Pictures that look the same: a warning for each split, and for each pair of splits, that has any."""
     found = look_alikes(photos)
     splits = list(dict.fromkeys(photo.split for photo in photos))
-    for first, second in [*_pairs_of(splits), *((split, split) for split in splits)]:
-        pairs = [pair for pair in found if (pair.first.split, pair.second.split) == (first, second)]
+    for first, second in [*combinations(splits, 2), *zip(splits, splits, strict=True)]:
+        pairs = [pair for pair in found if (pair[0].split, pair[1].split) == (first, second)]
         if not pairs:
             continue
-        images = {id(pair.second) for pair in pairs}
         such = ", ".join(
-            f"{printable(pair.second.file_name)} and {printable(pair.first.file_name)} ({pair.similarity:.2f})"
-            for pair in pairs[:LISTED]
+            f"{printable(other.image.file_name)} and {printable(one.image.file_name)} ({similarity:.2f})"
+            for one, other, similarity in pairs[:LISTED]
         )
-        count = f"{len(images)} of {sum(photo.split == second for photo in photos)} images"
+        count = (
+            f"{len({id(other) for _, other, _ in pairs})} of {sum(photo.split == second for photo in photos)} images"
+        )
         if first == second:
             kind = "similar pictures"
             message = f"{count} look like another one, such as {such}; if they show one part, give them one 'group'"
@@ -128,12 +118,8 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
         report.warning(kind, f"{second}/annotations.json", message)
 
 
-def _pairs_of(splits: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return ((first, second) for number, second in enumerate(splits) for first in splits[:number])
-
-
-def look_alikes(photos: Sequence[Photo]) -> list[LookAlike]:
-    """Pairs of pictures that look the same, the most similar first.
+def look_alikes(photos: Sequence[Photo]) -> list[tuple[Photo, Photo, float]]:
+    """Pairs of pictures that look the same, in the order of ``photos``, and their correlation: the highest first.
 
     Left out are equal files, which ``check_equal_files`` reports, and pairs whose ``group`` is known for both.
     """
@@ -141,12 +127,12 @@ def look_alikes(photos: Sequence[Photo]) -> list[LookAlike]:
     found = []
     for one, other in _candidates(details, [photo.split for photo in photos]):
         first, second = photos[one], photos[other]
-        if first.sha256 == second.sha256 or (first.group is not None and second.group is not None):
+        if first.sha256 == second.sha256 or (first.image.group is not None and second.image.group is not None):
             continue
         similarity, matrix = _register(details[one], details[other])
         if similarity >= SIMILARITY and _same_places(first.boxes, second.boxes, matrix):
-            found.append(LookAlike(first=first, second=second, similarity=similarity))
-    return sorted(found, key=lambda pair: -pair.similarity)
+            found.append((first, second, similarity))
+    return sorted(found, key=lambda pair: -pair[2])
 
 
 def _detail(thumbnail: NDArray[np.uint8]) -> Detail:
@@ -200,18 +186,14 @@ def _register(first: Detail, second: Detail) -> tuple[float, NDArray[np.float32]
     down, right = np.unravel_index(np.argmax(around[middle, middle]), (2 * MOST_SHIFT_PX + 1,) * 2)
     start = np.array([[1, 0, right - MOST_SHIFT_PX], [0, 1, down - MOST_SHIFT_PX]], dtype=np.float32)
     shifted = float(around[middle, middle].max())
-    if shifted < MOVED_SIMILARITY:
-        return shifted, start
-    everywhere = np.full(first.shape, 255, dtype=np.uint8)
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
-    try:
-        similarity, matrix = cv2.findTransformECC(first, second, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 3)
-    except cv2.error:  # it found no way to make them more similar
-        return shifted, start
-    distortion = np.abs(matrix[:, :2] - np.eye(2)).max()
-    if similarity < shifted or distortion > MOST_DISTORTION:
-        return shifted, start
-    return float(similarity), np.asarray(matrix, dtype=np.float32)
+    if shifted >= MOVED_SIMILARITY:
+        everywhere = np.full(first.shape, 255, dtype=np.uint8)
+        stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
+        with suppress(cv2.error):  # it found no way to make them more similar
+            moved, matrix = cv2.findTransformECC(first, second, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 3)
+            if moved >= shifted and np.abs(matrix[:, :2] - np.eye(2)).max() <= MOST_DISTORTION:
+                return float(moved), np.asarray(matrix, dtype=np.float32)
+    return shifted, start
 
 
 def _same_places(first: NDArray[np.float32], second: NDArray[np.float32], matrix: NDArray[np.float32]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -18,26 +17,18 @@ THREADS = 8  # each may hold one picture of the largest size in memory
 HINTS = 20  # nearest names per split: each search for one goes through the whole folder
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoundPicture:
-    """An image entry and its file; ``rotate``: whether the annotations see the picture after EXIF's rotation."""
-
-    image: ImageEntry
-    path: Path
-    picture: Picture
-    rotate: bool
-
-
-def read_pictures(folder: Path, entries: Sequence[ImageEntry], report: Report) -> Iterator[FoundPicture]:
+def read_pictures(
+    folder: Path, entries: Sequence[ImageEntry], report: Report
+) -> Iterator[tuple[ImageEntry, Picture, bool]]:
     """The images in ``folder`` that can be decoded and have the annotated size, in the order of ``entries``.
 
-    Every other one is reported as an error, and files that no entry names in one warning.
+    The third value says whether the annotations see the picture after EXIF's rotation. Every other image is reported as
+    an error, and files that no entry names in one warning.
     """
     names = _listing(folder)
     by_lower_name = {Path(name).name.lower(): name for name in names}
     located: list[tuple[ImageEntry, Path]] = []
-    hints = HINTS
-    inside = folder.resolve()
+    hints, inside = HINTS, folder.resolve()
     for image in takewhile(lambda _: not report.full, entries):
         path = folder / image.file_name
         problem = _unreachable(path, inside)
@@ -51,16 +42,19 @@ def read_pictures(folder: Path, entries: Sequence[ImageEntry], report: Report) -
             hint = f"; did you mean '{printable(same)}'?" if same else nearest(image.file_name, names)
         report.error("missing image", image.where, f"{problem}{hint}")
     with ThreadPoolExecutor(max_workers=min(THREADS, os.cpu_count() or 1)) as pool:
-        for (image, path), picture in zip(located, pool.map(_probe, (path for _, path in located)), strict=True):
+        for (image, _), picture in zip(located, pool.map(_probe, (path for _, path in located)), strict=True):
             if isinstance(picture, str):
                 report.error("unreadable image", image.where, picture)
-            elif (rotate := _rotation(image, picture, report)) is not None:
-                yield FoundPicture(image=image, path=path, picture=picture, rotate=rotate)
-    unused = sorted(set(names) - {image.file_name for image in entries})
-    if unused:
-        where, count = f"{folder.parent.name}/images", len(unused)
-        message = f"{count} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
-        report.warning("unused images", where, message)
+                continue
+            try:
+                rotate = picture.rotated_in((image.width, image.height))
+            except DataError as error:
+                report.error("wrong size", image.where, error.what)
+            else:
+                yield image, picture, rotate
+    if unused := sorted(set(names) - {image.file_name for image in entries}):
+        message = f"{len(unused)} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
+        report.warning("unused images", f"{folder.parent.name}/images", message)
 
 
 def _listing(folder: Path) -> list[str]:
@@ -87,16 +81,3 @@ def _probe(path: Path) -> Picture | str:
         return probe_picture(picture_bytes(path))
     except DataError as error:
         return error.what
-
-
-def _rotation(image: ImageEntry, picture: Picture, report: Report) -> bool | None:
-    """Whether the annotations see the picture upright; ``None`` if they are of another size altogether."""
-    size = (image.width, image.height)
-    if size == picture.upright_size:
-        return picture.orientation != 1
-    if size == (picture.width, picture.height):
-        return False
-    got = f"{picture.upright_size[0]} x {picture.upright_size[1]}"
-    message = f"annotated as {image.width} x {image.height} px, the picture has {got}"
-    report.error("wrong size", image.where, message)
-    return None

@@ -1,7 +1,6 @@
-"""Image bytes -> what the annotations need to know, and pixels. The only module that imports Pillow.
+"""Image bytes -> what the annotations need to know, and pixels.
 
-Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become upright 8-bit RGB. Every file is decoded
-in full, so that a truncated one is found before training starts.
+Greyscale, 16-bit, palette, transparent, CMYK and EXIF-rotated files all become upright 8-bit RGB.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,17 +31,6 @@ MOST_BYTES = 2**30  # of a file: the largest picture, of 16 bits and not compres
 
 # Decoders of hostile bytes raise all of these; each means that the file is broken, not the program.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError)
-
-# EXIF orientation -> the upright picture.
-_UPRIGHT: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: np.rot90(pixels, 1),
-}
 
 # To silence a warning changes filters of the whole interpreter; two threads must not do that at once.
 _opening = threading.Lock()
@@ -69,8 +56,20 @@ class Picture:
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height in pixels after the EXIF rotation."""
-        swapped = self.orientation >= 5
-        return (self.height, self.width) if swapped else (self.width, self.height)
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+    def rotated_in(self, annotated_size: tuple[int, int]) -> bool:
+        """Whether annotations for this width and height in pixels see the picture after the EXIF rotation.
+
+        Raises:
+            DataError: the picture has neither this size nor, as stored, this one; names no file.
+        """
+        if annotated_size == self.upright_size:
+            return self.orientation != 1
+        if annotated_size == (self.width, self.height):
+            return False
+        (annotated_width, annotated_height), (width, height) = annotated_size, self.upright_size
+        raise DataError(f"annotated as {annotated_width} x {annotated_height} px, the picture has {width} x {height}")
 
 
 def picture_bytes(path: Path) -> bytes:
@@ -98,7 +97,6 @@ def probe_picture(data: bytes) -> Picture:
 
     with _open(data) as image:
         width, height = image.size
-        _check_mode(image)
         # A JPEG at an eighth of its size: all bytes are still read, so a cut-off file is found, and sooner.
         image.draft(None, (max(width // 8, THUMBNAIL_PX), max(height // 8, THUMBNAIL_PX)))
         _load(image)
@@ -119,14 +117,12 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
     transparency is dropped.
 
     Args:
-        data: the file's bytes.
         rotate: whether the EXIF orientation is applied.
 
     Raises:
         DataError: as ``probe_picture``.
     """
     with _open(data) as image:
-        _check_mode(image)
         _load(image)
         orientation = _orientation(image) if rotate else 1
         pixels = np.asarray(_eight_bit(image).convert("RGB"))
@@ -135,7 +131,8 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Pixels [height, width, ...] turned and mirrored as EXIF's ``orientation``, 1 to 8, asks; a view."""
-    return _UPRIGHT[orientation](pixels) if orientation in _UPRIGHT else pixels
+    down, right = ((1, 1), (1, -1), (-1, -1), (-1, 1))[(orientation - 1) % 4]
+    return (pixels.swapaxes(0, 1) if orientation >= 5 else pixels)[::down, ::right]
 
 
 def _open(data: bytes) -> Image:
@@ -157,15 +154,12 @@ def _open(data: bytes) -> Image:
 
 
 def _load(image: Image) -> None:
+    if image.mode in ("F", "LAB", "HSV"):
+        raise DataError(f"pixels of kind '{image.mode}'; expected greyscale or colour of 8 or 16 bits")
     try:
         image.load()
     except _BROKEN as error:
         raise DataError(f"broken or cut off: {error}") from None
-
-
-def _check_mode(image: Image) -> None:
-    if image.mode in ("F", "LAB", "HSV"):
-        raise DataError(f"pixels of kind '{image.mode}'; expected greyscale or colour of 8 or 16 bits")
 
 
 def _orientation(image: Image) -> int:
@@ -173,7 +167,7 @@ def _orientation(image: Image) -> int:
         code = image.getexif().get(EXIF_ORIENTATION, 1)
     except _BROKEN:  # broken metadata around a good picture: viewers show it as stored
         return 1
-    return code if isinstance(code, int) and code in _UPRIGHT else 1
+    return code if isinstance(code, int) and 1 <= code <= 8 else 1
 
 
 def _eight_bit(image: Image) -> Image:

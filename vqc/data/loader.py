@@ -43,15 +43,8 @@ class Batch:
 
     def parts(self, size: int) -> list[Batch]:
         """The batch cut into parts of ``size`` images, in order; the last may be smaller. Views, not copies."""
-        ends = range(0, len(self.indices), size)
-        return [
-            Batch(
-                images=self.images[at : at + size],
-                targets=self.targets[at : at + size],
-                indices=self.indices[at : at + size],
-            )
-            for at in ends
-        ]
+        slices = [slice(at, at + size) for at in range(0, len(self.indices), size)]
+        return [Batch(images=self.images[s], targets=self.targets[s], indices=self.indices[s]) for s in slices]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device: three transfers for any number of images; to a GPU they are asynchronous."""
@@ -79,7 +72,7 @@ class FittedImages:
         # A crowd region is ignored in scoring and is not one object.
         self.boxes = [r.boxes[~r.crowd] * np.float32(fit_scale(r.width, r.height, size)) for r in self.split.images]
         self.labels = [r.labels[~r.crowd] for r in self.split.images]
-        self._pixels: NDArray[np.uint8] | None = None
+        self._pixels = None
         if cache is not None:
             # Another release of a decoder may give other pixels.
             group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
@@ -90,9 +83,7 @@ class FittedImages:
         return len(self.split.images)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        if self._pixels is not None:
-            return np.asarray(self._pixels[index])
-        return self._fitted(self.split.images[index])
+        return self._fitted(self.split.images[index]) if self._pixels is None else np.asarray(self._pixels[index])
 
     def _fitted(self, record: ImageRecord) -> NDArray[np.uint8]:
         return fit_image(read_image(record), self.size)
@@ -104,23 +95,13 @@ class FittedImages:
 def evaluation_batches(
     images: FittedImages, *, batch_size: int, threads: Workers, first: int | None = None
 ) -> Iterator[Batch]:
-    """The split in its order, not augmented; only the ``first`` images if given.
-
-    Args:
-        threads: that prepare batches ahead, at most; see ``prefetched``.
-    """
-    parts = _parts(range(len(images))[:first], batch_size)
-    return prefetched(partial(plain_batch, images), parts, workers=threads)
-
-
-def plain_batch(images: FittedImages, indices: tuple[int, ...]) -> Batch:
-    """The batch of these images, not augmented."""
+    """The split in its order, not augmented; only the ``first`` images if given. ``threads`` as for ``prefetched``."""
 
     def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
         np.copyto(out, images[index])
         return images.boxes[index].copy()
 
-    return _collate(images, write, indices)
+    return _batches(images, write, range(len(images))[:first], batch_size, threads)
 
 
 def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:
@@ -136,12 +117,14 @@ def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -
         return augment(images[index], images.boxes[index], seed=seed, out=out)
 
     order = np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)).permutation(len(images))
-    parts = _parts(order.tolist(), config.batch_size)
-    return prefetched(partial(_collate, images, write), parts, workers=config.num_workers)
+    return _batches(images, write, order.tolist(), config.batch_size, config.num_workers)
 
 
-def _parts(order: Sequence[int], size: int) -> list[tuple[int, ...]]:
-    return [tuple(order[at : at + size]) for at in range(0, len(order), size)]
+def _batches(
+    images: FittedImages, write: WriteImage, order: Sequence[int], size: int, workers: Workers
+) -> Iterator[Batch]:
+    parts = (tuple(order[at : at + size]) for at in range(0, len(order), size))
+    return prefetched(partial(_collate, images, write), parts, workers=workers)
 
 
 def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) -> Batch:

@@ -3,8 +3,8 @@
 Written by ``vqc sample``, and by training and the search where no data is given. Everything is drawn from the seed: the
 same versions of numpy, OpenCV and Pillow write the same bytes.
 
-Glossary: a *canvas* is float32 ``[SIDE_PX, SIDE_PX]`` of grey levels, 0 black to 255 white; an *alpha* has
-the same shape and says, 0 to 1, how visible a defect is at each pixel.
+A *canvas* is float32 [SIDE_PX, SIDE_PX] of grey levels, 0 black to 255 white; an *alpha* has the same shape and says,
+0 to 1, how visible a defect is at each pixel.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from vqc.errors import DataError
 from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
-SAMPLE_IMAGES: Mapping[str, int] = MappingProxyType({"train": 128, "val": 48, "test": 64})
+SAMPLE_IMAGES: Mapping[str, int] = {"train": 128, "val": 48, "test": 64}
 SAMPLE_VERSION = 1  # to be raised when the same seed writes other bytes
 SIDE_PX = 256
 JPEG_QUALITY = 92
@@ -44,12 +44,11 @@ class _Defect:
     shade: Canvas
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """x, y, width, height in pixels of the visible part."""
-        rows, columns = np.nonzero(self.alpha > VISIBLE)
-        left, top = int(columns.min()), int(rows.min())
-        return left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
+    @cached_property
+    def corners(self) -> NDArray[np.int64]:
+        """The visible part's left top and right bottom corner [2, 2] in pixels."""
+        places = np.argwhere(self.alpha > VISIBLE)[:, ::-1]
+        return np.array([places.min(axis=0), places.max(axis=0) + 1])
 
 
 def choose_data(folder: Path | None, results: Path) -> tuple[Path, str]:
@@ -73,16 +72,20 @@ def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAM
     The folder appears only when it is complete. It is not fsynced: after a power cut ``vqc check`` may find it damaged.
 
     Args:
-        folder: new, empty, or holding this very sample.
-        seed: at least 0.
-        images: split -> number of images, each at least 1.
+        images: split -> number of images.
 
     Raises:
         DataError: the folder holds something else, or cannot be written.
     """
     if seed < 0 or any(count < 1 for count in images.values()):
         raise DataError(f"expected a seed of at least 0 and at least 1 image a split, got {seed} and {dict(images)}")
-    origin = _origin(seed, images)
+    origin = {
+        "about": "Generated, not photographed: brushed metal with scratches, dents and stains, made by 'vqc sample'.",
+        "generator": "vqc.data.synthetic",
+        "version": SAMPLE_VERSION,
+        "seed": seed,
+        "images": dict(images),
+    }
     if _is_whole(folder, origin):
         return folder
     try:
@@ -99,16 +102,6 @@ def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAM
         problem = "holds something else than this sample, expected a new or empty folder"
         raise DataError(f"{folder}: {problem}", command=f"vqc sample --out new-folder --seed {seed}") from None
     return folder
-
-
-def _origin(seed: int, images: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "about": "Generated, not photographed: brushed metal with scratches, dents and stains, made by 'vqc sample'.",
-        "generator": "vqc.data.synthetic",
-        "version": SAMPLE_VERSION,
-        "seed": seed,
-        "images": dict(images),
-    }
 
 
 def _is_whole(folder: Path, origin: dict[str, Any]) -> bool:
@@ -136,14 +129,14 @@ def _write_split(folder: Path, *, seed: int, number: int, count: int) -> None:
         Image.fromarray(pixels).save(folder / "images" / name, quality=JPEG_QUALITY)
         images.append({"id": index + 1, "file_name": name, "width": SIDE_PX, "height": SIDE_PX})
         for defect in defects:
-            box = defect.box
+            (left, top), (right, bottom) = defect.corners.tolist()
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": index + 1,
                     "category_id": CATEGORIES.index(defect.category) + 1,
-                    "bbox": list(box),
-                    "area": box[2] * box[3],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
                     "iscrowd": 0,
                 }
             )
@@ -216,22 +209,16 @@ def _defects(rng: np.random.Generator) -> list[_Defect]:
         make = makers[rng.integers(len(makers))]
         for _ in range(20):  # a part too full to take one more keeps what it has
             defect = make(rng, lamp)
-            if _is_inside(defect) and not any(_touch(defect, other) for other in found):
+            inside = defect.corners.min() >= MARGIN_PX and defect.corners.max() <= SIDE_PX - MARGIN_PX
+            if inside and not any(_touch(defect, other) for other in found):
                 found.append(defect)
                 break
     return found
 
 
-def _is_inside(defect: _Defect) -> bool:
-    left, top, width, height = defect.box
-    return min(left, top) >= MARGIN_PX and max(left + width, top + height) <= SIDE_PX - MARGIN_PX
-
-
 def _touch(one: _Defect, other: _Defect) -> bool:
-    (left, top, width, height), (left2, top2, width2, height2) = one.box, other.box
-    apart_x = max(left - (left2 + width2), left2 - (left + width))
-    apart_y = max(top - (top2 + height2), top2 - (top + height))
-    return max(apart_x, apart_y) < MARGIN_PX
+    apart_px = np.maximum(one.corners[0] - other.corners[1], other.corners[0] - one.corners[1])
+    return bool(apart_px.max() < MARGIN_PX)
 
 
 def _scratch(rng: np.random.Generator, lamp: float) -> _Defect:

@@ -1,7 +1,7 @@
 """Augmentation of a training image: flips, brightness and contrast, written directly into the batch.
 
-The only module that imports albumentations, for brightness and contrast. Flips are done here: albumentations converts
-boxes to shares of the image's size and back, which is ten times slower and not exact (the tests compare).
+Flips are done here: albumentations converts boxes to shares of the image's size and back, which is ten times slower and
+not exact (the tests compare).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from random import Random
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,32 +53,22 @@ class Augmenter:
             image = self._lit(image, random.getrandbits(32))
         if image is not out:
             np.copyto(out, image)
-        return _flipped(boxes, image.shape, horizontal=horizontal, vertical=vertical)
+        height, width = image.shape[:2]
+        flipped = boxes.copy()
+        if horizontal:
+            flipped[:, [0, 2]] = np.float32(width) - boxes[:, [2, 0]]
+        if vertical:
+            flipped[:, [1, 3]] = np.float32(height) - boxes[:, [3, 1]]
+        return flipped
 
     def _lit(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
         """The image with another brightness and contrast, drawn by albumentations within the settings."""
         if not hasattr(self._own, "light"):
-            self._own.light = _light(self._settings)
+            os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: no request to the network
+            import albumentations as A
+
+            limits = {"brightness_limit": self._settings.brightness, "contrast_limit": self._settings.contrast}
+            self._own.light = A.Compose([A.RandomBrightnessContrast(**limits, p=1.0)])
         self._own.light.set_random_seed(seed)
         lit: NDArray[np.uint8] = self._own.light(image=image)["image"]
         return lit
-
-
-def _light(settings: Augmentation) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: no request to the network
-    import albumentations as A
-
-    change = A.RandomBrightnessContrast(brightness_limit=settings.brightness, contrast_limit=settings.contrast, p=1.0)
-    return A.Compose([change])
-
-
-def _flipped(
-    boxes: NDArray[np.float32], shape: tuple[int, ...], *, horizontal: bool, vertical: bool
-) -> NDArray[np.float32]:
-    height, width = shape[:2]
-    flipped = boxes.copy()
-    if horizontal:
-        flipped[:, [0, 2]] = np.float32(width) - boxes[:, [2, 0]]
-    if vertical:
-        flipped[:, [1, 3]] = np.float32(height) - boxes[:, [3, 1]]
-    return flipped

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.config import SIZE_STEP_PX
 from vqc.data.annotations import Category
 from vqc.data.findings import Report, printable
 
 LISTED = 5  # categories that a finding names
 LEAST_SIDE_PX = 8.0  # of a defect at the detector's input: one cell of the finest feature map of FCOS and RetinaNet
 SMALL_SHARE = 0.1  # of the defects may be smaller without a warning
-SIZE_STEP_PX = 32  # image sizes are multiples of it
 
 
 def check_categories(categories: Mapping[str, Sequence[Category]], report: Report) -> None:
@@ -62,9 +62,7 @@ def check_defect_size(sides_px: NDArray[np.float32], *, size: tuple[int, int], r
         sides_px: shorter side [n] of each defect, in pixels of the detector's input, as ``shorter_sides_px`` gives.
         size: height and width in pixels of that input.
     """
-    if len(sides_px) == 0:
-        return
-    small_px = float(np.quantile(sides_px, SMALL_SHARE))
+    small_px = float(np.quantile(sides_px, SMALL_SHARE)) if len(sides_px) else LEAST_SIDE_PX
     if small_px >= LEAST_SIDE_PX:
         return
     height, width = (math.ceil(side * LEAST_SIDE_PX / small_px / SIZE_STEP_PX) * SIZE_STEP_PX for side in size)

@@ -1,6 +1,6 @@
-"""Confidence intervals of COCO scores, and of the difference of two detectors, by resampling the parts of a split.
+"""Confidence intervals of COCO scores, by resampling the parts of a split.
 
-Called by ``vqc.evaluation.evaluate`` and by the promotion of a detector. Matching is done once per image
+Matching is done once per image
 (``vqc.evaluation.coco_metrics.coco_matches``). A resample draws as many parts as there are, with replacement; all views
 of a part are drawn together. Only the weights of the matches change, so 1,000 resamples take seconds. A part that is
 drawn twice raises AP, so the quantiles are corrected for bias (Efron, "Better bootstrap confidence intervals", 1987,
@@ -12,7 +12,6 @@ Symbols: B resamples, b = B + 1, P parts, N images, T IoU thresholds, M detectio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,7 @@ from vqc.evaluation.intervals import FEWEST
 from vqc.evaluation.parts import parts_of
 from vqc.inference.detections import Detections
 
-Metric = Literal["ap", "ap50", "ap75", "ar"]
-METRICS: tuple[Metric, ...] = ("ap", "ap50", "ap75", "ar")
+METRICS = ("ap", "ap50", "ap75", "ar")
 RESAMPLES = 1000
 IOU_50, IOU_75 = 0, 5  # positions among 0.50:0.05:0.95
 RECALLS = np.linspace(0.0, 1.0, 101)  # at which COCO reads the precision
@@ -50,37 +48,12 @@ class ScoreIntervals(Record):
     parts: int = Field(description="parts that were resampled")
 
 
-class Difference(Record):
-    """The score of one detector minus that of another on the same parts."""
-
-    value: float
-    interval: Interval | None = Field(None, description="paired: both are resampled with the same parts")
-    parts: int = Field(description="parts that were resampled")
-
-    @property
-    def better(self) -> bool:
-        """Whether the first detector is better beyond doubt: the whole interval lies above 0."""
-        return self.interval is not None and self.interval.low > 0
-
-
 def score_intervals(split: Split, detections: Sequence[Detections]) -> ScoreIntervals:
     """The interval of each COCO score of the detections."""
     parts = len(parts_of(split).good)
     scores = resampled_scores(split, detections, resamples=RESAMPLES)
     intervals = {name: _interval(column, parts) for name, column in zip(METRICS, scores.T, strict=True)}
     return ScoreIntervals(**intervals, parts=parts)
-
-
-def score_difference(
-    split: Split, ours: Sequence[Detections], theirs: Sequence[Detections], *, metric: Metric
-) -> Difference | None:
-    """How much better one detector is than another on the same split; None if the score cannot be computed."""
-    column, parts = METRICS.index(metric), len(parts_of(split).good)
-    first, second = (resampled_scores(split, found, resamples=RESAMPLES)[:, column] for found in (ours, theirs))
-    gaps = first - second
-    if np.isnan(gaps[0]):
-        return None
-    return Difference(value=float(gaps[0]), interval=_interval(gaps, parts), parts=parts)
 
 
 def _interval(values: Floats, parts: int) -> Interval | None:
@@ -108,7 +81,8 @@ def resampled_scores(split: Split, detections: Sequence[Detections], *, resample
     per_class = [_class_scores(matches, weights) for matches in coco_matches(split, detections)]
     precision, recall = (np.stack([pair[k] for pair in per_class]) for k in (0, 1))  # [C, T, 1 + B]
     columns = (precision, precision[:, IOU_50], precision[:, IOU_75], recall)
-    return np.stack([_mean(column.reshape(-1, resamples + 1)) for column in columns], axis=1)
+    known = (np.ma.masked_invalid(column.reshape(-1, resamples + 1)) for column in columns)
+    return np.stack([column.mean(axis=0).filled(np.nan) for column in known], axis=1)
 
 
 def _class_scores(matches: ClassMatches, weights: Floats) -> tuple[Floats, Floats]:
@@ -135,10 +109,3 @@ def _class_scores(matches: ClassMatches, weights: Floats) -> tuple[Floats, Float
         recall[k] = reached[-1]
     average[:, objects == 0], recall[:, objects == 0] = np.nan, np.nan
     return average, recall
-
-
-def _mean(values: Floats) -> Floats:
-    """Mean [b] of the values [n, b] that are not NaN; NaN if there are none."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0.0).sum(axis=0)
-    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)

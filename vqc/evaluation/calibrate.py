@@ -1,7 +1,4 @@
-"""Calibration of one detector: curves and thresholds from val, their figures on test, and what they promise, in words.
-
-Called by ``vqc.cli.calibrate``. Writes nothing.
-"""
+"""Calibration of a detector: curves and thresholds from val, their figures on test, and what they promise, in words."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from vqc.evaluation.calibration_fit import (
     CalibrationErrors,
     Choice,
     ReliabilityBin,
-    calibrated_scores,
     choose_curves,
     errors,
     reliability,
@@ -84,12 +80,12 @@ def calibrate(
     on_test = None
     if data.test is not None:
         samples = samples_of(data.test, found["test"])
-        after = calibrated_scores(choice.curves, samples)
+        after = samples.calibrated(choice.curves)
         on_test = OnTest(
             before=errors(samples),
-            after=errors(samples, after),
+            after=errors(after),
             bins_before=reliability(samples),
-            bins_after=reliability(samples, after),
+            bins_after=reliability(after),
             verdicts=part_verdicts(
                 data.test, [calibration.calibrated(one) for one in found["test"]], thresholds=calibration.thresholds
             ),

@@ -24,8 +24,8 @@ from pydantic import Field
 
 from vqc.config import Record
 from vqc.data.dataset import Split
-from vqc.evaluation.matching import IGNORED, match, paired
-from vqc.evaluation.parts import parts_of
+from vqc.evaluation.matching import IGNORED, match
+from vqc.evaluation.parts import parts_of, with_parts
 from vqc.inference.calibration import EDGE, Curve, Method, apply_curves
 from vqc.inference.detections import Detections
 
@@ -44,29 +44,24 @@ METHODS: tuple[Method, ...] = ("none", "platt", "isotonic")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
-    """The ``k`` detections of a split that calibration uses.
+    """The ``k`` detections of a split that calibration uses."""
 
-    Attributes:
-        part: int64 [k], position of the part that is shown.
-        label: int64 [k], 1..C.
-        score: float64 [k], 0..1.
-        overlap: float64 [k], IoU with the object of its class that it was given at any overlap; 0: none.
-        correct: bool [k], whether it was given one at IoU 0.5.
-        objects: int64 [C], objects of each class in the split.
-        parts: in the split.
-    """
-
-    part: NDArray[np.int64]
-    label: NDArray[np.int64]
-    score: Floats
-    overlap: Floats
-    correct: NDArray[np.bool_]
-    objects: NDArray[np.int64]
-    parts: int
+    part: NDArray[np.int64]  # [k], position of the part that is shown
+    label: NDArray[np.int64]  # [k], 1..C
+    score: Floats  # [k], 0..1
+    overlap: Floats  # [k], IoU with the object of its class that it was given at any overlap; 0: none
+    correct: NDArray[np.bool_]  # [k], whether it was given one at IoU 0.5
+    objects: NDArray[np.int64]  # [C], of each class in the split
+    parts: int  # in the split
 
     def __getitem__(self, kept: NDArray[np.bool_]) -> Samples:
         names = ("part", "label", "score", "overlap", "correct")
         return replace(self, **{name: getattr(self, name)[kept] for name in names})
+
+    def calibrated(self, curves: Sequence[Curve]) -> Samples:
+        """The same with the scores through the curves of their classes."""
+        scores = apply_curves(curves, self.score.astype(np.float32), self.label)
+        return replace(self, score=scores.astype(np.float64))
 
 
 class CalibrationErrors(Record):
@@ -89,78 +84,66 @@ class ReliabilityBin(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The method that predicted held-out images best, its curves, and how each did.
-
-    Attributes:
-        curves: one per class, in label order.
-        squared_error: method -> mean squared gap between score and overlap on held-out parts; empty: too few.
-    """
+    """The method that predicted held-out images best, its curves, and how each did."""
 
     method: Method
-    curves: tuple[Curve, ...]
-    squared_error: dict[str, float]
+    curves: tuple[Curve, ...]  # one per class, in label order
+    squared_error: dict[str, float]  # of each method: mean of (score - overlap)² on held-out parts; empty: too few
 
 
 def samples_of(split: Split, detections: Sequence[Detections]) -> Samples:
     """The detections with a raw score of at least ``SCORE_FLOOR`` that lie in no crowd region."""
-    parts = parts_of(split)
-    shown, labels, scores, overlaps, correct = [], [], [], [], []
-    for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True):
+    rows = [np.zeros((0, 5))]
+    for part, record, found in with_parts(split, detections):
         loose, strict = match(record, found, iou=0.0), match(record, found, iou=0.5)
         kept = (found.scores >= SCORE_FLOOR) & (loose.truth != IGNORED) & (strict.truth != IGNORED)
-        shown.append(np.full(int(kept.sum()), part, np.int64))
-        labels.append(found.labels[kept])
-        scores.append(found.scores[kept].astype(np.float64))
-        overlaps.append(loose.iou[kept])
-        correct.append(strict.truth[kept] >= 0)
-    present = np.concatenate([np.zeros(0, np.int64), *(r.labels[~r.crowd] for r in split.images)])
+        columns = np.full(len(kept), part), found.labels, found.scores, loose.iou, strict.truth >= 0
+        rows.append(np.column_stack(columns)[kept])
+    shown, label, score, overlap, correct = np.concatenate(rows).T
+    present = [one for record in split.images for one in record.labels[~record.crowd]]
     return Samples(
-        part=np.concatenate([np.zeros(0, np.int64), *shown]),
-        label=np.concatenate([np.zeros(0, np.int64), *labels]),
-        score=np.concatenate([np.zeros(0), *scores]),
-        overlap=np.concatenate([np.zeros(0), *overlaps]),
-        correct=np.concatenate([np.zeros(0, bool), *correct]),
-        objects=np.bincount(present, minlength=len(split.categories) + 1)[1:].astype(np.int64),
-        parts=len(parts.good),
+        part=shown.astype(np.int64),
+        label=label.astype(np.int64),
+        score=score,
+        overlap=overlap,
+        correct=correct > 0,
+        objects=np.bincount(np.array(present, np.int64), minlength=len(split.categories) + 1)[1:],
+        parts=len(parts_of(split).good),
     )
 
 
-def errors(samples: Samples, scores: Floats | None = None) -> CalibrationErrors:
-    """LaECE0 and D-ECE.
-
-    Args:
-        scores: [k] to measure instead of the samples' own.
-    """
-    judged = samples.score if scores is None else scores
+def errors(samples: Samples) -> CalibrationErrors:
+    """LaECE0 and D-ECE of the scores."""
     by_class = [
-        _gap(judged[chosen], samples.overlap[chosen])
+        _gap(samples.score[chosen], samples.overlap[chosen])
         for label, objects in enumerate(samples.objects, start=1)
         if objects and (chosen := samples.label == label).any()
     ]
+    count = len(samples.score)
     return CalibrationErrors(
         laece0=float(np.mean(by_class)) if by_class else None,
-        dece=_gap(judged, samples.correct.astype(np.float64)) if len(judged) else None,
-        detections=len(judged),
+        dece=_gap(samples.score, samples.correct.astype(np.float64)) if count else None,
+        detections=count,
     )
 
 
-def reliability(samples: Samples, scores: Floats | None = None) -> tuple[ReliabilityBin, ...]:
+def reliability(samples: Samples) -> tuple[ReliabilityBin, ...]:
     """Mean score and mean overlap by tenths of the score, all classes together."""
-    judged = samples.score if scores is None else scores
-    place = _bin(judged, DIAGRAM_BINS)
-    rows = []
+    place = _bin(samples.score, DIAGRAM_BINS)
+    bins = []
     for k in range(DIAGRAM_BINS):
-        chosen = place == k
-        rows.append(
+        inside = samples[place == k]
+        count = len(inside.score)
+        bins.append(
             ReliabilityBin(
                 low=k / DIAGRAM_BINS,
                 high=(k + 1) / DIAGRAM_BINS,
-                detections=int(chosen.sum()),
-                mean_score=float(judged[chosen].mean()) if chosen.any() else None,
-                mean_overlap=float(samples.overlap[chosen].mean()) if chosen.any() else None,
+                detections=count,
+                mean_score=float(inside.score.mean()) if count else None,
+                mean_overlap=float(inside.overlap.mean()) if count else None,
             )
         )
-    return tuple(rows)
+    return tuple(bins)
 
 
 def _gap(scores: Floats, targets: Floats) -> float:
@@ -182,7 +165,6 @@ def folds(count: int) -> NDArray[np.int64]:
 
 def choose_curves(samples: Samples) -> Choice:
     """Fit all methods; keep the one with the smallest error on held-out parts, of equal ones the simplest."""
-    classes = len(samples.objects)
     fold = folds(samples.parts)[samples.part]
     enough = np.isin(np.arange(FOLDS), fold).all() and len(samples.score) >= FEWEST
     squared_error: dict[str, float] = {}
@@ -190,37 +172,25 @@ def choose_curves(samples: Samples) -> Choice:
         predicted = np.empty_like(samples.score)
         for k in range(FOLDS):
             held_out = fold == k
-            curves = _curves(method, samples[~held_out], classes)
-            predicted[held_out] = calibrated_scores(curves, samples[held_out])
+            predicted[held_out] = samples[held_out].calibrated(_curves(method, samples[~held_out])).score
         squared_error[method] = float(np.mean((predicted - samples.overlap) ** 2))
     best: Method = min(METHODS, key=lambda method: squared_error.get(method, np.inf)) if enough else "none"
-    return Choice(method=best, curves=_curves(best, samples, classes), squared_error=squared_error)
+    return Choice(method=best, curves=_curves(best, samples), squared_error=squared_error)
 
 
-def calibrated_scores(curves: Sequence[Curve], samples: Samples) -> Floats:
-    """The samples' scores [k] through their classes' curves."""
-    return apply_curves(curves, samples.score.astype(np.float32), samples.label).astype(np.float64)
-
-
-def _curves(method: Method, samples: Samples, classes: int) -> tuple[Curve, ...]:
+def _curves(method: Method, samples: Samples) -> tuple[Curve, ...]:
     """One curve per class; those with too few detections or found objects share the curve of all."""
     shared = fit_curve(method, samples.score, samples.overlap)
     curves = []
-    for label in range(1, classes + 1):
-        chosen = samples.label == label
-        found = int((samples.overlap[chosen] > 0).sum())
-        own = chosen.sum() >= FEWEST_OWN and found >= FEWEST_OWN_FOUND
-        curves.append(fit_curve(method, samples.score[chosen], samples.overlap[chosen]) if own else shared)
+    for label in range(1, len(samples.objects) + 1):
+        some = samples[samples.label == label]
+        own = len(some.score) >= FEWEST_OWN and (some.overlap > 0).sum() >= FEWEST_OWN_FOUND
+        curves.append(fit_curve(method, some.score, some.overlap) if own else shared)
     return tuple(curves)
 
 
 def fit_curve(method: Method, scores: Floats, targets: Floats) -> Curve:
-    """The curve of a method, fitted to detections; with too few of them the identity.
-
-    Args:
-        scores: [k] raw, 0..1.
-        targets: [k] IoU with the object that was found, 0..1.
-    """
+    """The curve of a method for raw scores [k] and IoUs with the object that was found [k]; the identity for few."""
     if method == "none" or len(scores) < FEWEST:
         return Curve(method="none")
     return _platt(scores, targets) if method == "platt" else _isotonic(scores, targets)

@@ -1,17 +1,14 @@
-"""Detections of a split and their COCO scores.
-
-Used by training after each epoch, by the promotion and by ``vqc evaluate``. Boxes are xyxy pixels of the image
-as annotated, float32; scoring is pycocotools' own.
-"""
+"""Detections of a split, xyxy pixels of the image as annotated, and their COCO scores: pycocotools' own."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,9 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from vqc.boxes import xyxy_to_xywh
+from vqc.boxes import Boxes, areas_px2, xyxy_to_xywh
 from vqc.config import Record
-from vqc.data.dataset import ImageRecord, Split
+from vqc.data.dataset import Split
 from vqc.data.loader import Batch
 from vqc.epoch import Scores
 from vqc.hardware.memory import MicroBatch
@@ -43,19 +40,12 @@ class AreaScores(Record):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassMatches:
-    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores.
+    """What pycocotools matched for one class on ``N`` images: ``D`` detections in falling order of their scores."""
 
-    Attributes:
-        image: int64 [D], position of the detection's image in the split.
-        found: bool [T, D], whether it found an object, at each IoU 0.50:0.05:0.95.
-        ignored: bool [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region.
-        objects: int64 [N], objects of the class on each image, crowd regions not counted.
-    """
-
-    image: NDArray[np.int64]
-    found: NDArray[np.bool_]
-    ignored: NDArray[np.bool_]
-    objects: NDArray[np.int64]
+    image: NDArray[np.int64]  # [D], position of the detection's image in the split
+    found: NDArray[np.bool_]  # [T, D], whether it found an object, at each IoU 0.50:0.05:0.95
+    ignored: NDArray[np.bool_]  # [T, D], whether it counts neither as right nor as wrong: it lies in a crowd region
+    objects: NDArray[np.int64]  # [N], of the class on each image, crowd regions not counted
 
 
 def detect(
@@ -79,25 +69,27 @@ def detect(
     was_training = model.training
     model.eval()
     micro = micro or MicroBatch(size=sys.maxsize)
-    found: list[Detections] = []
+    found = []
     try:
         for batch in batches:
-            attempt = partial(_detected, model, batch, split, size, precision)
-            found += micro.fitted(attempt, images=len(batch.indices), what="detection")
+            attempt = partial(_detected, model, batch, precision)
+            fitted = micro.fitted(attempt, images=len(batch.indices), what="detection")
+            found += as_annotated(split, batch, fitted, size=size)
     finally:
         model.train(was_training)
     return found
 
 
-def _detected(
-    model: nn.Module, batch: Batch, split: Split, size: tuple[int, int], precision: Precision, part_size: int
+def _detected(model: nn.Module, batch: Batch, precision: Precision, part_size: int) -> list[Detections]:
+    return [one for part in batch.parts(part_size) for one in detect_batch(model, part.images, precision)]
+
+
+def as_annotated(
+    split: Split, batch: Batch, fitted: Sequence[Detections], *, size: tuple[int, int]
 ) -> list[Detections]:
-    found = []
-    for part in batch.parts(part_size):
-        fitted = detect_batch(model, part.images, precision)
-        for record, one in zip((split.images[index] for index in part.indices), fitted, strict=True):
-            found.append(one.in_image(record.image_id, width=record.width, height=record.height, size=size))
-    return found
+    """Detections on the fitted images of a batch, in pixels of the images as annotated."""
+    pairs = zip((split.images[k] for k in batch.indices), fitted, strict=True)
+    return [one.in_image(r.image_id, width=r.width, height=r.height, size=size) for r, one in pairs]
 
 
 def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:
@@ -144,17 +136,13 @@ def coco_matches(split: Split, detections: Sequence[Detections]) -> tuple[ClassM
         known = [(position, row) for position, row in zip(positions, rows, strict=True) if row is not None]
         objects = np.zeros(len(ids), np.int64)
         for position, row in known:
-            objects[position] = int((1 - np.asarray(row["gtIgnore"])).sum())
+            objects[position] = len(row["gtIgnore"]) - np.count_nonzero(row["gtIgnore"])
         none = np.zeros((len(evaluation.params.iouThrs), 0))
-        score = np.concatenate([np.zeros(0), *(row["dtScores"] for _, row in known)])
-        order = np.argsort(-score, kind="stable")
+        found, ignored = (np.hstack([none, *(row[name] for _, row in known)]) > 0 for name in ("dtMatches", "dtIgnore"))
+        order = np.argsort([-score for _, row in known for score in row["dtScores"]], kind="stable")
+        image = np.array([position for position, row in known for _ in row["dtScores"]], np.int64)
         per_class.append(
-            ClassMatches(
-                image=np.repeat([p for p, _ in known], [len(row["dtScores"]) for _, row in known])[order].astype(int),
-                found=np.concatenate([none, *(row["dtMatches"] for _, row in known)], axis=1)[:, order] > 0,
-                ignored=np.concatenate([none, *(row["dtIgnore"] for _, row in known)], axis=1)[:, order] > 0,
-                objects=objects,
-            )
+            ClassMatches(image=image[order], found=found[:, order], ignored=ignored[:, order], objects=objects)
         )
     return tuple(per_class)
 
@@ -164,15 +152,24 @@ def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) ->
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    there = [
+        _entries(r.image_id, r.boxes, category_id=r.labels, area=r.areas, iscrowd=r.crowd.astype(int))
+        for r in split.images
+    ]
+    said = [
+        _entries(one.image_id, one.boxes, category_id=one.labels, score=one.scores, area=areas_px2(one.boxes),
+                 iscrowd=np.zeros(len(one), int))
+        for one in detections
+    ]  # fmt: skip
+    images = [{"id": r.image_id, "width": r.width, "height": r.height} for r in split.images]
+    categories = [{"id": k, "name": c.name} for k, c in enumerate(split.categories, start=1)]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports each of its phases
-        truth, found = COCO(), COCO()
-        images = [{"id": r.image_id, "width": r.width, "height": r.height} for r in split.images]
-        categories = [{"id": k, "name": c.name} for k, c in enumerate(split.categories, start=1)]
-        truth.dataset = {"images": images, "categories": categories, "annotations": _annotations(split.images)}
-        found.dataset = {"images": images, "categories": categories, "annotations": _results(detections)}
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+        documents = COCO(), COCO()
+        for document, entries in zip(documents, (there, said), strict=True):
+            rows = [{"id": number, **entry} for number, entry in enumerate(chain.from_iterable(entries), start=1)]
+            document.dataset = {"images": images, "categories": categories, "annotations": rows}
+            document.createIndex()
+        evaluation = COCOeval(*documents, "bbox")
         # Its 12 figures take each range and each of three limits by itself; most of its time goes into the ranges.
         evaluation.params.maxDets = evaluation.params.maxDets[-1:]
         evaluation.params.areaRng = evaluation.params.areaRng[:areas]
@@ -182,30 +179,11 @@ def _evaluated(split: Split, detections: Sequence[Detections], *, areas: int) ->
     return evaluation
 
 
-def _annotations(images: Sequence[ImageRecord]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for record in images:
-        boxes = xyxy_to_xywh(record.boxes.astype(np.float64)).tolist()
-        for box, label, area, crowd in zip(boxes, record.labels, record.areas, record.crowd, strict=True):
-            rows.append(
-                _row(len(rows) + 1, record.image_id, box, int(label)) | {"area": float(area), "iscrowd": int(crowd)}
-            )
-    return rows
-
-
-def _results(detections: Sequence[Detections]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for one in detections:
-        boxes = xyxy_to_xywh(one.boxes.astype(np.float64)).tolist()
-        for box, score, label in zip(boxes, one.scores.tolist(), one.labels, strict=True):
-            row = _row(len(rows) + 1, one.image_id, box, int(label))
-            rows.append(row | {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score})
-    return rows
-
-
-def _row(number: int, image_id: int, box: Sequence[float], label: int) -> dict[str, Any]:
-    """One entry of a COCO file; ``box`` is xywh."""
-    return {"id": number, "image_id": image_id, "category_id": label, "bbox": box}
+def _entries(image_id: int, boxes: Boxes, **columns: NDArray[Any]) -> Iterator[dict[str, Any]]:
+    """Entries of a COCO file for the xyxy boxes of one image."""
+    columns["bbox"] = xyxy_to_xywh(boxes.astype(np.float64))
+    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+        yield {"image_id": image_id, **dict(zip(columns, values, strict=True))}
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -1,22 +1,21 @@
 """Which defects are found: recall by class and size, FROC and the confusion matrix, counted in boxes.
 
-A defect is found by a detection of its own class at IoU 0.5 or more (``vqc.evaluation.matching``). Pure functions of a
-split and the detections on it.
+A defect is found by a detection of its own class at IoU 0.5 or more (``vqc.evaluation.matching``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from vqc.config import Record
-from vqc.data.dataset import Split
+from vqc.data.dataset import ImageRecord, Split
 from vqc.evaluation.intervals import Rate, clustered_rate
-from vqc.evaluation.matching import ALONE, IGNORED, match, paired
-from vqc.evaluation.parts import parts_of
+from vqc.evaluation.matching import IGNORED, match, paired
+from vqc.evaluation.parts import parts_of, with_parts
 from vqc.inference.detections import Detections
 
 IOU = 0.5
@@ -47,10 +46,6 @@ class Recall(Record):
     low_px2: float | None = Field(None, description="areas from this")
     high_px2: float | None = Field(None, description="areas below this; None: no upper end")
     found: Rate
-
-    def without_interval(self, reason: str) -> Recall:
-        """See ``Rate.without_interval``."""
-        return self.model_copy(update={"found": self.found.without_interval(reason)})
 
 
 def froc(split: Split, detections: Sequence[Detections]) -> Froc:
@@ -86,24 +81,20 @@ def confusion(split: Split, detections: Sequence[Detections], *, thresholds: Thr
     for record, here in paired(split, detections):
         kept = here.reaching(thresholds)
         truth = match(record, kept, iou=IOU, same_class=False).truth
-        hit = truth >= 0
-        np.add.at(table, (record.labels[truth[hit]] - 1, kept.labels[hit] - 1), 1)
-        alone = kept.labels[truth == ALONE] - 1
-        np.add.at(table, (np.full_like(alone, nothing), alone), 1)
-        missed = ~record.crowd
-        missed[truth[hit]] = False
-        gone = record.labels[missed] - 1
-        np.add.at(table, (gone, np.full_like(gone, nothing)), 1)
+        judged = truth != IGNORED
+        rows = np.append(record.labels - 1, nothing)[truth[judged]]  # ``ALONE`` is -1: the last, nothing
+        np.add.at(table, (rows, kept.labels[judged] - 1), 1)
+        missed = np.setdiff1d(np.flatnonzero(~record.crowd), truth)
+        table[:, nothing] += np.bincount(record.labels[missed] - 1, minlength=nothing + 1)
     return table
 
 
 def recall_by_class(split: Split, detections: Sequence[Detections], *, thresholds: Thresholds) -> tuple[Recall, ...]:
     """How many defects of each class are found at the thresholds, in the order of the categories."""
-    defects = _Defects(split, detections, thresholds)
-    return tuple(
-        Recall(name=category.name, found=defects.recall(defects.label == label, of=f"defects '{category.name}'"))
-        for label, category in enumerate(split.categories, start=1)
-    )
+    names = [category.name for category in split.categories]
+    kinds = [f"defects '{name}'" for name in names]
+    rates = _recalls(split, detections, thresholds, kinds, lambda record: record.labels - 1)
+    return tuple(Recall(name=name, found=found) for name, found in zip(names, rates, strict=True))
 
 
 def recall_by_size(
@@ -118,13 +109,12 @@ def recall_by_size(
     Args:
         edges_px2: areas at which medium and large begin.
     """
-    defects = _Defects(split, detections, thresholds)
-    band = np.searchsorted(np.array(edges_px2), defects.area_px2, side="right")
-    lows, highs = (0.0, *edges_px2), (*edges_px2, None)
-    return tuple(
-        Recall(name=name, low_px2=lows[k], high_px2=highs[k], found=defects.recall(band == k, of=f"{name} defects"))
-        for k, name in enumerate(("small", "medium", "large"))
-    )
+    names = ("small", "medium", "large")
+    kinds = [f"{name} defects" for name in names]
+    rates = _recalls(split, detections, thresholds, kinds,
+                     lambda record: np.searchsorted(edges_px2, record.areas, side="right"))  # fmt: skip
+    rows = zip(names, (0.0, *edges_px2), (*edges_px2, None), rates, strict=True)
+    return tuple(Recall(name=name, low_px2=low, high_px2=high, found=found) for name, low, high, found in rows)
 
 
 def terciles_px2(split: Split) -> tuple[float, float] | None:
@@ -136,22 +126,17 @@ def terciles_px2(split: Split) -> tuple[float, float] | None:
     return (low, high) if low < high else None
 
 
-class _Defects:
-    """Label, area, part and whether it is found, of each of the ``D`` defects of a split: four arrays [D]."""
-
-    def __init__(self, split: Split, detections: Sequence[Detections], thresholds: Thresholds) -> None:
-        parts = parts_of(split)
-        self._parts = len(parts.good)
-        labels, areas, hits = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros(0, bool)]
-        for record, here in paired(split, detections):
-            truth = match(record, here.reaching(thresholds), iou=IOU).truth
-            labels.append(record.labels[~record.crowd])
-            areas.append(record.areas[~record.crowd].astype(np.float64))
-            hits.append(np.isin(np.flatnonzero(~record.crowd), truth))
-        self.label, self.area_px2, self.found = (np.concatenate(some) for some in (labels, areas, hits))
-        self.part = np.repeat(parts.of_image, [len(some) for some in labels[1:]])
-
-    def recall(self, chosen: NDArray[np.bool_], *, of: str) -> Rate:
-        """The share of the chosen [D] that is found."""
-        counts, totals = (np.bincount(self.part[some], minlength=self._parts) for some in (chosen & self.found, chosen))
-        return clustered_rate(counts, totals, of=of)
+def _recalls(
+    split: Split,
+    detections: Sequence[Detections],
+    thresholds: Thresholds,
+    kinds: Sequence[str],
+    kind_of: Callable[[ImageRecord], NDArray[np.int64]],
+) -> list[Rate]:
+    """The share of the defects of each kind that is found; ``kind_of`` gives the kind of each object of an image."""
+    found, total = np.zeros((2, len(kinds), len(parts_of(split).good)), np.int64)
+    for part, record, here in with_parts(split, detections):
+        truth, kind = match(record, here.reaching(thresholds), iou=IOU).truth, kind_of(record)
+        found[:, part] += np.bincount(kind[truth[truth >= 0]], minlength=len(kinds))
+        total[:, part] += np.bincount(kind[~record.crowd], minlength=len(kinds))
+    return [clustered_rate(found[k], total[k], of=kind) for k, kind in enumerate(kinds)]

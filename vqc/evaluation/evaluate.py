@@ -17,8 +17,8 @@ from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluation.bootstrap import ScoreIntervals, score_intervals
-from vqc.evaluation.calibration_fit import CalibrationErrors, calibrated_scores, errors, samples_of
-from vqc.evaluation.coco_metrics import AreaScores, coco_scores, coco_scores_by_area
+from vqc.evaluation.calibration_fit import CalibrationErrors, errors, samples_of
+from vqc.evaluation.coco_metrics import AreaScores, as_annotated, coco_scores, coco_scores_by_area
 from vqc.evaluation.detection_metrics import (
     Froc,
     Recall,
@@ -30,8 +30,8 @@ from vqc.evaluation.detection_metrics import (
 )
 from vqc.evaluation.error_cases import Case, false_alarms, misses
 from vqc.evaluation.image_metrics import TradeOff, Verdicts, part_verdicts, trade_off
-from vqc.evaluation.intervals import FEWEST
-from vqc.evaluation.parts import Parts, parts_of
+from vqc.evaluation.intervals import FEWEST, without_intervals
+from vqc.evaluation.parts import parts_of
 from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
@@ -110,7 +110,6 @@ def evaluate(
         model_path: weights or an exported file; the calibration beside them is used if there is one.
         threshold: lowest score that rejects, for all classes; None: the calibration's, else a default.
         command: as typed, without secrets.
-        on_step: called with a few words before each long step.
 
     Raises:
         ModelError: the weights or the calibration cannot be used, or know other categories.
@@ -126,30 +125,27 @@ def evaluate(
     on_step(f"finding defects on {len(judged.images)} images of {split}")
     raw = detections_on(predictor, data, split)
     on_step("measuring latency")
-    pictures = [read_image(record) for record in judged.images[:LATENCY_IMAGES]]
-    latency = measure_latency(predictor, pictures)
+    latency = measure_latency(predictor, [read_image(record) for record in judged.images[:LATENCY_IMAGES]])
     on_step("computing the figures and their intervals")
     found = [predictor.calibrated(one) for one in raw]
     verdicts = part_verdicts(judged, found, thresholds=thresholds)
-    figures = _threshold_figures(judged, found, thresholds, data.train)
-    if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
-        reason = "these parts chose the threshold"
-        verdicts = verdicts.without_intervals(reason)
-        for name in ("recall_by_class", "recall_by_size", "recall_by_tercile"):
-            figures[name] = tuple(row.without_interval(reason) for row in figures[name])
-    parts = parts_of(judged)
+    parts, samples = len(parts_of(judged).good), samples_of(judged, raw)
     record = Evaluation(
-        **_origin(model_path, predictor, data, judged, command),
-        **_box_figures(judged, raw, calibration),
-        **figures,
-        parts=len(parts.good),
+        **_origin(model_path, predictor, data, judged),
+        **_figures(judged, raw, found, thresholds, data.train),
+        score_errors_raw=errors(samples),
+        score_errors=errors(samples if calibration is None else samples.calibrated(calibration.curves)),
+        command=command,
+        parts=parts,
         per_part=verdicts,
         calibrated=calibration is not None,
         thresholds={name: thresholds[label] for label, (_, name) in enumerate(predictor.categories, start=1)},
         threshold_source=source,
         latency=latency,
-        notes=(*_notes(predictor, data, judged, calibration), *_rate_notes(parts, verdicts)),
+        notes=(*_notes(predictor, data, judged), *_rate_notes(parts, len(judged.images), verdicts)),
     )
+    if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
+        record = without_intervals(record, "these parts chose the threshold")
     return Evaluated(record=record, split=judged, detections=tuple(found), thresholds=thresholds)
 
 
@@ -159,10 +155,7 @@ def detections_on(predictor: Predictor, data: Data, split: str) -> list[Detectio
     found: list[Detections] = []
     for batch in evaluation_batches(images, batch_size=BATCH_SIZE, threads=1):
         fitted = predictor.detect_fitted(batch.images.permute(0, 2, 3, 1).numpy())
-        for record, one in zip((images.split.images[k] for k in batch.indices), fitted, strict=True):
-            found.append(
-                one.in_image(record.image_id, width=record.width, height=record.height, size=predictor.image_size)
-            )
+        found += as_annotated(images.split, batch, fitted, size=predictor.image_size)
     return found
 
 
@@ -174,7 +167,7 @@ def check_categories(model_path: Path, predictor: Predictor, data: Data) -> None
         raise ModelError(f"{model_path}: finds {names[0]}, but {data.root} has {names[1]}; expected the same")
 
 
-def _origin(path: Path, predictor: Predictor, data: Data, split: Split, command: str) -> dict[str, Any]:
+def _origin(path: Path, predictor: Predictor, data: Data, split: Split) -> dict[str, Any]:
     return {
         "model_file": path.name,
         "model_sha256": file_sha256(path),
@@ -187,34 +180,23 @@ def _origin(path: Path, predictor: Predictor, data: Data, split: Split, command:
         "device": predictor.detect_fitted.device,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
     }
 
 
-def _box_figures(split: Split, raw: Sequence[Detections], calibration: Calibration | None) -> dict[str, Any]:
-    """COCO scores and score errors. Calibration keeps the order within a class, so it leaves the COCO scores alone."""
-    samples = samples_of(split, raw)
-    used = None if calibration is None else calibrated_scores(calibration.curves, samples)
+def _figures(
+    split: Split, raw: Sequence[Detections], found: Sequence[Detections], thresholds: Mapping[int, float], train: Split
+) -> dict[str, Any]:
+    """Figures of boxes. Calibration keeps the order within a class, so it leaves the COCO scores alone."""
+    terciles = terciles_px2(train)
+    by_tercile = terciles and recall_by_size(split, found, thresholds=thresholds, edges_px2=terciles)
     return {
         "coco": coco_scores(split, raw),
         "coco_intervals": score_intervals(split, raw),
         "coco_by_area": coco_scores_by_area(split, raw),
-        "score_errors_raw": errors(samples),
-        "score_errors": errors(samples, used),
-    }
-
-
-def _threshold_figures(
-    split: Split, found: Sequence[Detections], thresholds: Mapping[int, float], train: Split
-) -> dict[str, Any]:
-    terciles = terciles_px2(train)
-    by_tercile = terciles and recall_by_size(split, found, thresholds=thresholds, edges_px2=terciles)
-    table = confusion(split, found, thresholds=thresholds)
-    return {
         "trade_off": trade_off(split, found),
         "froc": froc(split, found),
         "confusion_names": (*(category.name for category in split.categories), "nothing"),
-        "confusion": tuple(tuple(row) for row in table.tolist()),
+        "confusion": tuple(map(tuple, confusion(split, found, thresholds=thresholds).tolist())),
         "recall_by_class": recall_by_class(split, found, thresholds=thresholds),
         "recall_by_size": recall_by_size(split, found, thresholds=thresholds),
         "recall_by_tercile": by_tercile or (),
@@ -228,8 +210,9 @@ def _chosen_on(split: Split, data: Data, calibration: Calibration) -> bool:
     return split.name == "val" and calibration.data_fingerprint == data.fingerprint
 
 
-def _notes(predictor: Predictor, data: Data, split: Split, calibration: Calibration | None) -> Iterator[str]:
+def _notes(predictor: Predictor, data: Data, split: Split) -> Iterator[str]:
     """What limits these figures: data that the detector or its calibration has seen."""
+    calibration = predictor.calibration
     if data.fingerprint != predictor.fingerprint:
         yield "The detector was trained on other data: its figures there may differ."
     elif split.name == "train":
@@ -242,14 +225,17 @@ def _notes(predictor: Predictor, data: Data, split: Split, calibration: Calibrat
         yield "The calibration was fitted on other data than this."
 
 
-def _rate_notes(parts: Parts, verdicts: Verdicts) -> Iterator[str]:
+def _rate_notes(parts: int, images: int, verdicts: Verdicts) -> Iterator[str]:
     """Why a rate is missing, how parts were counted, and what an escape rate hides."""
-    for kind, name, count in (("good", "overkill", parts.good.sum()), ("defective", "escape", parts.defective.sum())):
+    for kind, name, count in (
+        ("good", "overkill", verdicts.overkill.total),
+        ("defective", "escape", verdicts.escape.total),
+    ):
         if count == 0:
             yield f"There are no {kind} parts in this split, so there is no {name} rate."
         elif count < FEWEST:
             yield f"There are only {count} {kind} parts in this split, too few to state the {name} rate."
-    if len(parts.good) < len(parts.of_image):
+    if parts < images:
         yield "A part is rejected if any of its views is; rates and intervals count parts, not images."
     if verdicts.beside:
         rejects = verdicts.escape.total - verdicts.escape.count

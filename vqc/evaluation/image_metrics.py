@@ -1,7 +1,7 @@
 """What an inspector signs: how many defective parts pass (escapes) and how many good ones are rejected (overkill).
 
 A part is *rejected* if a detection of any class reaches that class's threshold, on any of its images and anywhere on
-it, and *passes* otherwise. Pure functions of a split and the detections on it.
+it, and *passes* otherwise.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pydantic import Field
 from vqc.config import Record
 from vqc.data.dataset import Split
 from vqc.evaluation.intervals import Rate, rate
-from vqc.evaluation.matching import ALONE, match, paired
-from vqc.evaluation.parts import class_scores, parts_of, rejected
+from vqc.evaluation.matching import ALONE, match
+from vqc.evaluation.parts import class_scores, parts_of, rejected, with_parts
 from vqc.inference.detections import Detections
 
 
@@ -26,11 +26,6 @@ class Verdicts(Record):
     overkill: Rate = Field(description="good parts that are rejected, of all good ones")
     beside: int = Field(ge=0, description="defective parts rejected only by detections that overlap no defect")
     unclear: int = Field(ge=0, description="parts with nothing but crowd regions: in neither rate")
-
-    def without_intervals(self, reason: str) -> Verdicts:
-        """See ``Rate.without_interval``."""
-        rates = {name: getattr(self, name).without_interval(reason) for name in ("escape", "overkill")}
-        return self.model_copy(update=rates)
 
 
 class TradeOff(Record):
@@ -47,15 +42,11 @@ class TradeOff(Record):
 
 
 def part_verdicts(split: Split, detections: Sequence[Detections], *, thresholds: Mapping[int, float]) -> Verdicts:
-    """Escape and overkill at the thresholds, each with its interval.
-
-    Args:
-        thresholds: label in 1..C -> lowest score that rejects.
-    """
+    """Escape and overkill, each with its interval, at the thresholds: label in 1..C -> lowest score that rejects."""
     parts = parts_of(split)
     rejects = rejected(class_scores(split, detections), thresholds)
     touched = np.zeros(len(rejects), bool)
-    for part, (record, found) in zip(parts.of_image, paired(split, detections), strict=True):
+    for part, record, found in with_parts(split, detections):
         kept = found.reaching(thresholds)
         touched[part] |= (match(record, kept, iou=0.0, same_class=False).truth != ALONE).any()
     escaped, overkilled = parts.defective & ~rejects, parts.good & rejects

@@ -6,6 +6,7 @@ A rate of very few parts has a reason instead of a value. Its interval stays: it
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,9 +36,16 @@ class Rate(Record):
         bound = 1 - (1 - CONFIDENCE) ** (1 / self.total)
         return f"0 of {self.total}: with 95 % confidence (one-sided, exact) the true rate is at most {percent(bound)}."
 
-    def without_interval(self, reason: str) -> Rate:
-        """The same counts, for data that chose the threshold: there a confidence interval does not hold."""
-        return self.model_copy(update={"low": None, "high": None, "reason": self.reason or reason})
+
+def without_intervals(figure: Any, reason: str) -> Any:
+    """The same counts in all rates of a record, for data that chose the threshold: no interval holds there."""
+    if isinstance(figure, tuple):
+        return tuple(without_intervals(one, reason) for one in figure)
+    if isinstance(figure, Rate):
+        return figure.model_copy(update={"low": None, "high": None, "reason": figure.reason or reason})
+    if isinstance(figure, Record):
+        return figure.model_copy(update={name: without_intervals(value, reason) for name, value in figure})
+    return figure
 
 
 def percent(share: float) -> str:
@@ -48,13 +56,20 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def rate(count: int, total: int, *, of: str) -> Rate:
-    """The rate of independent parts, with the interval of Clopper and Pearson (1934).
+def rate(count: int, total: int, *, of: str, effective: int | None = None) -> Rate:
+    """The rate of parts such as "defective parts", with the interval of Clopper and Pearson (1934).
 
     Args:
-        of: what is counted, in the plural, such as "defective parts"; used in the reason.
+        effective: how many independent parts they are worth; None: all are independent.
     """
-    return _rate(count, total, of, effective=total)
+    if total == 0:
+        return Rate(count=0, total=0, reason=f"there are no {of}")
+    effective = effective or total
+    low, high = exact_interval(round(count / total * effective), effective)
+    if total < FEWEST:
+        reason = f"only {total} {of}, at least {FEWEST} are needed to state a rate"
+        return Rate(count=count, total=total, low=low, high=high, reason=reason)
+    return Rate(count=count, total=total, value=count / total, low=low, high=high)
 
 
 def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: str) -> Rate:
@@ -65,9 +80,7 @@ def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: 
     whole numbers, without their correction for the degrees of freedom. If all or none count, each part counts once.
 
     Args:
-        counts: [P] per part.
-        totals: [P] per part.
-        of: see ``rate``.
+        counts, totals: [P] per part.
     """
     count, total, parts = int(counts.sum()), int(totals.sum()), int((totals > 0).sum())
     effective = parts
@@ -76,17 +89,7 @@ def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: 
         independent = share * (1 - share) / (total - 1)
         clustered = float(((counts - share * totals) ** 2).sum()) * parts / (parts - 1) / total**2
         effective = total if clustered <= independent else max(1, round(total * independent / clustered))
-    return _rate(count, total, of, effective=effective)
-
-
-def _rate(count: int, total: int, of: str, *, effective: int) -> Rate:
-    if total == 0:
-        return Rate(count=0, total=0, reason=f"there are no {of}")
-    low, high = exact_interval(round(count / total * effective), effective)
-    if total < FEWEST:
-        reason = f"only {total} {of}, at least {FEWEST} are needed to state a rate"
-        return Rate(count=count, total=total, low=low, high=high, reason=reason)
-    return Rate(count=count, total=total, value=count / total, low=low, high=high)
+    return rate(count, total, of=of, effective=effective)
 
 
 def exact_interval(count: int, total: int) -> tuple[float, float]:
@@ -100,14 +103,10 @@ def exact_interval(count: int, total: int) -> tuple[float, float]:
 def tolerated_misses(total: int, max_rate: float, *, confidence: float | None) -> int:
     """How many of ``total`` independent parts the threshold may miss; -1: there are too few parts for any claim.
 
-    Without a confidence: floor(a (n + 1)) - 1, so that a new part is missed with probability at most a, on average over
-    samples of n parts (Angelopoulos et al., "Conformal risk control", 2022, section 2). With one: the largest k for
-    which the rate of misses, a Beta(k + 1, n - k) variable, is at most a with that confidence (Wilks, "Determination of
-    sample sizes for setting tolerance limits", 1941).
-
-    Args:
-        max_rate: a, 0 < a < 1.
-        confidence: 0 < confidence < 1.
+    Without a confidence: floor(a (n + 1)) - 1, so that a new part is missed with probability at most a = ``max_rate``,
+    on average over samples of n parts (Angelopoulos et al., "Conformal risk control", 2022, section 2). With one: the
+    largest k for which the rate of misses, a Beta(k + 1, n - k) variable, is at most a with that confidence (Wilks,
+    "Determination of sample sizes for setting tolerance limits", 1941). Both arguments lie between 0 and 1.
     """
     if confidence is None:
         return math.floor(max_rate * (total + 1) + 1e-9) - 1

@@ -23,15 +23,10 @@ ALONE, IGNORED = -1, -2
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Match:
-    """The matches of the ``m`` detections of one image, in their order.
+    """The matches of the ``m`` detections of one image, in their order."""
 
-    Attributes:
-        truth: int64 [m], position among the image's boxes; ``ALONE``: it found nothing; ``IGNORED``: in a crowd.
-        iou: float64 [m] in 0..1, with that object; 0 where there is none.
-    """
-
-    truth: NDArray[np.int64]
-    iou: NDArray[np.float64]
+    truth: NDArray[np.int64]  # [m], position among the image's boxes; ``ALONE``: found nothing; ``IGNORED``: in a crowd
+    iou: NDArray[np.float64]  # [m] in 0..1, with that object; 0 where there is none
 
 
 def match(record: ImageRecord, found: Detections, *, iou: float, same_class: bool = True) -> Match:

@@ -1,6 +1,6 @@
 """The scores from which a part is rejected: the least overkill with no more escapes than promised.
 
-Called by ``vqc.evaluation.calibrate`` on the val split. With one threshold for all classes the highest score of a part
+Chosen on the val split. With one threshold for all classes the highest score of a part
 decides, and ``vqc.evaluation.intervals.tolerated_misses`` says how many defective val parts may lie below it. The
 promise holds for any distribution of the scores, if new defective parts are like those of val.
 
@@ -38,15 +38,10 @@ Ranks = list[tuple[Floats, Floats]]  # per class: scores and their ranks, both r
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """The escape rate that is promised.
+    """The escape rate that is promised."""
 
-    Attributes:
-        max_escape: share of the defective parts that may pass, 0 < max_escape < 1.
-        confidence: 0 < confidence < 1 that the rate is not higher; None: it is not higher on average.
-    """
-
-    max_escape: float
-    confidence: float | None = None
+    max_escape: float  # share of the defective parts that may pass, 0 < max_escape < 1
+    confidence: float | None = None  # 0 < confidence < 1 that the rate is not higher; None: it is not, on average
 
     def __str__(self) -> str:
         sure = "" if self.confidence is None else f" with {percent(self.confidence)} confidence"
@@ -76,12 +71,7 @@ def check_parts(split: Split, goal: Goal, *, command: str) -> None:
 
 
 def choose_operating_point(split: Split, detections: Sequence[Detections], *, goal: Goal) -> OperatingPoint:
-    """The thresholds for a goal that ``check_parts`` has passed, and what they do on the split.
-
-    Args:
-        split: val; never test.
-        detections: with calibrated scores.
-    """
+    """The thresholds on calibrated scores for a goal that ``check_parts`` has passed; the split is val, never test."""
     parts, scores = parts_of(split), class_scores(split, detections)
     thresholds, per_class = choose_thresholds(scores, defective=parts.defective, good=parts.good, goal=goal)
     rejects = rejected(scores, dict(enumerate(thresholds, start=1)))
@@ -100,12 +90,7 @@ def choose_operating_point(split: Split, detections: Sequence[Detections], *, go
 
 
 def choose_thresholds(scores: Floats, *, defective: Flags, good: Flags, goal: Goal) -> tuple[Floats, bool]:
-    """A threshold per class [C], and whether they differ.
-
-    Args:
-        scores: [P, C] best score of each class on each part; ``-inf``: none.
-        defective, good: [P].
-    """
+    """Thresholds [C], and whether they differ, for the class scores [P, C] of defective and good [P] parts."""
     per_class = _per_class_is_better(scores, defective, good, goal)
     ranks = _ranks(scores[good]) if per_class else _same(scores.shape[1])
     return _thresholds(scores, defective, ranks, goal), per_class

@@ -52,9 +52,9 @@ class Curve(Record):
         if self.method == "none":
             return scores.astype(np.float32)
         if self.method == "platt":
-            inside = np.clip(raw, EDGE, 1 - EDGE)
-            odds = self.slope * np.log(inside / (1 - inside)) + self.intercept
-            return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
+            from scipy.special import expit, logit
+
+            return np.asarray(expit(self.slope * logit(raw.clip(EDGE, 1 - EDGE)) + self.intercept), np.float32)
         x, y = np.array(self.knots).T
         return np.asarray(np.interp(raw, x, y), np.float32)
 
@@ -113,12 +113,7 @@ class Calibration(Record):
 def apply_curves(
     curves: Sequence[Curve], scores: NDArray[np.float32], labels: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Raw scores [m] through the curves of their classes.
-
-    Args:
-        curves: [C] in label order.
-        labels: [m] in 1..C.
-    """
+    """Raw scores [m] through the curves, [C] in label order, of their classes; ``labels`` [m] in 1..C."""
     calibrated = np.empty_like(scores)
     for label, curve in enumerate(curves, start=1):
         chosen = labels == label
@@ -139,14 +134,10 @@ def save_calibration(model: Path, calibration: Calibration) -> Path:
 
 
 def load_calibration(model: Path, *, weights_sha256: str) -> Calibration | None:
-    """The calibration beside a model's file, or None where there is none.
-
-    Args:
-        model: a file of weights, or an exported one.
-        weights_sha256: of the weights in it.
+    """The calibration beside a file of weights or an exported one, or None where there is none.
 
     Raises:
-        ModelError: it is damaged, or was fitted to other weights.
+        ModelError: it is damaged, or was fitted to other weights than those of this sha256.
     """
     path = calibration_path(model)
     if not path.is_file():

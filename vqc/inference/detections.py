@@ -42,8 +42,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, chosen: NDArray[Any]) -> Detections:
-        """Those that a bool mask [m] or int positions [k] choose."""
+    def __getitem__(self, chosen: NDArray[Any] | list[int] | slice) -> Detections:
+        """Those that a bool mask [m], int positions [k] or a slice choose."""
         return replace(self, boxes=self.boxes[chosen], scores=self.scores[chosen], labels=self.labels[chosen])
 
     def best_first(self) -> Detections:
@@ -51,23 +51,15 @@ class Detections:
         return self[np.argsort(-self.scores, kind="stable")]
 
     def in_image(self, image_id: int, *, width: int, height: int, size: tuple[int, int]) -> Detections:
-        """The same in pixels of the image as annotated, clipped to it.
-
-        Args:
-            width, height: of the annotated image, in pixels.
-            size: height and width that it was fitted to; the boxes are in pixels of that.
-        """
+        """From pixels of the image fitted to ``size`` (height, width) to those of the image as annotated, clipped."""
         limits = np.array([width, height] * 2, np.float32)
         boxes = np.clip(self.boxes / np.float32(fit_scale(width, height, size)), np.float32(0), limits)
         return replace(self, image_id=image_id, boxes=boxes)
 
     def reaching(self, thresholds: Mapping[int, float]) -> Detections:
-        """Those that reach their class's threshold: what rejects a part.
+        """Those that reach their class's threshold, label in 1..C -> lowest score that rejects a part.
 
         Both sides are compared as float32, so that a score equal to the threshold as it was typed rejects.
-
-        Args:
-            thresholds: label in 1..C -> lowest score that rejects.
         """
         lowest = np.array([thresholds[int(label)] for label in self.labels], np.float32)
         return self[self.scores >= lowest]

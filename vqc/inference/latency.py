@@ -21,15 +21,12 @@ LONGEST_S = 15.0
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds from a decoded picture to its detections, one at a time: fitting, the network, sorting.
-
-    Decoding the file is left out, and so are the warm-up runs. ``device`` is such as "CPU, 1 thread".
-    """
+    """From a decoded picture to its detections, one at a time, without the warm-up: fitting, the network, sorting."""
 
     p50_ms: float
     p95_ms: float
     runs: int
-    device: str
+    device: str  # such as "CPU, 1 thread"
 
 
 def measure_latency(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Latency:

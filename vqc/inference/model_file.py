@@ -6,7 +6,6 @@ Both compute in float32, so that they give the same answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,7 @@ METADATA_PREFIX = "vqc."  # of the keys in an exported file's metadata
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _OnnxBackend:
     session: Any  # an onnxruntime.InferenceSession
-    threads: int
-
-    @property
-    def device(self) -> str:
-        return cpu_label(self.threads)
+    device: str
 
     def __call__(self, images: NDArray[np.uint8]) -> list[Detections]:
         batches = np.ascontiguousarray(images.transpose(0, 3, 1, 2))[:, None]  # the graph takes one image at a time
@@ -40,8 +35,7 @@ class _OnnxBackend:
 def open_predictor(path: Path, *, threads: int | None = None) -> Predictor:
     """The detector in a ``.safetensors`` or ``.onnx`` file, with the calibration that lies beside it.
 
-    Args:
-        threads: of onnxruntime; None: ``spared_threads()``.
+    ``threads`` are onnxruntime's; None: ``spared_threads()``.
 
     Raises:
         ModelError: the file or its calibration is missing, damaged, or of another kind.
@@ -72,12 +66,12 @@ def _open_onnx(path: Path, threads: int) -> Predictor:
     except Exception as error:  # noqa: BLE001 (the runtime's exceptions share no ancestor but this)
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"{path}: not a whole ONNX file ({reason})") from None
-    metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
+    metadata = session.get_modelmeta().custom_metadata_map
     found = {key.removeprefix(METADATA_PREFIX): text for key, text in metadata.items()}
     try:
         height, width = json.loads(found["image_size"])
         return Predictor(
-            detect_fitted=_OnnxBackend(session=session, threads=threads),
+            detect_fitted=_OnnxBackend(session=session, device=cpu_label(threads)),
             architecture=found["model"],
             categories=tuple((int(id_), str(name)) for id_, name in json.loads(found["categories"])),
             image_size=(height, width),

@@ -10,8 +10,6 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,10 +38,9 @@ class _OneImage(nn.Module):
 
 
 def export_onnx(model: nn.Module, info: ModelInfo, path: Path) -> None:
-    """Write the detector as one ONNX file, in float32; it exists whole or not at all.
+    """Write a detector on the CPU as one ONNX file, in float32; it exists whole or not at all.
 
-    Args:
-        model: on the CPU; it is left in evaluation mode.
+    The model is left in evaluation mode.
 
     Raises:
         ModelError: torch cannot export it, or the result breaks ONNX's own rules.
@@ -53,8 +50,22 @@ def export_onnx(model: nn.Module, info: ModelInfo, path: Path) -> None:
     height, width = info.config.image_size
     pixels = torch.zeros(1, 3, height, width, dtype=torch.uint8)
     graph = io.BytesIO()
+    metadata = {
+        "model": info.config.model,
+        "epoch": str(info.epoch),
+        "categories": json.dumps(info.categories),
+        "image_size": json.dumps(info.config.image_size),
+        "pad_value": str(PAD_VALUE),
+        "fingerprint": info.fingerprint,
+        "weights_sha256": weights_sha256(model),
+        "input": "uint8 RGB; scaled to fit the top left corner of image_size (height, width), the rest pad_value",
+        "output": "boxes xyxy in pixels of the fitted image, scores 0..1, labels 1.. in the order of categories",
+    }
     try:
-        with torch.inference_mode(), _quiet_export():
+        # torch warns of its own exporter, and of sizes that tracing makes constant: they are constant here. The parity
+        # check finds anything else that became so.
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 _OneImage(model).eval(),
                 (pixels,),
@@ -66,37 +77,8 @@ def export_onnx(model: nn.Module, info: ModelInfo, path: Path) -> None:
                 dynamic_axes={name: {0: "detections"} for name in ("boxes", "scores", "labels")},
             )
         exported = onnx.load_from_string(graph.getvalue())
-        onnx.helper.set_model_props(exported, _metadata(model, info))
+        onnx.helper.set_model_props(exported, {METADATA_PREFIX + name: value for name, value in metadata.items()})
         onnx.checker.check_model(exported)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: '{info.config.model}' cannot be exported to ONNX: {error}") from error
     write_atomically(path, exported.SerializeToString())
-
-
-def _metadata(model: nn.Module, info: ModelInfo) -> dict[str, str]:
-    values = {
-        "model": info.config.model,
-        "epoch": str(info.epoch),
-        "categories": json.dumps(info.categories),
-        "image_size": json.dumps(info.config.image_size),
-        "pad_value": str(PAD_VALUE),
-        "fingerprint": info.fingerprint,
-        "weights_sha256": weights_sha256(model),
-        "input": "uint8 RGB; scaled to fit the top left corner of image_size (height, width), the rest pad_value",
-        "output": "boxes xyxy in pixels of the fitted image, scores 0..1, labels 1.. in the order of categories",
-    }
-    return {METADATA_PREFIX + name: value for name, value in values.items()}
-
-
-@contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Without torch's warnings about its own exporter and about tracing.
-
-    The sizes that tracing makes constant are constant here; the parity check finds anything else that became so.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
-        for kind in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.filterwarnings("ignore", category=kind, module=r"torch\.")
-        warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
-        yield

@@ -23,21 +23,13 @@ ALLOWED_UNMATCHED = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """The exported file's detections beside the model's.
-
-    Attributes:
-        images: compared.
-        detections: the model's, with a score above ``COMPARED_SCORE``.
-        unmatched: detections of either side without a partner of the same label on the other.
-        worst_iou: lowest overlap of two partners, 1 where their corners agree to ``SAME_PX``; None without any.
-        worst_score_difference: largest between two partners; None without any.
-    """
+    """The exported file's detections beside the model's; the worst figures are None where nothing has a partner."""
 
     images: int
-    detections: int
-    unmatched: int
-    worst_iou: float | None
-    worst_score_difference: float | None
+    detections: int  # the model's, with a score above ``COMPARED_SCORE``
+    unmatched: int  # of either side, without a partner of the same label on the other
+    worst_iou: float | None  # lowest of two partners, 1 where their corners agree to ``SAME_PX``
+    worst_score_difference: float | None  # largest between two partners
 
     @property
     def passed(self) -> bool:
@@ -57,13 +49,14 @@ def check_parity(model: Predictor, exported: Predictor, fitted: Sequence[NDArray
     differences: list[float] = []
     for image in fitted:
         (ours,), (theirs,) = model.detect_fitted(image[None]), exported.detect_fitted(image[None])
-        partners = _partners(ours, theirs)
         detections += int((ours.scores > COMPARED_SCORE).sum())
-        unmatched += _unmatched(ours, [i for i, _, _ in partners]) + _unmatched(theirs, [k for _, k, _ in partners])
-        for i, k, overlap in partners:
+        alone = [ours.scores > COMPARED_SCORE, theirs.scores > COMPARED_SCORE]
+        for i, k, overlap in _partners(ours, theirs):
+            alone[0][i] = alone[1][k] = False
             if max(ours.scores[i], theirs.scores[k]) > COMPARED_SCORE:
                 overlaps.append(overlap)
                 differences.append(abs(float(ours.scores[i]) - float(theirs.scores[k])))
+        unmatched += sum(int(some.sum()) for some in alone)
     return ParityReport(
         images=len(fitted),
         detections=detections,
@@ -80,13 +73,8 @@ def _partners(ours: Detections, theirs: Detections) -> list[tuple[int, int, floa
     overlaps[ours.labels[:, None] != theirs.labels[None]] = 0.0
     found = []
     for i, row in enumerate(overlaps):  # best score first
-        k = int(row.argmax()) if len(row) else 0
-        if len(row) and row[k] > PARTNER_IOU:
+        if len(row) and row.max() > PARTNER_IOU:
+            k = int(row.argmax())
             found.append((i, k, float(row[k])))
             overlaps[:, k] = 0.0
     return found
-
-
-def _unmatched(found: Detections, matched: Sequence[int]) -> int:
-    """How many score above the floor and have no partner."""
-    return int((np.delete(found.scores, list(matched)) > COMPARED_SCORE).sum())

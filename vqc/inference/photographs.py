@@ -18,26 +18,18 @@ SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """One picture to look at.
+    """One picture to look at."""
 
-    Attributes:
-        image_id: of the COCO file, or its position in the sorted folder, from 1.
-        file_name: relative to the folder, with forward slashes.
-        annotated_size: width and height in pixels that a COCO file gives it; None without one.
-    """
-
-    image_id: int
+    image_id: int  # of the COCO file, or its position in the sorted folder, from 1
     path: Path
-    file_name: str
-    annotated_size: tuple[int, int] | None = None
+    file_name: str  # relative to the folder, with forward slashes
+    annotated_size: tuple[int, int] | None = None  # width and height in pixels that a COCO file gives it
 
 
 def find_photographs(images: Path, *, annotations: Path | None = None) -> list[Photograph]:
-    """The pictures to look at, in the order of their names, or of the COCO file's images where one is given.
+    """One picture, or all below a folder in the order of their names.
 
-    Args:
-        images: one picture or a folder, with all below it.
-        annotations: a COCO file whose images lie in that folder; their ids are taken from it.
+    With ``annotations``, a COCO file whose images lie in that folder: those that it lists, in its order, with its ids.
 
     Raises:
         DataError: nothing there to look at, or the COCO file has errors: an image may not be left out unnoticed.
@@ -66,14 +58,10 @@ def _listed(images: Path, annotations: Path) -> list[Photograph]:
     if found is None or not found.images:
         raise DataError(f"{annotations}: it lists no images")
     return [
-        Photograph(
-            image_id=entry.image_id,
-            path=images / entry.file_name,
-            file_name=entry.file_name,
-            annotated_size=(entry.width, entry.height),
-        )
+        Photograph(image_id=entry.image_id, path=images / entry.file_name, file_name=entry.file_name,
+                   annotated_size=(entry.width, entry.height))
         for entry in found.images
-    ]
+    ]  # fmt: skip
 
 
 def read_photograph(photograph: Photograph) -> NDArray[np.uint8]:
@@ -83,11 +71,6 @@ def read_photograph(photograph: Photograph) -> NDArray[np.uint8]:
         DataError: missing, broken, or of another size than annotated; names no file.
     """
     data = picture_bytes(photograph.path)
-    if photograph.annotated_size is None:
+    if (size := photograph.annotated_size) is None:
         return decode_picture(data, rotate=True)
-    picture = probe_picture(data)
-    upright = photograph.annotated_size == picture.upright_size
-    if not upright and photograph.annotated_size != (picture.width, picture.height):
-        (annotated_width, annotated_height), (width, height) = photograph.annotated_size, picture.upright_size
-        raise DataError(f"annotated as {annotated_width} x {annotated_height} px, the picture has {width} x {height}")
-    return decode_picture(data, rotate=upright)
+    return decode_picture(data, rotate=probe_picture(data).rotated_in(size))

@@ -20,8 +20,6 @@ from vqc.inference.detections import Detections
 if TYPE_CHECKING:
     from torch import nn
 
-Category = tuple[int, str]  # id and name in the training annotations
-
 
 class Backend(Protocol):
     """A detector on images that are fitted already: uint8 [N, H, W, 3] RGB -> N detections in pixels of these."""
@@ -35,29 +33,17 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
-    """A detector and what a user of it must know.
+    """A detector and what a user of it must know."""
 
-    Attributes:
-        detect_fitted: its backend; raw scores.
-        architecture: name of the detector.
-        categories: in the order of the labels 1..C.
-        image_size: height and width in pixels that images are fitted to.
-        fingerprint: of the data it was trained on.
-        epoch: finished epochs of its training.
-        weights_sha256: of the weights, in hex; equal in a file of weights and the ONNX file exported from them.
-        calibration: of these weights; None without one.
-        model: the torch module, for gradients; None for an ONNX file.
-    """
-
-    detect_fitted: Backend
+    detect_fitted: Backend  # raw scores
     architecture: str
-    categories: tuple[Category, ...]
-    image_size: tuple[int, int]
-    fingerprint: str
-    epoch: int
-    weights_sha256: str
+    categories: tuple[tuple[int, str], ...]  # id and name in the training annotations, in the order of the labels 1..C
+    image_size: tuple[int, int]  # height and width in pixels that images are fitted to
+    fingerprint: str  # of the data it was trained on
+    epoch: int  # finished epochs of its training
+    weights_sha256: str  # in hex; equal in a file of weights and the ONNX file exported from them
     calibration: Calibration | None = None
-    model: nn.Module | None = None
+    model: nn.Module | None = None  # for gradients; None for an ONNX file
 
     def detect(self, image: NDArray[np.uint8], *, image_id: int = 0) -> Detections:
         """Detections on a picture [h, w, 3] RGB, in its pixels; scores are calibrated where a calibration is known."""
@@ -69,7 +55,7 @@ class Predictor:
         """The same detections with calibrated scores where a calibration is known."""
         return raw if self.calibration is None else self.calibration.calibrated(raw)
 
-    def category(self, label: int) -> Category:
+    def category(self, label: int) -> tuple[int, str]:
         """Id and name of a label in 1..C."""
         return self.categories[label - 1]
 

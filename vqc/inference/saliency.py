@@ -7,14 +7,11 @@ D-RISE (Petsiuk et al., CVPR 2021): the photograph is masked at random many time
 detection was still found are hot. It needs nothing of the detector but its detections. We depart from the paper in
 three points: detectors here return one class and its score and no vector of probabilities, so the similarity of classes
 is 1 or 0; what is masked is blurred instead of black, because a black edge looks like a scratch; and the heat is a
-covariance (see ``drise``). The other method is in ``vqc.inference.grad_cam``.
-
-How far to trust a map is measured by deletion and insertion (Petsiuk et al., BMVC 2018): see ``faithfulness``.
+covariance. How far to trust a map is measured by deletion and insertion (Petsiuk et al., BMVC 2018).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,31 +34,15 @@ CONTROLS = 19  # displaced copies that a map must beat: a map of no use does so 
 BLUR = 1 / 8  # standard deviation of what replaces removed pixels, as a share of the longer side
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Target:
-    """The detection to explain; ``box`` float32 [4], ``label`` in 1..C."""
-
-    box: NDArray[np.float32]
-    label: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class Faithfulness:
-    """What becomes of the detection when pixels are removed or restored in the order of a map, hottest first.
+    """What becomes of the detection when pixels are removed or restored in the order of a map, hottest first."""
 
-    Attributes:
-        deletion: mean share of its score that is left while pixels are removed, in 0..1; low is good.
-        insertion: the same while they are restored in a blurred image; high is good.
-        beaten: displaced copies of the map whose insertion minus deletion is lower than its own.
-        controls: such copies.
-        blank: share of the score that the wholly blurred image has; near 1 the figures say nothing.
-    """
-
-    deletion: float
-    insertion: float
-    beaten: int
-    controls: int
-    blank: float
+    deletion: float  # mean share of its score that is left while pixels are removed, in 0..1; low is good
+    insertion: float  # the same while they are restored in a blurred image; high is good
+    beaten: int  # displaced copies of the map whose insertion minus deletion is lower than its own
+    controls: int  # such copies
+    blank: float  # share of the score that the wholly blurred image has; near 1 the figures say nothing
 
     @property
     def p_value(self) -> float:
@@ -74,25 +55,21 @@ class Faithfulness:
         return self.beaten == self.controls
 
 
-def similarity(target: Target, found: Detections) -> float:
-    """How much of the target is still found, 0..1: the largest overlap times score of its label.
+def similarity(targets: Detections, found: Detections) -> NDArray[np.float64]:
+    """How much of each of m targets is still found, [m] in 0..1: the largest overlap times score of its label.
 
     D-RISE's similarity (eq. 2), with classes that agree or do not.
     """
-    own = found.labels == target.label
-    if not own.any():
-        return 0.0
-    return float((iou(target.box[None], found.boxes[own])[0] * found.scores[own]).max())
+    alike = iou(targets.boxes, found.boxes) * found.scores * (targets.labels[:, None] == found.labels)
+    return np.asarray(alike.max(axis=1, initial=0.0))
 
 
 def drise(
-    detect: Backend, image: Pixels, targets: Sequence[Target], *, masks: int, seed: int, batch: int = BATCH
+    detect: Backend, image: Pixels, targets: Detections, *, masks: int, seed: int, batch: int = BATCH
 ) -> list[Heat | None]:
     """Heat of each target from the same ``masks`` random masks; None where none of them left anything of it.
 
-    Args:
-        seed: of the masks; equal seeds give equal heat.
-        batch: images at a time.
+    Equal seeds give equal heat, whatever the ``batch`` of images at a time.
     """
     height, width = image.shape[:2]
     rng = np.random.default_rng(stream_seed(seed, "masks"))
@@ -103,7 +80,7 @@ def drise(
     for start in range(0, masks, batch):
         some = _masks(rng, min(batch, masks - start), height=height, width=width)
         found = detect(_blended(image, background, some))
-        weights = np.array([[similarity(target, one) for one in found] for target in targets])
+        weights = np.stack([similarity(targets, one) for one in found], axis=1)
         weighted += np.tensordot(weights, some, axes=1)
         covered += some.sum(axis=0)
         total += weights.sum(axis=1)
@@ -128,7 +105,7 @@ def _masks(rng: np.random.Generator, count: int, *, height: int, width: int) -> 
 
 
 def faithfulness(
-    detect: Backend, image: Pixels, target: Target, heat: Heat, *, inner: tuple[int, int], seed: int
+    detect: Backend, image: Pixels, target: Detections, heat: Heat, *, inner: tuple[int, int], seed: int
 ) -> Faithfulness | None:
     """Deletion and insertion of a map, beside copies of it that are displaced over the photograph.
 
@@ -145,27 +122,31 @@ def faithfulness(
         None where the detector does not find the target on the whole image.
     """
     background = blurred(image)
-    full, left = (similarity(target, found) for found in detect(np.stack([image, background])))
+    full, left = (float(similarity(target, found)[0]) for found in detect(np.stack([image, background])))
     if full == 0:
         return None
     blank = min(1.0, left / full)
     rng = np.random.default_rng(stream_seed(seed, "controls"))
     rows, columns = inner
     shifts = 1 + rng.choice(max(1, rows * columns - 1), CONTROLS)  # 0 would be the map itself
-    gains = []
+    sums = []
     for shift in (0, *shifts.tolist()):
         moved = heat.copy()
         moved[:rows, :columns] = np.roll(heat[:rows, :columns], divmod(shift, columns), axis=(0, 1))
         blends = _removed(image, background, moved)
         found = [one for at in range(0, len(blends), BATCH) for one in detect(blends[at : at + BATCH])]
-        shares = [min(1.0, similarity(target, one) / full) for one in found]
-        deletion, insertion = (
-            ((1 + blank) / 2 + sum(half)) / STEPS for half in (shares[: STEPS - 1], shares[STEPS - 1 :])
-        )  # trapezia: one end is the whole image, the other the blurred one
-        gains.append((insertion - deletion, deletion, insertion))
-    own, deletion, insertion = gains[0]
-    beaten = sum(gain < own for gain, _, _ in gains[1:])
-    return Faithfulness(deletion=deletion, insertion=insertion, beaten=beaten, controls=CONTROLS, blank=blank)
+        shares = np.minimum(1.0, [similarity(target, one)[0] / full for one in found])
+        sums.append(shares.reshape(2, -1).sum(axis=1))
+    # Trapezia: one end is the whole image, the other the blurred one.
+    deletion, insertion = ((1 + blank) / 2 + np.array(sums).T) / STEPS
+    gains = insertion - deletion
+    return Faithfulness(
+        deletion=float(deletion[0]),
+        insertion=float(insertion[0]),
+        beaten=int((gains[1:] < gains[0]).sum()),
+        controls=CONTROLS,
+        blank=blank,
+    )
 
 
 def _removed(image: Pixels, background: Pixels, heat: Heat) -> Pixels:
@@ -190,7 +171,7 @@ def _blended(image: Pixels, background: Pixels, kept: Heat) -> Pixels:
     return np.asarray(share * image + (1 - share) * background).round().astype(np.uint8)
 
 
-def stretched(heat: NDArray[np.floating[Any]]) -> Heat | None:
+def stretched(heat: NDArray[Any]) -> Heat | None:
     """Heat below 0 cut off and the rest scaled to 0..1; None where nothing is above 0."""
     positive = np.maximum(heat, 0).astype(np.float32)
     top = float(positive.max())

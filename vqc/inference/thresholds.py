@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vqc.errors import ConfigError
 from vqc.inference.predictor import Predictor
 
 DEFAULT_THRESHOLD = 0.5  # where none was chosen; reported as such, and no recommendation
@@ -10,9 +11,10 @@ DEFAULT_THRESHOLD = 0.5  # where none was chosen; reported as such, and no recom
 def resolve_thresholds(predictor: Predictor, *, given: float | None) -> tuple[dict[int, float], str]:
     """Label in 1..C -> lowest score that rejects, and a sentence on where it comes from.
 
-    Args:
-        given: by ``--threshold``, in 0..1, for all classes; None: not given.
+    ``given`` is what ``--threshold`` says for all classes; ``ConfigError`` where it is not in 0..1.
     """
+    if given is not None and not 0 <= given <= 1:
+        raise ConfigError("--threshold", [f"got {given:g}, expected a score from 0 to 1"])
     labels = range(1, len(predictor.categories) + 1)
     calibration = predictor.calibration
     if given is not None:

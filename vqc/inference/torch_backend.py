@@ -15,17 +15,14 @@ from vqc.inference.predictor import Predictor, cpu_label
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, weights_sha256
 
-CPU = torch.device("cpu")
 MOST_IMAGES = 16  # at once, while they fit into memory
 
 
 def detect_batch(model: nn.Module, images: Tensor, precision: Precision) -> list[Detections]:
     """Detections, with raw scores and in pixels of the fitted images, on each of uint8 [N, 3, H, W] RGB.
 
-    The CPU waits for the GPU here, three times a batch, not an image.
-
-    Args:
-        model: in evaluation mode, on the device of ``precision``.
+    The CPU waits for the GPU here, three times a batch, not an image. The model is in evaluation mode, on the device of
+    ``precision``.
     """
     with torch.inference_mode(), precision.autocast():
         outputs = model(images.to(precision.device, non_blocking=True))
@@ -45,8 +42,7 @@ def images_to_tensor(images: NDArray[np.uint8]) -> Tensor:
 def torch_predictor(model: nn.Module, info: ModelInfo, *, precision: Precision | None = None) -> Predictor:
     """The predictor of a model, which is moved to the device and put into evaluation mode.
 
-    Args:
-        precision: None: float32, on the GPU where there is one.
+    Without a ``precision`` it computes in float32, on the GPU where there is one.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(
@@ -86,15 +82,13 @@ class _TorchBackend:
                 if not is_out_of_memory(error):
                     raise
             free_memory()  # outside of the handler: the error's traceback holds the tensors that did not fit
-            self._take_less(len(part), part.shape[1:3])
+            if len(part) > 1:
+                self._most_images = len(part) // 2
+            elif self._precision.device.type != "cpu":
+                self._precision = Precision(device=torch.device("cpu"), dtype=torch.float32)
+                move_detector(self._model, self._precision.device)
+                free_memory()
+            else:
+                size = f"{part.shape[2]} x {part.shape[1]} px"
+                raise ModelError(f"one image of {size} does not fit into memory; close other programs")
         return found
-
-    def _take_less(self, images: int, size: tuple[int, ...]) -> None:
-        if images > 1:
-            self._most_images = images // 2
-        elif self._precision.device.type != "cpu":
-            self._precision = Precision(device=CPU, dtype=torch.float32)
-            move_detector(self._model, CPU)
-            free_memory()
-        else:
-            raise ModelError(f"one image of {size[1]} x {size[0]} px does not fit into memory; close other programs")

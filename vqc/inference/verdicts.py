@@ -18,39 +18,28 @@ from vqc.inference.predictor import Predictor
 DECIMALS = 6  # of a score or a corner in JSON: finer than float32 tells them apart
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verdict:
-    """Whether one part passes: no detection reaches its class's operating threshold.
-
-    Attributes:
-        worst_score, worst_category: of the detection with the highest score, whatever it is; None where there is none.
-        defects: detections that reach the threshold; None where the picture could not be read.
-        reason: why it could not.
-    """
+    """Whether one part passes: no detection reaches its class's operating threshold."""
 
     image_id: int
     file_name: str
     verdict: Literal["pass", "fail", "unreadable"]
-    worst_score: float | None = None
-    worst_category: str | None = None
-    defects: int | None = None
-    reason: str | None = None
+    worst_score: float | None = None  # of the detection with the highest score, whatever it is
+    worst_category: str | None = None  # of the same
+    defects: int | None = None  # detections that reach the threshold; None where the picture could not be read
+    reason: str | None = None  # why it could not
 
 
 def judge(
     photograph: Photograph, found: Detections, predictor: Predictor, *, thresholds: Mapping[int, float]
 ) -> Verdict:
-    """The verdict on one part.
-
-    Args:
-        found: best first.
-        thresholds: label in 1..C -> lowest score that rejects the part.
-    """
+    """The verdict on one part from its detections, best first; ``thresholds`` as of ``Detections.reaching``."""
     defects = len(found.reaching(thresholds))
     return Verdict(
-        image_id=photograph.image_id,
-        file_name=photograph.file_name,
-        verdict="fail" if defects else "pass",
+        photograph.image_id,
+        photograph.file_name,
+        "fail" if defects else "pass",
         worst_score=round(float(found.scores[0]), DECIMALS) if len(found) else None,
         worst_category=predictor.category(int(found.labels[0]))[1] if len(found) else None,
         defects=defects,

@@ -1,7 +1,4 @@
-"""Detections drawn over the photograph: boxes with captions, and heat.
-
-Small pictures are enlarged first, so that captions can be read.
-"""
+"""Detections drawn over the photograph: boxes with captions, and heat."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from numpy.typing import NDArray
 
 from vqc.files import write_atomically
 
-READABLE_PX = 640  # a longer side below this is enlarged by a whole factor
+READABLE_PX = 640  # a longer side below this is enlarged, so that captions can be read
 BOX_RGB = (255, 64, 64)
 TEXT_RGB = (255, 255, 255)
 STRONGEST = 0.75  # of the heat's colour over the photograph where the heat is 1
@@ -22,15 +19,9 @@ JPEG_QUALITY = 90
 
 
 def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], captions: Sequence[str]) -> NDArray[np.uint8]:
-    """A copy with framed and captioned boxes.
+    """A copy of a picture [h, w, 3] RGB with framed and captioned boxes, [m, 4] xyxy in its pixels.
 
-    Args:
-        image: [h, w, 3] RGB.
-        boxes: [m, 4] xyxy pixels of the image.
-        captions: one a box; letters that the built-in font lacks are shown as frames.
-
-    Returns:
-        [k * h, k * w, 3] RGB, k a whole number: 1 for large pictures.
+    It is enlarged by a whole factor, 1 for large pictures. Letters that the built-in font lacks are shown as frames.
     """
     import cv2
     from PIL import Image, ImageDraw, ImageFont
@@ -55,11 +46,9 @@ def draw_boxes(image: NDArray[np.uint8], boxes: NDArray[np.float32], captions: S
 
 
 def draw_heat(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A copy under colours from blue (a little) to red (most); where the heat is 0 the photograph is left as it is.
+    """A copy of [h, w, 3] RGB under colours from blue (little heat) to red (most), heat [h, w] in 0..1.
 
-    Args:
-        image: [h, w, 3] RGB.
-        heat: [h, w] in 0..1.
+    Where the heat is 0 the photograph is left as it is.
     """
     import cv2
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from vqc.evaluation.evaluate import Evaluated, Evaluation
 from vqc.evaluation.intervals import exact_interval
 from vqc.evaluation.matching import paired
 from vqc.inference.detections import Detections
-from vqc.reporting.html import both_widths, picture_uri, render
-from vqc.reporting.plots import COLOUR, canvas, svg
+from vqc.reporting.html import HALF_WIDTHS_PX, both_widths, picture_uri, render
+from vqc.reporting.plots import COLOUR, shares, svg
 
 TEMPLATE = Path(__file__).parent / "templates" / "evaluation.html.j2"
 PICTURE_PX = 360
@@ -36,8 +36,8 @@ def evaluation_page(evaluated: Evaluated) -> str:
         record=record,
         escape=record.per_part.escape,
         overkill=record.per_part.overkill,
-        trade_off=_trade_off(record),
-        froc=both_widths(lambda px: _froc(record.froc, px // 2 if px > 600 else px)) if record.froc.points else [],
+        trade_off=both_widths(partial(_trade_off, record)) if record.trade_off.thresholds else [],
+        froc=both_widths(partial(_froc, record.froc), HALF_WIDTHS_PX) if record.froc.points else [],
         one_threshold=len(set(record.thresholds.values())) == 1,
         misses=_pictures(evaluated, record.worst_misses),
         false_alarms=_pictures(evaluated, record.worst_false_alarms),
@@ -45,22 +45,15 @@ def evaluation_page(evaluated: Evaluated) -> str:
     )
 
 
-def _trade_off(record: Evaluation) -> list[Any]:
-    if not record.trade_off.thresholds:
-        return []
-    return both_widths(lambda width_px: _trade_off_drawing(record, width_px))
-
-
-def _trade_off_drawing(record: Evaluation, width_px: int) -> str:
+def _trade_off(record: Evaluation, width_px: int) -> str:
     """Both rates over the threshold, with their intervals if they have any; a line at each threshold in use."""
     curve, verdicts = record.trade_off, record.per_part
-    figure, axes = canvas(width_px, 340 if width_px > 600 else 280)
-    places = np.array([0.0, *curve.thresholds, 1.0])
-    rows = (
-        ("bad", (*curve.escaped, curve.defective), verdicts.escape),
-        ("good", (*curve.overkilled, 0), verdicts.overkill),
+    figure, axes = shares(
+        width_px, 340 if width_px > 600 else 280, x="threshold: a part is rejected from this score", percent=True
     )
-    for role, counts, rate in rows:
+    places = np.array([0.0, *curve.thresholds, 1.0])
+    escaped, overkilled = (*curve.escaped, curve.defective), (*curve.overkilled, 0)
+    for role, counts, rate in (("bad", escaped, verdicts.escape), ("good", overkilled, verdicts.overkill)):
         total = rate.total
         if not total:
             continue
@@ -74,34 +67,23 @@ def _trade_off_drawing(record: Evaluation, width_px: int) -> str:
         axes.fill_between(places[some + 1], low, high, step="pre", color=COLOUR[role], alpha=0.14, linewidth=0)
     for threshold in set(record.thresholds.values()):
         axes.axvline(threshold, color=COLOUR["ink"], linewidth=1.1, linestyle=(0, (4, 3)))
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    axes.set_xlabel("threshold: a part is rejected from this score")
     return svg(figure, name=f"trade-off{width_px}", label="Escape rate and overkill against the threshold")
 
 
 def _froc(curve: Froc, width_px: int) -> str:
-    figure, axes = canvas(width_px, 280)
     false = [0.0, *(point.false_per_image for point in curve.points)]
     found = [0.0, *(point.sensitivity for point in curve.points)]
+    right = min(WIDEST_FALSE, max(0.25, 1.15 * false[-1]))
+    figure, axes = shares(width_px, 280, x="false alarms per image", y="defects found", right=right, percent=True)
     axes.plot([*false, max(false[-1], WIDEST_FALSE)], [*found, found[-1]], color=COLOUR["best"], linewidth=2.2,
               drawstyle="steps-post")  # fmt: skip
-    axes.set_xlim(0, min(WIDEST_FALSE, max(0.25, 1.15 * false[-1])))
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    axes.set_xlabel("false alarms per image")
-    axes.set_ylabel("defects found")
     return svg(figure, name=f"froc{width_px}", label="Share of defects found against false alarms per image")
 
 
 def _pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Case, str]]:
-    by_id = {record.image_id: (record, found) for record, found in paired(evaluated.split, evaluated.detections)}
-    drawn = []
-    for case in cases:
-        record, found = by_id[case.image_id]
-        drawn.append((case, picture_uri(_cut_out(record, found.reaching(evaluated.thresholds), case))))
-    return drawn
+    pairs = paired(evaluated.split, evaluated.detections)
+    by_id = {record.image_id: (record, found.reaching(evaluated.thresholds)) for record, found in pairs}
+    return [(case, picture_uri(_cut_out(*by_id[case.image_id], case))) for case in cases]
 
 
 def _cut_out(record: ImageRecord, said: Detections, case: Case) -> NDArray[np.uint8]:

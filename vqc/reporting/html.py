@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LAYOUT = Path(__file__).parent / "templates"
 WIDTHS_PX = (1000, 400)  # of a drawing over the whole page, on a screen and on a phone
+HALF_WIDTHS_PX = (500, 400)  # of one of a pair
 JPEG_QUALITY = 88
 
 
@@ -45,15 +46,11 @@ def render(template: Path, *, filters: Mapping[str, Callable[..., Any]] | None =
     return environment.get_template(template.name).render(**values)
 
 
-def both_widths(draw: Callable[[int], str]) -> list[Markup]:
-    """A drawing in both widths of ``WIDTHS_PX``; the macro ``two`` shows the one that fits the screen.
-
-    Args:
-        draw: width in pixels -> an ``<svg>`` element.
-    """
+def both_widths(draw: Callable[[int], str], widths_px: tuple[int, int] = WIDTHS_PX) -> list[Markup]:
+    """A drawing, width in pixels -> ``<svg>``, in both widths; the macro ``two`` shows the one that fits the screen."""
     from markupsafe import Markup
 
-    return [Markup(draw(width_px)) for width_px in WIDTHS_PX]
+    return [Markup(draw(width_px)) for width_px in widths_px]
 
 
 def picture_uri(pixels: NDArray[np.uint8], *, kind: Literal["jpeg", "png"] = "jpeg") -> str:

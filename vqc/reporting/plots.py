@@ -41,6 +41,17 @@ def canvas(width_px: int, height_px: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def shares(
+    width_px: int, height_px: int, *, x: str, y: str = "", right: float = 1.0, percent: bool = False
+) -> tuple[Figure, Axes]:
+    """A drawing of a share, 0..1, against something from 0 to ``right``; ``x`` and ``y`` name the axes."""
+    figure, axes = canvas(width_px, height_px)
+    axes.set(xlim=(0, right), ylim=(0, 1.02), xlabel=x, ylabel=y)
+    if percent:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    return figure, axes
+
+
 def svg(figure: Figure, *, name: str, label: str, tips: Mapping[str, str] | None = None) -> str:
     """The drawing as an ``<svg>`` element with ids of its own and the page's colours.
 

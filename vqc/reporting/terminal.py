@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 T = TypeVar("T")
 
 SPARK_CELLS = 30
+
+
+def plain_table(*titles: str, left: Sequence[int] = (0,)) -> Table:
+    """An empty table with a line below its titles; columns that are not named in ``left`` are aligned to the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for position, title in enumerate(titles):
+        table.add_column(title, justify="left" if position in left else "right")
+    return table
 
 
 def duration(seconds: float) -> str:

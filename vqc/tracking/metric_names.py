@@ -1,4 +1,4 @@
-"""The names under which an epoch's figures and a configuration's settings are logged, in MLflow and TensorBoard."""
+"""The names under which figures, settings and sources are logged, in MLflow and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
     The part before the slash makes a section of charts in MLflow; ``system`` has a tab of its own.
     """
     scores = report.scores
-    machine = {} if report.machine is None else report.machine.model_dump()
+    machine = report.machine.model_dump() if report.machine else {}
     measured: dict[str, float | None] = {
         **{f"val/{name}": getattr(scores, name) for name in ("ap", "ap50", "ap75", "ar")},
         **{metric_name("class_ap", name): value for name, value in scores.class_ap.items()},
@@ -33,6 +33,19 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
     return {name: value for name, value in measured.items() if value is not None}
 
 
+def source_tags(name: str, data: Mapping[str, Any], versions: Mapping[str, str], command: str) -> dict[str, str]:
+    """Where a training or a search comes from; ``data`` has its root and its fingerprint."""
+    commit = {"mlflow.source.git.commit": versions["commit"]} if "commit" in versions else {}
+    return {
+        "vqc.name": name,
+        "vqc.data": str(data.get("root", "")),
+        "vqc.data_fingerprint": str(data.get("fingerprint", "")),
+        "vqc.versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
+        "mlflow.source.name": command,
+        **commit,
+    }
+
+
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Nested settings as ``outer.inner`` -> text; numbers in full."""
     flat: dict[str, str] = {}
@@ -40,11 +53,11 @@ def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]
         if isinstance(value, Mapping):
             flat |= flat_settings(value, f"{prefix}{name}.")
         elif isinstance(value, list | tuple):
-            flat[prefix + name] = ("x" if name == "image_size" else ", ").join(_text(item) for item in value)
+            flat[prefix + name] = ("x" if name == "image_size" else ", ").join(map(_text, value))
         else:
             flat[prefix + name] = _text(value)
     return flat
 
 
 def _text(value: object) -> str:
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool | None) else str(value)

@@ -10,6 +10,7 @@ The only module that imports mlflow, and only inside functions: the import takes
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from vqc.errors import UserError
+from vqc.files import file_sha256
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -30,6 +32,7 @@ CHAMPION = "champion"
 
 RunStatus: TypeAlias = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
+_FILES_TAG = "vqc.files_digest"
 _METRIC_TAG = "metric."  # a model version has tags and no metrics
 _POINTS_PER_CALL = 800  # MLflow takes 1000 metrics, parameters and tags together in a call
 _ENVIRONMENT = {
@@ -57,14 +60,42 @@ class Point(NamedTuple):
     at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class KnownRun:
-    """A run that exists in MLflow."""
+    """A run that exists in MLflow, as it was last seen; tags, status and files that it has are not written again."""
 
+    tracker: Tracker
     run_id: str
     name: str
-    status: str
+    status: str = "RUNNING"
+    ended_ms: int | None = None
     tags: dict[str, str]
+    changed: bool = False  # since it was found
+
+    def log(
+        self, *, points: Sequence[Point] = (), params: Mapping[str, str] = {}, tags: Mapping[str, str] = {}
+    ) -> None:
+        """``Tracker.log``, without the tags that the run has."""
+        tags = {name: value for name, value in tags.items() if self.tags.get(name) != value}
+        if points or params or tags:
+            self.tracker.log(self.run_id, points=points, params=params, tags=tags)
+            self.tags |= tags
+            self.changed = True
+
+    def set_status(self, status: RunStatus, *, end_ms: int | None = None) -> None:
+        """``Tracker.set_status``, unless the run has it."""
+        if (status, end_ms) != (self.status, self.ended_ms):
+            self.tracker.set_status(self.run_id, status, end_ms=end_ms)
+            self.status, self.ended_ms, self.changed = status, end_ms, True
+
+    def attach(self, files: Sequence[Path]) -> None:
+        """Copy those of the files that exist into the run, unless it has them as they are."""
+        files = [file for file in files if file.is_file()]
+        digest = hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()[:12]
+        if files and self.tags.get(_FILES_TAG) != digest:
+            for file in files:
+                self.tracker.log_artifact(self.run_id, file)
+            self.log(tags={_FILES_TAG: digest})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,31 +160,42 @@ class Tracker:
         """All runs with these tags, without deleted ones."""
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         found: list[Run] = []
-        token: str | None = None
+        token: str | None = ""
         with self._calling():
-            while True:
-                page = self._client.search_runs([self._experiment], wanted, max_results=1000, page_token=token)
+            while token is not None:
+                page = self._client.search_runs([self._experiment], wanted, max_results=1000, page_token=token or None)
                 found += page
-                token = page.token
-                if not token:
-                    break
+                token = page.token or None
         return [
             KnownRun(
-                run_id=run.info.run_id, name=run.info.run_name or "", status=run.info.status, tags=dict(run.data.tags)
+                tracker=self,
+                run_id=run.info.run_id,
+                name=run.info.run_name or "",
+                status=run.info.status,
+                ended_ms=run.info.end_time,
+                tags=dict(run.data.tags),
             )
             for run in found
         ]
 
     def create(self, name: str, *, tags: Mapping[str, str], start_ms: int) -> str:
         """A new run with status RUNNING; its id."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError, ImportError):  # a container without an entry for its user
+            user = "unknown"
+        tags = {"mlflow.user": user, "mlflow.source.type": "LOCAL", **tags}
         with self._calling():
-            run = self._client.create_run(
-                self._experiment, start_time=start_ms, run_name=name, tags={"mlflow.user": _user(), **tags}
-            )
+            run = self._client.create_run(self._experiment, start_time=start_ms, run_name=name, tags=tags)
         return str(run.info.run_id)
 
     def log(
-        self, run_id: str, *, points: Sequence[Point] = (), params: Mapping[str, str], tags: Mapping[str, str]
+        self,
+        run_id: str,
+        *,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
     ) -> None:
         """Write points, then parameters and tags: a reader that sees the tags can rely on the points."""
         with self._calling():
@@ -193,13 +235,9 @@ class Tracker:
         tags: Mapping[str, str],
         champion: bool = True,
     ) -> str:
-        """Copy the folder ``bundle`` into the run and make it a version of the model ``name``.
+        """Copy the folder ``bundle`` into the run and make it a version of the model ``name``; the version's number.
 
-        Args:
-            champion: also give it the alias. That moves last, so a failure before leaves the old champion in place.
-
-        Returns:
-            The new version's number.
+        With ``champion`` it also gets the alias, last, so that a failure before leaves the old champion in place.
         """
         # A folder of its own for each: the files of an earlier version stay as they were registered.
         folder = f"bundle-{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
@@ -221,16 +259,13 @@ class Tracker:
             if not models or CHAMPION not in models[0].aliases:
                 return None
             found = self._client.get_model_version_by_alias(name, CHAMPION)
+        figures = {key: float(value) for key, value in found.tags.items() if key.startswith(_METRIC_TAG)}
         return ChampionInfo(
             version=str(found.version),
             run_id=found.run_id or "",
             source=found.source or "",
-            metrics={
-                key.removeprefix(_METRIC_TAG): float(value)
-                for key, value in found.tags.items()
-                if key.startswith(_METRIC_TAG)
-            },
-            tags={key: value for key, value in found.tags.items() if not key.startswith(_METRIC_TAG)},
+            metrics={key.removeprefix(_METRIC_TAG): value for key, value in figures.items()},
+            tags={key: value for key, value in found.tags.items() if key not in figures},
         )
 
     def _find_experiment(self, name: str, artifacts: Path | None) -> str:
@@ -275,10 +310,3 @@ def _scrubbed(text: str, uri: str) -> str:
     for secret in sorted({*login, *passwords, *map(unquote, passwords)} - {""}, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container without an entry for its user
-        return "unknown"

@@ -1,8 +1,4 @@
-"""``vqc train --profile``: a torch.profiler trace of a few steps, and the epochs' figures for TensorBoard.
-
-Both go into one folder: ``tensorboard --logdir`` it for the curves, and open the trace in Perfetto or at
-``chrome://tracing``.
-"""
+"""``vqc train --profile``: a torch.profiler trace (for Perfetto), and the epochs' figures for TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,10 +21,7 @@ class Profiler:
     """Profiles one run from ``with`` on.
 
     Writes ``trace.json.gz`` and ``operators.txt`` once enough steps were done, and nothing where there are fewer than
-    four; each epoch's figures go to TensorBoard, under the names that MLflow shows.
-
-    Args:
-        folder: where the files go; None profiles nothing.
+    four; each epoch's figures go to TensorBoard, under the names that MLflow shows. Without a folder it does nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -58,12 +51,10 @@ class Profiler:
         self._stack.close()
 
     def on_step(self) -> None:
-        """An optimiser step is done."""
         if self._trace is not None:
             self._trace.step()
 
     def on_epoch(self, report: EpochReport) -> None:
-        """An epoch is done."""
         if self._writer is None:
             return
         at_s = None if report.measured_ms is None else report.measured_ms / 1000
@@ -76,7 +67,6 @@ class Profiler:
 
         assert self._folder is not None
         order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))
         table = profiler.key_averages().table(sort_by=order, row_limit=OPERATORS_SHOWN)
         write_atomically(self._folder / "operators.txt", table.encode())
+        profiler.export_chrome_trace(str(self._folder / "trace.json.gz"))

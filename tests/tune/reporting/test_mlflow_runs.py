@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.builders import START_MS, at, epoch_report, events, where_repeats_disagree
+from tests.builders import START_MS, at, epoch_report, events, where_repeats_disagree, with_repeats
 from tune.history.events import (
     AttemptFailed,
     EpochMeasured,
@@ -20,6 +20,7 @@ from tune.history.events import (
 from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
+from tune.reporting import mlflow_runs
 from tune.reporting.mlflow_runs import PARENT, Translator, Update
 from tune.settings import Budget
 from vqc.tracking.mlflow_client import Point
@@ -131,6 +132,14 @@ def test_the_best_is_best_trial_after_every_event(cut: int) -> None:
             best = update.tags.get("vqc.best_trial", best)
         expected = best_trial(table)
         assert best == ("" if expected is None else str(expected.number)), event
+
+
+def test_many_trials_are_not_ranked_again_at_each_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the work would grow with the square of their number."""
+    asked: list[Table] = []
+    monkeypatch.setattr(mlflow_runs, "best_trial", lambda table: asked.append(table) or best_trial(table))
+    merged(with_repeats(events(trials=300), {1: [0.2, 0.3]}))
+    assert len(asked) == 2  # at the end of each repeat
 
 
 def test_parent_says_what_was_searched() -> None:

@@ -185,6 +185,23 @@ def test_an_interrupted_trial_is_killed_and_runs_again(database: Path, name: str
     assert runs[f"{name}/001"].info.end_time == START_MS + 9_900
 
 
+def test_a_second_interruption_moves_the_end(database: Path, name: str) -> None:
+    """Also where MLflow was away between the two."""
+    path = journal_path(database, name)
+    interrupted = SearchEnded(**at(START_MS + 5_000), reason="interrupted")
+    write_journal(path, [*events(name=name)[:4], interrupted])
+    catch_up(database, name)
+    again = [
+        SearchResumed(**at(START_MS + 9_000), command="again", budget=Budget(trials=6)),
+        TrialStarted(**at(START_MS + 9_001), trial=1, after_epoch=1, worker="1@host"),
+        interrupted.model_copy(update={"at_ms": START_MS + 9_900}),
+    ]
+    write_journal(path, again)
+    catch_up(database, name)
+    runs = runs_of(default_uri(database), name).values()
+    assert {(run.info.status, run.info.end_time) for run in runs} == {("KILLED", START_MS + 9_900)}
+
+
 def test_a_killed_search_can_be_closed(database: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_journal(journal_path(database, name), events(name=name)[:5])
     catch_up(database, name)
@@ -300,7 +317,7 @@ def test_an_outage_loses_nothing(
     tmp_path: Path, name: str, port: int, serve: Callable[[], subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server starts late, dies in mid-search, comes back."""
-    monkeypatch.setattr(mirror, "LONGEST_PAUSE_S", 2.0)
+    monkeypatch.setattr("vqc.tracking.mirror.LONGEST_PAUSE_S", 2.0)
     some, path, uri = events(name=name), tmp_path / name / "journal.jsonl", f"http://127.0.0.1:{port}"
     follower = Mirror(path, uri)
     follower.start()

@@ -58,7 +58,6 @@ def test_a_record_holds_arrays_of_fixed_types(faultless: Path) -> None:
     np.testing.assert_array_equal(record.areas, np.array([200, 200], np.float32))
     assert (record.boxes.dtype, record.areas.dtype, record.crowd.dtype) == (np.float32, np.float32, np.bool_)
     assert (record.labels.dtype, record.labels.tolist()) == (np.int64, [1, 2])
-    assert record.annotation_ids.tolist() == [1, 2]
 
 
 def test_a_good_image_has_empty_arrays_of_the_same_rank(faultless: Path) -> None:

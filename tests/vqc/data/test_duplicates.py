@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests import images
+from vqc.data.annotations import ImageEntry
 from vqc.data.dataset import Finding, check_data
 from vqc.data.duplicates import Photo, look_alikes
 
@@ -123,10 +124,8 @@ def test_a_rotated_file_is_compared_as_annotated(tmp_path: Path) -> None:
 def photo(number: int, thumbnail: NDArray[np.uint8]) -> Photo:
     return Photo(
         split="train",
-        where="",
-        file_name=str(number),
+        image=ImageEntry(image_id=number, file_name=str(number), width=64, height=64, group=None, where=""),
         sha256=str(number),
-        group=None,
         thumbnail=thumbnail,
         boxes=np.zeros((0, 4), np.float32),
     )

@@ -17,7 +17,6 @@ from tests.vqc.evaluation.test_image_metrics import BOX, found_on, split_of
 from vqc.errors import ModelError
 from vqc.evaluation.calibration_fit import (
     Samples,
-    calibrated_scores,
     choose_curves,
     errors,
     fit_curve,
@@ -90,7 +89,7 @@ def test_samples_know_overlap_and_leave_crowds_and_noise_out() -> None:
 def test_calibration_mends_what_is_overconfident(method: str) -> None:
     told, new = overconfident(0), overconfident(1)
     curve = fit_curve(method, told.score, told.overlap)  # type: ignore[arg-type]
-    after = errors(new, calibrated_scores([curve, curve], new)).laece0
+    after = errors(new.calibrated([curve, curve])).laece0
     before = errors(new).laece0
     assert after is not None
     assert before is not None
@@ -109,7 +108,7 @@ def test_true_scores_are_left_alone_or_nearly() -> None:
     score = rng.uniform(0.05, 0.95, 4000)
     true = replace(overconfident(0, 4000), score=score, overlap=np.where(rng.random(4000) < score, 1.0, 0.0))
     curves = choose_curves(true).curves
-    assert np.abs(calibrated_scores(curves, true) - score).mean() < 0.03
+    assert np.abs(true.calibrated(curves).score - score).mean() < 0.03
 
 
 def test_of_too_few_detections_nothing_is_fitted() -> None:

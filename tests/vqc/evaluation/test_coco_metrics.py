@@ -47,7 +47,6 @@ def record(image_id: int, boxes: np.ndarray, labels: np.ndarray, crowd: np.ndarr
         labels=labels.astype(np.int64),
         areas=((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).astype(np.float32),
         crowd=crowd,
-        annotation_ids=np.arange(len(boxes)) + 1000 * image_id,
     )
 
 
@@ -91,10 +90,10 @@ def reference(split: Split, detections: Sequence[Detections]) -> np.ndarray:
         ]
 
     annotations = [
-        {**row, "id": int(id_), "area": float(area), "iscrowd": int(crowd)}
+        {**row, "id": 1000 * one.image_id + number, "area": float(area), "iscrowd": int(crowd)}
         for one in split.images
-        for row, id_, area, crowd in zip(
-            rows(one.image_id, one.boxes, one.labels), one.annotation_ids, one.areas, one.crowd, strict=True
+        for number, (row, area, crowd) in enumerate(
+            zip(rows(one.image_id, one.boxes, one.labels), one.areas, one.crowd, strict=True)
         )
     ]
     results = [

@@ -17,6 +17,7 @@ from vqc.evaluation.intervals import (
     percent,
     rate,
     tolerated_misses,
+    without_intervals,
 )
 
 
@@ -55,7 +56,7 @@ def test_only_a_count_of_zero_has_a_sentence(count: int) -> None:
 
 
 def test_without_an_interval_nothing_is_claimed() -> None:
-    bare = rate(0, 50, of="defective parts").without_interval("these parts chose the threshold")
+    bare = without_intervals(rate(0, 50, of="defective parts"), "these parts chose the threshold")
     assert (bare.value, bare.low, bare.high, bare.sentence) == (0, None, None, None)
     assert bare.reason == "these parts chose the threshold"
 

@@ -11,8 +11,9 @@ from scipy.stats import spearmanr
 from tests.models import SIZE, decided, picture
 from vqc.config import TrainConfig
 from vqc.data.letterbox import fit_image
+from vqc.inference.detections import Detections
 from vqc.inference.grad_cam import grad_cam
-from vqc.inference.saliency import Target, drise
+from vqc.inference.saliency import drise
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import ModelInfo
@@ -42,22 +43,24 @@ def test_grad_cam_explains_one_detection_of_every_family(name: str, size: tuple[
 
     def first_map(order: np.ndarray) -> np.ndarray:
         """Random weights may leave a detection without one."""
-        targets = (Target(box=found.boxes[i], label=int(found.labels[i])) for i in order)
-        return next(heat for target in targets if (heat := grad_cam(model, image, target)) is not None)
+        return next(heat for i in order if (heat := grad_cam(model, image, found[[i]])) is not None)
 
     from_left = found.boxes[:, 0].argsort()
     left, right = first_map(from_left), first_map(from_left[::-1])
     assert (left.shape, left.dtype.name, float(left.min()), float(left.max())) == (size, "float32", 0.0, 1.0)
     assert np.abs(left - right).max() > 0.1
     after = model.state_dict()
-    assert list(after) == list(before)  # nothing is left of the taps
+    assert list(after) == list(before)  # nothing is left of the hook
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert all(weights.grad is None for weights in model.parameters())
 
 
 def test_grad_cam_of_a_class_that_is_not_there_is_none() -> None:
     model, _ = decided("fcos_tiny", SIZE)
-    assert grad_cam(model, picture(11), Target(box=np.array([0, 0, 9, 9], np.float32), label=99)) is None
+    nothing = Detections(
+        boxes=np.array([[0, 0, 9, 9]], np.float32), scores=np.ones(1, np.float32), labels=np.array([99])
+    )
+    assert grad_cam(model, picture(11), nothing) is None
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +100,11 @@ def test_maps_depend_on_what_was_learnt(
         (found,) = torch_predictor(model, info).detect_fitted(image[None])
         if not len(found):
             continue
-        target = Target(box=found.boxes[0], label=int(found.labels[0]))
+        target = found[[0]]
         maps = [
             grad_cam(one, image, target)
             if method == "gradcam"
-            else drise(torch_predictor(one, info).detect_fitted, image, [target], masks=150, seed=0)[0]
+            else drise(torch_predictor(one, info).detect_fitted, image, target, masks=150, seed=0)[0]
             for one in (model, random)
         ]
         assert maps[0] is not None

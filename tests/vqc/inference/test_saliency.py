@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tests.models import SIZE, StubBackend
 from vqc.inference.detections import Detections
-from vqc.inference.saliency import Target, _masks, drise, faithfulness, similarity
+from vqc.inference.saliency import _masks, drise, faithfulness, similarity
 
 Pixels = NDArray[np.uint8]
 SPOT = (slice(40, 56), slice(60, 80))  # rows and columns in which the stand-in detector looks
-TARGET = Target(box=np.array([55, 35, 85, 60], np.float32), label=2)
+TARGET = Detections(boxes=np.array([[55, 35, 85, 60]], np.float32), scores=np.ones(1, np.float32), labels=np.array([2]))
 NOTHING = Detections.none()
 
 
@@ -33,7 +33,7 @@ class SpotBackend:
     def __call__(self, images: Pixels) -> list[Detections]:
         shares = np.clip((images[:, SPOT[0], SPOT[1]].mean(axis=(1, 2, 3)) - 60) / 180, 0, 1)
         return [
-            Detections(boxes=TARGET.box[None], scores=np.array([share], np.float32), labels=np.array([TARGET.label]))
+            Detections(boxes=TARGET.boxes, scores=np.array([share], np.float32), labels=TARGET.labels)
             for share in shares
         ]
 
@@ -61,7 +61,7 @@ def test_similarity_is_overlap_times_score_of_the_same_class(
     box: tuple[float, ...], score: float, label: int, expected: float
 ) -> None:
     one = Detections(boxes=np.array([box], np.float32), scores=np.array([score], np.float32), labels=np.array([label]))
-    assert similarity(TARGET, one) == pytest.approx(expected)
+    assert similarity(TARGET, one) == pytest.approx([expected])
     assert similarity(TARGET, NOTHING) == 0
 
 
@@ -76,7 +76,7 @@ def test_masks_cover_any_size_and_keep_half(height: int, width: int, seed: int) 
 
 
 def test_drise_finds_where_the_detector_looks() -> None:
-    (heat,) = drise(find_spot, spotted(), [TARGET], masks=300, seed=0)
+    (heat,) = drise(find_spot, spotted(), TARGET, masks=300, seed=0)
     assert heat is not None
     assert heat.max() == 1
     inside = heat[SPOT].mean()
@@ -89,7 +89,7 @@ def test_drise_finds_where_the_detector_looks() -> None:
 
 def test_drise_is_a_function_of_its_seed_and_not_of_the_batch() -> None:
     one, two, other = (
-        drise(find_spot, spotted(), [TARGET], masks=40, seed=seed, batch=batch)[0]
+        drise(find_spot, spotted(), TARGET, masks=40, seed=seed, batch=batch)[0]
         for seed, batch in ((3, 16), (3, 7), (4, 16))
     )
     assert one is not None
@@ -100,7 +100,7 @@ def test_drise_is_a_function_of_its_seed_and_not_of_the_batch() -> None:
 
 
 def test_a_detection_that_no_mask_leaves_has_no_map() -> None:
-    assert drise(StubBackend(), spotted(), [TARGET], masks=10, seed=0) == [None]
+    assert drise(StubBackend(), spotted(), TARGET, masks=10, seed=0) == [None]
 
 
 def test_a_right_map_is_trusted_and_a_wrong_one_is_not() -> None:
