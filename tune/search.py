@@ -128,7 +128,7 @@ def _each(*steps: Callable[[], object]) -> None:
 def _drain(mirror: Mirror, folder: Path, terminal: TextIO) -> None:
     """Let the mirror catch up; where it cannot in time, say how it can later."""
     state = mirror.stop(DRAIN_TIMEOUT_S)
-    if state.behind:
+    if state.behind or state.error:
         terminal.write(f"MLflow: {state}\n  next: {as_typed('python -m tune.reporting.mlflow_sync')} {folder.name}\n")
 
 

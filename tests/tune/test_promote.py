@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -148,11 +149,11 @@ def test_the_card_tells(first: Promotion, says: str) -> None:
 def test_a_name_cannot_break_the_card(first: Promotion) -> None:
     info = first.evidence.info.model_copy(update={"categories": ((3, "scratch"), (7, "dent"), (9, "<b>|\n# x"))})
     counts = {"scratch": 1, "dent": 1, "<b>|\n# x": 0}
-    data = first.evidence.data
-    data.val.boxes_per_category.update(counts)
+    data = deepcopy(first.evidence.data)
     assert data.test is not None
-    data.test.boxes_per_category.update(counts)
-    card = bundle.markdown_card(replace(first.evidence, info=info), datetime.now(timezone.utc))
+    for split in (data.val, data.test):
+        split.boxes_per_category.update(counts)
+    card = bundle.markdown_card(replace(first.evidence, info=info, data=data), datetime.now(timezone.utc))
     assert "<b>" not in card
     assert "\n# x" not in card
 

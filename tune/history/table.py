@@ -88,7 +88,7 @@ class Trial:
                     self.reports.append(event.report)
                     self.epoch_ends_s.append(event.awake_s)
             case TrialPaused():
-                self.state, self.reason = "paused", event.reason
+                self.state, self.reason, self.ended_s = "paused", event.reason, None
             case AttemptFailed():
                 self.failures.append(event)
                 self.state, self.reason = "interrupted", event.reason

@@ -48,7 +48,8 @@ def check_balance(
         add("no defects", where, "no image has a defect: there is nothing to learn or to measure")
         return
     if good == 0:
-        report.warning("no good images", where, "every image has a defect: overkill cannot be measured")
+        lacking = "the detector never sees a good part" if split == "train" else "overkill cannot be measured"
+        report.warning("no good images", where, f"every image has a defect: {lacking}")
     if split == "train":
         for name, count in boxes_per_category.items():
             if count == 0:

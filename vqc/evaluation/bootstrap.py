@@ -1,4 +1,4 @@
-"""Confidence intervals of COCO scores, by resampling the parts of a split.
+"""Confidence intervals of COCO scores, and of the difference of two detectors, by resampling the parts of a split.
 
 Matching is done once per image
 (``vqc.evaluation.coco_metrics.coco_matches``). A resample draws as many parts as there are, with replacement; all views
@@ -12,6 +12,7 @@ Symbols: B resamples, b = B + 1, P parts, N images, T IoU thresholds, M detectio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,8 @@ from vqc.evaluation.intervals import FEWEST
 from vqc.evaluation.parts import parts_of
 from vqc.inference.detections import Detections
 
-METRICS = ("ap", "ap50", "ap75", "ar")
+Metric = Literal["ap", "ap50", "ap75", "ar"]
+METRICS: tuple[Metric, ...] = ("ap", "ap50", "ap75", "ar")
 RESAMPLES = 1000
 IOU_50, IOU_75 = 0, 5  # positions among 0.50:0.05:0.95
 RECALLS = np.linspace(0.0, 1.0, 101)  # at which COCO reads the precision
@@ -48,12 +50,37 @@ class ScoreIntervals(Record):
     parts: int = Field(description="parts that were resampled")
 
 
+class Difference(Record):
+    """The score of one detector minus that of another on the same parts."""
+
+    value: float
+    interval: Interval | None = Field(None, description="paired: both are resampled with the same parts")
+    parts: int = Field(description="parts that were resampled")
+
+    @property
+    def better(self) -> bool:
+        """Whether the first detector is better beyond doubt: the whole interval lies above 0."""
+        return self.interval is not None and self.interval.low > 0
+
+
 def score_intervals(split: Split, detections: Sequence[Detections]) -> ScoreIntervals:
     """The interval of each COCO score of the detections."""
     parts = len(parts_of(split).good)
     scores = resampled_scores(split, detections, resamples=RESAMPLES)
     intervals = {name: _interval(column, parts) for name, column in zip(METRICS, scores.T, strict=True)}
     return ScoreIntervals(**intervals, parts=parts)
+
+
+def score_difference(
+    split: Split, ours: Sequence[Detections], theirs: Sequence[Detections], *, metric: Metric
+) -> Difference | None:
+    """How much better one detector is than another on the same split; None if the score cannot be computed."""
+    column, parts = METRICS.index(metric), len(parts_of(split).good)
+    first, second = (resampled_scores(split, found, resamples=RESAMPLES)[:, column] for found in (ours, theirs))
+    gaps = first - second
+    if np.isnan(gaps[0]):
+        return None
+    return Difference(value=float(gaps[0]), interval=_interval(gaps, parts), parts=parts)
 
 
 def _interval(values: Floats, parts: int) -> Interval | None:

@@ -156,3 +156,4 @@ def test_a_closed_stream_is_no_matter(tmp_path: Path) -> None:
     stream.close()
     shown.start()
     shown.stop()
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.vqc.evaluation.test_coco_metrics import CATEGORIES, random_case, record
 from vqc.data.dataset import Split
-from vqc.evaluation.bootstrap import resampled_scores, score_intervals
+from vqc.evaluation.bootstrap import resampled_scores, score_difference, score_intervals
 from vqc.evaluation.coco_metrics import Detections, coco_scores
 
 METRICS = ("ap", "ap50", "ap75", "ar")
@@ -96,13 +96,36 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert held / 60 >= 0.86  # 95 % less three standard deviations of 60 draws
 
 
+def test_a_paired_difference_is_surer_than_two_intervals() -> None:
+    split, found = random_case(1, images=40)
+    worse = [replace(one, boxes=one.boxes + np.float32(5)) for one in found]
+    gap = score_difference(split, found, worse, metric="ap")
+    assert gap is not None
+    ours, theirs = coco_scores(split, found).ap, coco_scores(split, worse).ap
+    assert gap.value == pytest.approx((ours or 0) - (theirs or 0), abs=1e-9)
+    assert gap.interval is not None
+    assert gap.better
+    alone = score_intervals(split, found).ap
+    assert alone is not None
+    assert gap.interval.high - gap.interval.low < alone.high - alone.low
+
+
+def test_a_detector_is_no_better_than_itself() -> None:
+    split, found = random_case(1)
+    gap = score_difference(split, found, found, metric="ap50")
+    assert gap is not None
+    assert gap.interval is not None
+    assert (gap.value, gap.interval.low, gap.interval.high, gap.better) == (0, 0, 0, False)
+
+
 @pytest.mark.parametrize("parts", [0, 1, 9])
 def test_too_few_parts_have_no_interval(parts: int) -> None:
     split, found = seen(np.random.default_rng(0), parts, 0.5)
     assert score_intervals(split, found).ap is None
 
 
-def test_without_objects_there_is_no_interval() -> None:
+def test_without_objects_there_is_neither_interval_nor_difference() -> None:
     nothing = np.zeros((0, 4), np.float32), np.zeros(0), np.zeros(0, bool)
     split = Split(name="test", categories=CATEGORIES, images=tuple(record(k, *nothing) for k in range(12)))
     assert score_intervals(split, []).ap is None
+    assert score_difference(split, [], [], metric="ap") is None
