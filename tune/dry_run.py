@@ -25,14 +25,6 @@ BATCHES = 3
 EPOCHS = 4  # the first one warms up and is not counted
 
 
-def image_sizes(settings: SearchSettings) -> list[int]:
-    """The sizes that the search may choose, or the one that it always takes (the longer side), rising."""
-    dimension = settings.space.get("image_size")
-    if dimension is None:
-        return [max(settings.train.image_size)]
-    return sorted({int(size) for size in dimension.corners() if not isinstance(size, str)})
-
-
 def epoch_costs(
     settings: SearchSettings, data: Data, *, on_size: Callable[[int], object] = lambda size: None
 ) -> Iterator[EpochCost]:
@@ -43,7 +35,7 @@ def epoch_costs(
     train, val = _few(data.train, count), _few(data.val, count)
     few = dataclasses.replace(data, train=train, val=val)
     factors = len(data.train.images) / len(train.images), len(data.val.images) / len(val.images)
-    for size in image_sizes(settings):
+    for size in settings.image_sizes():
         on_size(size)
         sized = with_params(settings.train, {"image_size": size}) if "image_size" in settings.space else settings.train
         config = sized.model_copy(update={"num_epochs": EPOCHS})

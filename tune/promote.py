@@ -39,7 +39,7 @@ from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
 from vqc.results import cache_folder
-from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError
+from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError, default_artifacts
 from vqc.training.loop import backend_settings
 
 MODEL_NAME = "vqc-detector"
@@ -311,8 +311,8 @@ def _register(bundle: Path, evidence: Evidence, *, folder: Path, results: Path, 
     header = evidence.table.header
     try:
         # The server may have been away during the search: now the trial's run exists.
-        Mirror(journal_of(folder), uri, artifacts=results / "mlartifacts").catch_up(cut_short=False)
-        tracker = Tracker(uri, artifacts=results / "mlartifacts")
+        Mirror(journal_of(folder), uri, artifacts=default_artifacts(results)).catch_up(cut_short=False)
+        tracker = Tracker(uri, artifacts=default_artifacts(results))
         runs = tracker.runs({"vqc.search_id": header.search_id, "vqc.trial": str(evidence.trial.number)})
         verdict = judge(evidence, tracker.champion(MODEL_NAME), force=force)
         if verdict.decision == "already":

@@ -66,7 +66,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
     from tune.reporting.live_display import Progress
     from tune.reporting.mlflow_sync import Mirror
     from vqc.results import cache_folder
-    from vqc.tracking.mlflow_client import default_uri
+    from vqc.tracking.mlflow_client import default_artifacts, default_uri
 
     results, settings, folder = arguments.results.resolve(), session.settings, session.folder
     uri, path = arguments.mlflow or default_uri(results), journal_of(folder)
@@ -75,7 +75,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
         write_probe(folder, LEAST_BYTES)
         terminal = stack.enter_context(_terminal(folder))
         terminal.writelines(f"{remark}\n" for remark in session.remarks)
-        mirror = Mirror(path, uri, artifacts=results / "mlartifacts")
+        mirror = Mirror(path, uri, artifacts=default_artifacts(results))
         quiet_environment(cluster=arguments.address is not None)  # before Ray is imported
         from tune.execution import ray_backend
 

@@ -41,11 +41,3 @@ def test_a_size_that_does_not_fit_is_said_to_be_so(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(rehearsal, "fit", too_large)
     assert [cost.epoch_s for cost in rehearsal.epoch_costs(SETTINGS, load_data(tmp_path / "data"))] == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("space", "sizes"),
-    [({"batch_size": {"choices": [2, 4]}}, [128]), ({"image_size": {"choices": [160, 96]}}, [96, 160])],
-)
-def test_sizes_are_those_of_the_space_or_the_one_size(space: dict[str, object], sizes: list[int]) -> None:
-    assert rehearsal.image_sizes(search_settings(space=space)) == sizes

@@ -151,3 +151,12 @@ def test_hours_given_alone_lift_the_limit_on_trials(
 def test_a_settings_file_of_version_1_is_told_where_its_budget_belongs(tmp_path: Path, key: str) -> None:
     with pytest.raises(ConfigError, match=f'{key}: expected inside "budget"'):
         load_settings(write(tmp_path / "search.json", **{key: 9}), {})
+
+
+@pytest.mark.parametrize(
+    ("space", "sizes"),
+    [({"batch_size": {"choices": [2, 4]}}, [128]), ({"image_size": {"choices": [160, 96]}}, [96, 160])],
+)
+def test_image_sizes_are_those_of_the_space_or_the_one_size(space: dict[str, Any], sizes: list[int]) -> None:
+    settings = parse_record(SearchSettings, {"train": {"image_size": 128}, "space": space}, source="test")
+    assert settings.image_sizes() == sizes

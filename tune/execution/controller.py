@@ -6,7 +6,6 @@ the disk before its consequence is drawn, so a search that was killed goes on wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -80,9 +79,7 @@ class Controller:
     @property
     def left_s(self) -> float:
         """Awake seconds that the budget leaves to this session."""
-        hours = self.table.budget.hours
-        spent_s = self._start_s + self.clock_s() - self.table.session_started_s
-        return math.inf if hours is None else hours * 3600 - spent_s
+        return self.table.left_s(self._start_s + self.clock_s())
 
     @property
     def trouble(self) -> str:
@@ -251,10 +248,11 @@ class Controller:
         with suppress(InterruptedWaitError):  # the journal is then as after a kill, which a resumption knows
             for number in sorted(self._with_worker):
                 self._end(self.table.trials[number], "interrupted", "the search ended")
-            done = is_complete(self.table, self.settings)
-            for trial in [trial for trial in self.table.trials.values() if done and trial.state == "paused"]:
-                self._end(trial, "stopped", f"{trial.reason}; others were better")
-            reason: SearchEndReason = "trials" if done else "hours"
+            reason: SearchEndReason = "hours"
+            if is_complete(self.table, self.settings):
+                reason = "trials"
+                for trial in [trial for trial in self.table.trials.values() if trial.state == "paused"]:
+                    self._end(trial, "stopped", f"{trial.reason}; others were better")
             if crashed or self.interrupted or self.fault is not None:
                 reason = "failed" if crashed else "interrupted"
             self._write(SearchEnded, reason=reason)

@@ -192,7 +192,7 @@ def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any]
         budget=_remaining(table, trials=flags.get("budget.trials"), hours=flags.get("budget.hours")),
         settings={key: value for key, value in flags.items() if not key.startswith("budget.")},
     )
-    after = copy.deepcopy(table)
+    after = copy.copy(table)  # the event changes no trial
     after.apply(resumed)
     with _spelled_as_flags(flags, str(folder)):
         settings = after.settings
@@ -214,8 +214,8 @@ def _remaining(table: Table, *, trials: int | None, hours: float | None) -> Budg
     Raises:
         SearchError: the hours are used up, and nothing new was given.
     """
-    left_s = table.left_s
-    if hours is None and left_s is not None:
+    if hours is None and table.budget.hours is not None:
+        left_s = table.left_s()
         if left_s > 0:
             hours = left_s / 3600
         elif trials is None:

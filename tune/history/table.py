@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from tune.history.events import (
@@ -145,11 +146,10 @@ class Table:
         """The trials that the search proposed, in their order: all but the repeats of the best."""
         return [trial for trial in self.trials.values() if trial.repeats is None]
 
-    @property
-    def left_s(self) -> float | None:
-        """Awake seconds that the budget leaves; None where it has no hours."""
-        hours = self.budget.hours
-        return None if hours is None else hours * 3600 - (self.awake_s - self.session_started_s)
+    def left_s(self, awake_s: float | None = None) -> float:
+        """Seconds that the budget leaves at an instant, by default at the latest event; infinite without hours."""
+        hours = math.inf if self.budget.hours is None else self.budget.hours
+        return hours * 3600 - ((self.awake_s if awake_s is None else awake_s) - self.session_started_s)
 
     def leaders(self) -> list[Trial]:
         """Trials with at least one epoch, best first; equal values in the order of proposal."""

@@ -77,7 +77,7 @@ def time_left_s(table: Table, now_ms: int) -> float | None:
     if table.ended is not None:
         return 0.0
     since_s = max(0.0, (now_ms - table.last_ms) / 1000)  # the latest event, by the wall clock
-    bound_s = math.inf if table.left_s is None else max(0.0, table.left_s - since_s)
+    bound_s = max(0.0, table.left_s() - since_s)
     settings, epochs = table.settings, _epochs_s(table)
     if settings.budget.trials is None or not epochs:
         return None if math.isinf(bound_s) else bound_s

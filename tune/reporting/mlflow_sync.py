@@ -21,7 +21,7 @@ from tune.paths import find_search, journal_of
 from tune.reporting.mlflow_runs import PARENT, RunKey, Translator, Update
 from vqc.errors import SearchError, UserError
 from vqc.tracking.mirror import MirrorThread
-from vqc.tracking.mlflow_client import KnownRun, Tracker, default_uri, redacted
+from vqc.tracking.mlflow_client import KnownRun, Tracker, default_artifacts, default_uri, redacted
 
 _LINE_TAG = "vqc.mirrored_line"
 
@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     uri = asked.mlflow or default_uri(asked.results)
     try:
         folder = find_search(asked.results, asked.name)
-        mirror = Mirror(journal_of(folder), uri, artifacts=asked.results / "mlartifacts")
+        mirror = Mirror(journal_of(folder), uri, artifacts=default_artifacts(asked.results))
         mirror.finish([folder / "report.html", folder / "trials.csv"])
         translator, changed = mirror.catch_up(cut_short=asked.cut_short)
     except UserError as error:

@@ -95,14 +95,14 @@ def _track(record: Evaluation, files: tuple[Path, ...], *, name: str, uri: str |
     """Log one run in MLflow; if it cannot be reached, print one sentence."""
     import time
 
-    from vqc.tracking.mlflow_client import Point, Tracker, TrackingError, default_uri
+    from vqc.tracking.mlflow_client import Point, Tracker, TrackingError, default_artifacts, default_uri
 
     now_ms = int(time.time() * 1000)
     points = [Point(key, value, record.epoch, now_ms) for key, value in _flat(record).items()]
     try:
         if uri is None:
             results.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(uri or default_uri(results), artifacts=results / "mlartifacts")
+        tracker = Tracker(uri or default_uri(results), artifacts=default_artifacts(results))
         run_id = tracker.create(name, tags={"vqc.kind": "evaluation"}, start_ms=now_ms)
         params = {"model": record.model_file, "model_sha256": record.model_sha256, "split": record.split,
                   "data_fingerprint": str(record.data["fingerprint"])}  # fmt: skip

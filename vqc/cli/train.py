@@ -125,11 +125,11 @@ def _train(run: Run, data: Data, gpu: int | None, args: argparse.Namespace) -> i
     """Train what is left, with MLflow beside it, and print the summary."""
     from vqc.reporting.live_display import run_summary
     from vqc.shell import as_typed
-    from vqc.tracking.mlflow_client import default_uri, redacted
+    from vqc.tracking.mlflow_client import default_artifacts, default_uri, redacted
     from vqc.tracking.mlflow_run import RunMirror
 
     uri = args.mlflow or default_uri(args.results)
-    mirror = RunMirror(run, uri, artifacts=args.results / "mlartifacts")
+    mirror = RunMirror(run, uri, artifacts=default_artifacts(args.results))
     mirror.start()
     print(f"Run {run.folder}; for MLflow, in another terminal:")
     print(f"  {as_typed(f'mlflow ui --backend-store-uri {redacted(uri)}')}")

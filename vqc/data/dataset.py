@@ -152,17 +152,19 @@ class Data:
 
 
 def load_data(root: Path) -> Data:
-    """As ``load_with_warnings``, the data alone."""
-    return load_with_warnings(root)[0]
+    """As ``load_with_warnings``, the data alone: nothing is looked for that only a warning would tell."""
+    return load_with_warnings(root, compare=False)[0]
 
 
-def load_with_warnings(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Data, list[Finding]]:
-    """Data that training can rely on, and the warnings about it; ``image_sizes`` as for ``check_data``.
+def load_with_warnings(
+    root: Path, *, image_sizes: Sequence[ImageSize] = (), compare: bool = True
+) -> tuple[Data, list[Finding]]:
+    """Data that training can rely on, and the warnings about it; ``image_sizes`` and ``compare`` as for ``check_data``.
 
     Raises:
         DataError: no such folder, or it holds errors; their number and the first ten.
     """
-    data, findings = check_data(root, image_sizes=image_sizes)
+    data, findings = check_data(root, image_sizes=image_sizes, compare=compare)
     if data is None:
         errors = [finding for finding in findings if finding.severity == "error"]
         lines = [f"{root}: {len(errors)} {'error' if len(errors) == 1 else 'errors'} in the data"]
@@ -173,13 +175,16 @@ def load_with_warnings(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> 
     return data, findings
 
 
-def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Data | None, list[Finding]]:
+def check_data(
+    root: Path, *, image_sizes: Sequence[ImageSize] = (), compare: bool = True
+) -> tuple[Data | None, list[Finding]]:
     """Everything that is wrong with a folder, and its records if nothing is an error.
 
     Every image is read and decoded in full. Bad content never raises, and no file outside the folder is opened.
 
     Args:
         image_sizes: inputs of detectors, height and width in pixels, at which defects should not be too small.
+        compare: whether to look for photographs of one part, a second or two for each thousand.
 
     Raises:
         DataError: no such folder.
@@ -198,8 +203,9 @@ def check_data(root: Path, *, image_sizes: Sequence[ImageSize] = ()) -> tuple[Da
         check_balance(split.name, split.good, split.defective, split.boxes_per_category, report=report)
     if report.errors:
         return None, report.findings
-    check_groups(photos, report)
-    check_look_alikes(photos, report)
+    if compare:
+        check_groups(photos, report)
+        check_look_alikes(photos, report)
     images = [image for split in splits for image in split.images]
     for size in image_sizes:
         sides_px = [shorter_sides_px(r.boxes[~r.crowd], r.width, r.height, size) for r in images]

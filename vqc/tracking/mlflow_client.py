@@ -115,6 +115,11 @@ def default_uri(results: Path) -> str:
     return f"sqlite:///{(results / 'mlflow.db').as_posix()}"
 
 
+def default_artifacts(results: Path) -> Path:
+    """Where the runs' files go without a server."""
+    return results / "mlartifacts"
+
+
 def redacted(uri: str) -> str:
     """The URI without user, password, or secrets in its query; safe to print.
 

@@ -221,7 +221,7 @@ def test_a_resumed_search_is_not_ended_and_has_its_new_budget_and_settings() -> 
         WorkerReplaced(at_ms=START_MS + 95_000, awake_s=15.0, worker="1", reason="died"),
     )
     assert (found.ended, found.sessions, found.awake_s) == (None, 2, 15.0)
-    assert (found.budget.trials, found.budget.hours, found.left_s) == (None, 1.0, 3595.0)
+    assert (found.budget.trials, found.budget.hours, found.left_s()) == (None, 1.0, 3595.0)
     assert (found.settings.concurrent, found.settings.budget) == (3, Budget(hours=1.0))
     again = found.resumed
     assert again is not None

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests import images
-from vqc.data.dataset import Finding, check_data, load_data, read_image
+from vqc.data.dataset import Finding, check_data, load_data, load_with_warnings, read_image
 from vqc.errors import DataError
 
 
@@ -351,3 +351,13 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_photographs_are_compared_only_for_the_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = images.write_data(tmp_path / "parts")
+    compared: list[int] = []
+    monkeypatch.setattr("vqc.data.dataset.check_look_alikes", lambda photos, report: compared.append(len(photos)))
+    data = load_data(root)
+    assert compared == []
+    load_with_warnings(root)
+    assert compared == [sum(len(split.images) for split in data.splits)]
