@@ -43,6 +43,10 @@ class Augmentation(Record):
 
     horizontal_flip: StrictFloat = Field(0.5, ge=0, le=1, description="probability per image")
     vertical_flip: StrictFloat = Field(0.5, ge=0, le=1, description="probability per image; parts have no up and down")
+    quarter_turn: StrictFloat = Field(0.0, ge=0, le=1, description="probability per image; for square inputs alone")
+    scale_jitter: StrictFloat = Field(
+        0.0, ge=0, le=3, description="largest relative change of size, up or down; no box is ever cut"
+    )
     brightness: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
     contrast: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
 
@@ -150,6 +154,15 @@ class TrainConfig(Record):
         "cores; 0: the trainer does it itself",
     )
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
+
+    @model_validator(mode="after")
+    def _turns_fit(self) -> TrainConfig:
+        if self.augmentation.quarter_turn and self.image_size[0] != self.image_size[1]:
+            height, width = self.image_size
+            raise ValueError(
+                f"augmentation.quarter_turn: expected 0, because image_size {height} x {width} is not square"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

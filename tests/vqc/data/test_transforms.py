@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.images import rgb
-from vqc.config import Augmentation
+from vqc.config import Augmentation, TrainConfig
 from vqc.data.transforms import Augmenter
 
 WIDTH, HEIGHT = 96, 64
@@ -22,6 +22,8 @@ BOXES = np.array([[3, 5, 40, 20], [0, 0, WIDTH, HEIGHT], [90.5, 60.25, 96, 64]],
 NOTHING = Augmentation(horizontal_flip=0, vertical_flip=0, brightness=0, contrast=0)
 HORIZONTAL = NOTHING.model_copy(update={"horizontal_flip": 1.0})
 VERTICAL = NOTHING.model_copy(update={"vertical_flip": 1.0})
+TURNED = NOTHING.model_copy(update={"quarter_turn": 1.0})
+SCALED = NOTHING.model_copy(update={"scale_jitter": 1.0})
 BOTH = HORIZONTAL.model_copy(update={"vertical_flip": 1.0})
 Augmented = tuple[NDArray[np.uint8], NDArray[np.float32]]
 
@@ -128,7 +130,7 @@ def test_pixels_go_where_the_boxes_go(seed: int) -> None:
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == moved[0].tolist()
 
 
-@pytest.mark.parametrize("settings", [NOTHING, HORIZONTAL, VERTICAL, BOTH, Augmentation()])
+@pytest.mark.parametrize("settings", [NOTHING, HORIZONTAL, VERTICAL, BOTH, SCALED, Augmentation()])
 def test_the_image_itself_is_not_altered(settings: Augmentation) -> None:
     image = IMAGE.copy()
     image.flags.writeable = False  # as mapped from the cache
@@ -182,8 +184,57 @@ def test_light_changes_within_the_stated_share(name: str, reach: float) -> None:
     assert 100 + reach / 2 < max(means) <= 100 + reach + 1
 
 
-@pytest.mark.parametrize("settings", [NOTHING, Augmentation()])
+@pytest.mark.parametrize("settings", [NOTHING, SCALED, Augmentation()])
 def test_an_image_without_boxes(settings: Augmentation) -> None:
     _, boxes = augmented(settings, boxes=BOXES[:0])
     assert boxes.shape == (0, 4)
     assert boxes.dtype == np.float32
+
+
+def test_a_quarter_turn_is_clockwise_and_takes_the_boxes_along() -> None:
+    square = rgb(6, (64, 64))
+    pixels, moved = augmented(TURNED, image=square, boxes=np.array([[3, 5, 40, 20]], np.float32))
+    assert np.array_equal(pixels, np.rot90(square, -1))
+    assert moved.tolist() == [[44, 3, 59, 40]]
+
+
+def test_flips_and_turns_reach_all_eight_orientations() -> None:
+    square = rgb(6, (64, 64))
+    settings = BOTH.model_copy(update={"horizontal_flip": 0.5, "vertical_flip": 0.5, "quarter_turn": 0.5})
+    assert len({augmented(settings, seed=seed, image=square)[0].tobytes() for seed in range(100)}) == 8
+
+
+def test_a_rectangle_cannot_be_turned() -> None:
+    with pytest.raises(ValueError, match="quarter_turn: expected 0, because image_size 64 x 96 is not square"):
+        TrainConfig(image_size=(64, 96), augmentation=TURNED)
+
+
+@given(st.lists(INSIDE, max_size=6), st.floats(0.01, 3), st.integers(0, 2**32 - 1))
+def test_no_box_is_cut_at_any_scale(rows: list[tuple[float, ...]], jitter: float, seed: int) -> None:
+    boxes = np.array(rows, np.float32).reshape(-1, 4)
+    _, moved = augmented(NOTHING.model_copy(update={"scale_jitter": jitter}), seed=seed, boxes=boxes)
+    assert (moved.dtype, moved.shape) == (np.float32, boxes.shape)
+    assert (moved >= 0).all()
+    assert (moved <= [WIDTH, HEIGHT, WIDTH, HEIGHT]).all()
+    sides = (moved[:, 2:] - moved[:, :2]) / (boxes[:, 2:] - boxes[:, :2])
+    np.testing.assert_allclose(sides, np.broadcast_to(sides[:1, :1], sides.shape), rtol=2e-3)
+    assert (sides >= 0.999 / (1 + jitter)).all()
+    assert (sides <= 1.001 * (1 + jitter)).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_pixels_are_scaled_as_the_boxes_are(seed: int) -> None:
+    image = np.zeros_like(IMAGE)
+    image[15:40, 13:44] = 255
+    pixels, moved = augmented(SCALED, seed=seed, image=image, boxes=np.array([[13, 15, 44, 40]], np.float32))
+    rows, columns = np.nonzero(pixels[:, :, 0] > 127)  # padding is darker
+    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    np.testing.assert_allclose(found, moved[0], atol=0.6)
+
+
+def test_scales_reach_both_ends() -> None:
+    boxes = np.array([[40, 30, 48, 36]], np.float32)
+    wide = [augmented(SCALED, seed=seed, boxes=boxes)[1] for seed in range(100)]
+    factors = [float(box[0, 2] - box[0, 0]) / 8 for box in wide]
+    assert min(factors) < 0.55
+    assert max(factors) > 1.8
