@@ -47,6 +47,9 @@ class Augmentation(Record):
     scale_jitter: StrictFloat = Field(
         0.0, ge=0, le=3, description="largest relative change of size, up or down; no box is ever cut"
     )
+    copy_paste: StrictFloat = Field(
+        0.0, ge=0, le=1, description="probability that a good part is shown with the defects of another photograph"
+    )
     brightness: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
     contrast: StrictFloat = Field(0.2, ge=0, le=1, description="largest relative change")
 
@@ -146,6 +149,18 @@ class TrainConfig(Record):
         0.1, ge=0, lt=1, description="share of all steps in which the rate rises linearly"
     )
     clip_norm: StrictFloat = Field(10.0, gt=0, description="largest 2-norm of the whole gradient of a step")
+    score_floor: StrictFloat | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="detections below it are not returned; null: the detector's own, lower where escape needs it",
+    )
+    repeat_threshold: StrictFloat = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="a category on a smaller share of the images is seen more often; 0: none is",
+    )
     augmentation: Augmentation = Field(default_factory=Augmentation, description="what is done to training images")
     gpu_optimization: GpuOptimization = Field(default_factory=GpuOptimization, description="the guide's optimisations")
     num_workers: Workers = Field(

@@ -1,7 +1,7 @@
 """Seeds by name: every random stream of a run is derived from its one seed, so none disturbs another.
 
-The streams are ``init`` (weights), ``shuffle`` (order of an epoch), ``augment`` (one image in one epoch) and
-``sampler`` (what torchvision's losses draw inside a step).
+The streams are ``init`` (weights), ``shuffle`` (order of an epoch), ``augment`` and ``paste`` (one image in one
+epoch) and ``sampler`` (what torchvision's losses draw inside a step).
 """
 
 from __future__ import annotations

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 
 from vqc.config import TrainConfig, Workers
 from vqc.data.cache import cached_pixels
+from vqc.data.copy_paste import Donors, with_defects
 from vqc.data.dataset import Data, ImageRecord, read_image
 from vqc.data.letterbox import fit_image, fit_scale
 from vqc.data.prefetch import prefetched
+from vqc.data.sampling import epoch_order, repeat_factors
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
 
 Target = dict[str, torch.Tensor]
-WriteImage = Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]
+BoxesAndLabels = tuple[NDArray[np.float32], NDArray[np.int64]]
+WriteImage = Callable[[int, NDArray[np.uint8]], BoxesAndLabels]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,27 +100,32 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """The split in its order, not augmented; only the ``first`` images if given. ``threads`` as for ``prefetched``."""
 
-    def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def write(index: int, out: NDArray[np.uint8]) -> BoxesAndLabels:
         np.copyto(out, images[index])
-        return images.boxes[index].copy()
+        return images.boxes[index].copy(), images.labels[index].copy()
 
     return _batches(images, write, range(len(images))[:first], batch_size, threads)
 
 
 def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:
-    """One epoch in its random order, augmented; the last batch may be smaller, none is dropped.
+    """One epoch in its random order, augmented; as many images as the split has, so the last batch may be smaller.
 
     Args:
         epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.
     """
     augment = Augmenter(config.augmentation)
+    donors = Donors(images.split.images, probability=config.augmentation.copy_paste)
 
-    def write(index: int, out: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def write(index: int, out: NDArray[np.uint8]) -> BoxesAndLabels:
+        pixels, source = images[index], donors.of(index, seed=stream_seed(config.seed, "paste", epoch, index))
+        if source != index:
+            pixels = with_defects(pixels, images[source], images.boxes[source])
         seed = stream_seed(config.seed, "augment", epoch, index)
-        return augment(images[index], images.boxes[index], seed=seed, out=out)
+        return augment(pixels, images.boxes[source], seed=seed, out=out), images.labels[source].copy()
 
-    order = np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)).permutation(len(images))
-    return _batches(images, write, order.tolist(), config.batch_size, config.num_workers)
+    factors = repeat_factors(images.labels, threshold=config.repeat_threshold)
+    order = epoch_order(factors, np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)))
+    return _batches(images, write, order, config.batch_size, config.num_workers)
 
 
 def _batches(
@@ -128,13 +136,11 @@ def _batches(
 
 
 def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) -> Batch:
-    """The batch of these images; ``write`` puts each one directly into its place and returns its boxes."""
+    """The batch of these images; ``write`` puts each one directly into its place and returns what is on it."""
     on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU must not start CUDA
     pixels = torch.empty((len(indices), *images.size, 3), dtype=torch.uint8, pin_memory=on_gpu)
-    targets = [
-        {"boxes": torch.from_numpy(write(index, out)), "labels": torch.from_numpy(images.labels[index].copy())}
-        for index, out in zip(indices, pixels.numpy(), strict=True)
-    ]
+    written = [write(index, out) for index, out in zip(indices, pixels.numpy(), strict=True)]
+    targets = [{"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)} for boxes, labels in written]
     channels_last = pixels.permute(0, 3, 1, 2)  # NCHW in name, NHWC in memory
     return Batch(images=channels_last, targets=targets, indices=indices)
 

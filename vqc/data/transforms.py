@@ -51,7 +51,7 @@ class Augmenter:
             image, boxes = rescaled(image, boxes, jitter=settings.scale_jitter, random=random)
         height, width = (np.float32(side) for side in image.shape[:2])
         if settings.quarter_turn and random.random() < settings.quarter_turn:
-            image = cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)
+            image = np.rot90(image, -1).copy()  # clockwise
             boxes = np.stack([height - boxes[:, 3], boxes[:, 0], height - boxes[:, 1], boxes[:, 2]], axis=1)
         flip = _FLIPS.get((horizontal, vertical))
         if flip is not None:

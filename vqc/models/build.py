@@ -54,7 +54,8 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     anchored = getattr(model, "rpn", model)
     anchored.anchor_generator = FixedAnchors(anchored.anchor_generator)
     scorer = getattr(model, "roi_heads", model)
-    scorer.score_thresh = ARCHITECTURES[config.model].score_threshold
+    own_floor = ARCHITECTURES[config.model].score_threshold
+    scorer.score_thresh = own_floor if config.score_floor is None else config.score_floor
     _record_loss_count(model)
     return move_detector(model, torch.device("cpu"))
 

@@ -167,6 +167,31 @@ def test_every_image_is_seen_once_an_epoch(images: FittedImages, batch_size: int
     assert sorted(index for batch in batches for index in batch.indices) == list(range(9))
 
 
+def test_good_parts_make_room_for_rare_categories(images: FittedImages) -> None:
+    """Six of nine images are defective; factors sqrt(3 / 2) and 1 share nine places."""
+    settings = config(repeat_threshold=1.0)
+    seen = [
+        index
+        for epoch in range(200)
+        for batch in training_batches(images, settings, epoch=epoch)
+        for index in batch.indices
+    ]
+    defective = sum(len(images.labels[index]) > 0 for index in seen)
+    assert len(seen) == 9 * 200
+    assert defective / len(seen) == pytest.approx(6 * 1.5**0.5 / (6 * 1.5**0.5 + 3), abs=0.02)
+
+
+def test_good_parts_are_shown_with_the_defects_of_others(images: FittedImages) -> None:
+    settings = config(augmentation=PLAIN.model_copy(update={"copy_paste": 1.0}), batch_size=9)
+    batch = next(training_batches(images, settings, epoch=1))
+    changed = [
+        not np.array_equal(pixels.permute(1, 2, 0), images[index])
+        for index, pixels in zip(batch.indices, batch.images, strict=True)
+    ]
+    assert changed == [len(images.labels[index]) == 0 for index in batch.indices]
+    assert all(one["labels"].tolist() == [1, 2] and one["boxes"].shape == (2, 4) for one in batch.targets)
+
+
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"seed": 4}])
 def test_epochs_and_seeds_differ_in_order_and_pixels(images: FittedImages, change: dict[str, int]) -> None:
     def epoch(seed: int = 3, epoch: int = 1) -> tuple[list[int], dict[int, bytes]]:

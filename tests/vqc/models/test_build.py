@@ -242,3 +242,12 @@ def test_an_unknown_name(name: str, hint: str) -> None:
 def test_weights_must_be_decided_before_anything_is_built() -> None:
     with pytest.raises(ModelError, match="'auto' must be resolved"):
         build_detector(config(weights="auto"), num_classes=1)
+
+
+@pytest.mark.parametrize(("floor", "found"), [(0.0, True), (0.5, False)])
+def test_what_scores_below_the_floor_is_not_returned(floor: float, found: bool) -> None:
+    """An untrained FCOS gives every cell about 0.01."""
+    model = build_detector(config(score_floor=floor), num_classes=2).eval()
+    with torch.inference_mode():
+        (answer,) = model(pictures(1))
+    assert bool(len(answer["scores"])) is found

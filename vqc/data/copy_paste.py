@@ -1,0 +1,58 @@
+"""Copy-paste: the defects of one photograph on a good part (Dwibedi et al. 2017, Ghiasi et al. 2021).
+
+They keep their places, because parts in front of a fixed camera lie alike and a defect belongs where it occurs; each
+brings its neighbourhood along, blended into the good part.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.data.dataset import ImageRecord
+
+BLEND_PX = 8  # a pasted box fades out over so many pixels around it
+
+
+class Donors:
+    """Chooses whose defects a good part is shown with: those of a photograph of the same size."""
+
+    def __init__(self, images: Sequence[ImageRecord], *, probability: float) -> None:
+        self._images, self._probability = images, probability
+        self._by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, image in enumerate(images):
+            if image.defective:
+                self._by_size[image.width, image.height].append(index)
+
+    def of(self, index: int, *, seed: int) -> int:
+        """The image whose defects image ``index`` is shown with: its own position where it stays as it is."""
+        image, random = self._images[index], Random(seed)
+        donors = self._by_size.get((image.width, image.height))
+        if image.defective or donors is None or random.random() >= self._probability:
+            return index
+        return random.choice(donors)
+
+
+def with_defects(image: NDArray[np.uint8], donor: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image with what the donor shows inside of the boxes, faded out around them.
+
+    Args:
+        image, donor: [H, W, 3], not changed.
+        boxes: [n, 4] xyxy pixels, the defects of the donor.
+
+    Returns:
+        [H, W, 3]: the donor's pixels inside the boxes, the image's from ``BLEND_PX`` outside of them on.
+    """
+    import cv2
+
+    half = BLEND_PX // 2
+    share = np.zeros(image.shape[:2], np.float32)
+    grown = np.hstack([np.floor(boxes[:, :2]) - half, np.ceil(boxes[:, 2:]) + half]).clip(0).astype(int)
+    for left, top, right, bottom in grown:
+        share[top:bottom, left:right] = 1
+    blended = image + cv2.blur(share, (2 * half + 1, 2 * half + 1))[..., None] * (donor.astype(np.float32) - image)
+    return np.asarray(blended.round(), np.uint8)
