@@ -22,6 +22,7 @@ from vqc.shell import as_typed, runnable
 
 if TYPE_CHECKING:
     from tune.execution.controller import Controller
+    from tune.execution.resources import Machines
     from tune.execution.session import Session
     from tune.reporting.mlflow_sync import Mirror
 
@@ -36,11 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run or resume a search; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        session = _prepared(arguments, argv)
+        machines = _machines(arguments)
+        session = _prepared(arguments, argv, gpus=machines.gpus)
         if arguments.dry_run:
-            return _dry_run(session)
+            return _dry_run(session, machines)
         with _only_one(session.folder):
-            return _run(session, arguments)
+            return _run(session, machines, arguments)
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
@@ -54,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(session: Session, arguments: argparse.Namespace) -> int:
+def _run(session: Session, machines: Machines, arguments: argparse.Namespace) -> int:
     """Open the journal, show the plan, search, and leave everything written."""
     from tune.execution.controller import Controller
     from tune.execution.disk_retry import write_probe
     from tune.execution.log_redirect import quiet_environment
-    from tune.execution.resources import resources_of, this_machine
+    from tune.execution.resources import resources_of
     from tune.paths import journal_of
     from tune.policy.portfolio import renew
     from tune.reporting import console
@@ -89,7 +91,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
         console.show(console.plan(settings, session.data.summary(), links), terminal)
         controller = Controller(journal, session.table, folder=folder)
         stack.enter_context(_signals(controller))
-        display = Progress(path, stream=terminal, extras=_extras(mirror), trouble=lambda: controller.trouble)
+        display = Progress(path, stream=terminal, extras=_extras(mirror, machines), trouble=lambda: controller.trouble)
         mirror.start()  # not before Ray: a new database takes MLflow seconds, which the first worker's start hides
         display.start()
         crashed = True
@@ -97,7 +99,7 @@ def _run(session: Session, arguments: argparse.Namespace) -> int:
             ray_backend.run(
                 controller,
                 session.data,
-                resources=resources_of(settings, ray_backend.machines() if arguments.address else this_machine()),
+                resources=resources_of(settings, machines),
                 folder=folder,
                 cache=cache_folder(results),
             )
@@ -146,16 +148,16 @@ def _reported(journal: Path, folder: Path, terminal: TextIO) -> list[Path]:
         raise
 
 
-def _dry_run(session: Session) -> int:
+def _dry_run(session: Session, machines: Machines) -> int:
     """Measure what an epoch takes, print the plan with its hours, and write nothing."""
     import torch
 
     from tune.dry_run import epoch_costs
-    from tune.execution.resources import resources_of, this_machine
+    from tune.execution.resources import resources_of
     from tune.reporting import console
     from tune.reporting.eta import whole_search
 
-    torch.set_num_threads(resources_of(session.settings, this_machine()).threads)
+    torch.set_num_threads(resources_of(session.settings, machines).threads)
     for remark in session.remarks:
         sys.stdout.write(f"{remark}\n")
     costs = list(
@@ -182,7 +184,28 @@ def _share(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
 
-def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Session:
+def _machines(arguments: argparse.Namespace) -> Machines:
+    """Those that the trials will run on; a dry run measures on this one.
+
+    Raises:
+        UserError: the cluster cannot be joined, or torch cannot use the GPU of this machine.
+    """
+    from tune.execution.log_redirect import quiet_environment
+    from tune.execution.resources import this_machine
+
+    if arguments.address is None or arguments.dry_run:
+        return this_machine()
+    quiet_environment(cluster=True)
+    from tune.execution import ray_backend
+
+    ray_backend.connect(arguments.address)  # for a moment: not all mistakes of the user have been found yet
+    try:
+        return ray_backend.machines()
+    finally:
+        ray_backend.disconnect()
+
+
+def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None, *, gpus: bool) -> Session:
     from tune.execution.session import new_session, resumed_session
     from vqc.results import new_name
     from vqc.tracking.mlflow_client import redacted
@@ -202,21 +225,22 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None) -> Sess
         config=arguments.config,
         flags=flags,
         command=command,
+        gpus=gpus,
         warm_start=arguments.warm_start,
     )
 
 
-def _extras(mirror: Mirror) -> Callable[[], Mapping[str, str]]:
+def _extras(mirror: Mirror, machines: Machines) -> Callable[[], Mapping[str, str]]:
     """What the terminal shows beside the journal's figures."""
     from vqc.hardware.gpu import read_gpu
 
     def read() -> dict[str, str]:
-        gpu = read_gpu()
         shown = {"MLflow": str(mirror.state)}
-        if gpu is not None:
-            shown["GPU"] = f"{gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB"
-            if gpu.temperature_c is not None:
-                shown["GPU"] += f", {gpu.temperature_c:.0f} °C"
+        for index, uuid in enumerate(machines.gpu_uuids):
+            if (gpu := read_gpu(uuid=uuid)) is not None:
+                shown[f"GPU {index}"] = f"{gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB"
+                if gpu.temperature_c is not None:
+                    shown[f"GPU {index}"] += f", {gpu.temperature_c:.0f} °C"
         return shown
 
     return read

@@ -59,8 +59,9 @@ def ours(results: Path) -> float:
 
     data = write_sample(results / "data", images={"train": 4, "val": 4, "test": 4})
     flags = {"budget.trials": TRIALS, "train.num_epochs": EPOCHS}
+    machine = this_machine()
     session = new_session(
-        name="overhead", results=results, data_folder=data, config=None, flags=flags, command="overhead"
+        name="overhead", results=results, data_folder=data, config=None, flags=flags, command="", gpus=machine.gpus
     )
     session.folder.mkdir(parents=True)
     path = journal_of(session.folder)
@@ -76,7 +77,7 @@ def ours(results: Path) -> float:
         ray_backend.run(
             controller,
             session.data,
-            resources=resources_of(session.settings, this_machine()),
+            resources=resources_of(session.settings, machine),
             folder=session.folder,
             cache=results / "cache",
             reports=no_training,

@@ -211,6 +211,7 @@ def undisturbed(night: Night) -> Table:
     results = night.folder / "undisturbed"
     session = new_session(
         name="plain", results=results, data_folder=night.folder / "data", config=night.config, flags={}, command="",
+        gpus=False,
     )  # fmt: skip
     journal = session.open_journal()
     controller = Controller(journal, session.table, folder=session.folder)

@@ -18,15 +18,18 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from tests.faults.conftest import Row
 from tests.faults.night import PATIENCE_S, SETTINGS, Night, repeated_epochs
 from tests.faults.test_program import Fault, alone, differing, write_faults
+from tune.execution.gpu_sharing import MOST_TOGETHER
 from tune.history.journal import Follower
 from vqc.data.dataset import load_data
 
 EPOCHS = 4
 NODES = 3
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="Ray has no clusters on Windows")]
 FAULTS = tuple(Fault(name="held", trial=k, kind="hold", place="after epoch 2") for k in range(1, NODES + 1))
 
 
@@ -37,19 +40,20 @@ class Cluster:
     folder: Path  # short: Ray's sockets lie in it
     injected: Path
     port: int
+    gpus: int = 0  # that each node claims to have
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> None:
-        """Start all nodes; returns when they are up."""
+    def start(self, nodes: int) -> None:
+        """Start so many nodes; returns when they are up."""
         self._add(
             "--head", "--port", str(self.port), "--include-dashboard", "false", "--dashboard-port", free_port(),
             "--ray-client-server-port", free_port(),
         )  # fmt: skip
-        for _ in range(NODES - 1):  # one after the other: on one machine they would take the same socket
+        for _ in range(nodes - 1):  # one after the other: on one machine they would take the same socket
             self._add("--address", self.address)
 
     def lose(self, node: int) -> None:
@@ -67,8 +71,9 @@ class Cluster:
 
     def _add(self, *flags: str) -> None:
         words = [
-            str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus", "1", "--num-gpus", "0",
-            "--dashboard-agent-listen-port", free_port(), "--temp-dir", str(self.folder), *flags,
+            str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus", "1",
+            "--num-gpus", str(self.gpus), "--dashboard-agent-listen-port", free_port(),
+            "--temp-dir", str(self.folder), *flags,
         ]  # fmt: skip
         environment = {
             **os.environ,
@@ -113,18 +118,28 @@ def processes_of(session: int) -> list[psutil.Process]:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     injected = write_faults(tmp_path / "injected", FAULTS)
     nodes = Cluster(folder=Path(tempfile.mkdtemp(prefix="ray")), injected=injected, port=int(free_port()))
-    try:
-        nodes.start()
-        yield nodes
-    finally:
-        nodes.close()
+    yield nodes
+    nodes.close()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="Ray has no clusters on Windows")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what a worker without a GPU does")
+def test_the_cluster_is_asked_for_gpus_and_its_workers_refuse_one_that_is_not_there(
+    night: Callable[..., Night], cluster: Cluster
+) -> None:
+    cluster.gpus = 1
+    cluster.start(1)
+    search = night(settings={"budget": {"trials": 1}, "gpus_per_trial": "auto"})
+    table = search.run("--address", cluster.address)
+    assert table.settings.concurrent == MOST_TOGETHER
+    (trial,) = table.trials.values()
+    assert (trial.state, trial.epochs) == ("failed", 0)
+    assert "NVIDIA driver" in trial.reason or "not compiled with CUDA" in trial.reason
+
+
 def test_a_lost_machine_costs_its_trial_an_epoch_at_most(
     night: Callable[..., Night], record: Callable[[Row], None], cluster: Cluster, tmp_path: Path
 ) -> None:
+    cluster.start(NODES)
     train = {**SETTINGS["train"], "num_epochs": EPOCHS}
     search = night(settings={"train": train, "budget": {"trials": NODES + 1}, "rungs": [], "confirm": 0})
     search.begin("--address", cluster.address, "--concurrent", str(NODES))

@@ -49,7 +49,9 @@ def prepared(folder: Path, *, again: bool) -> Session:
         return resumed_session(name="night", results=folder, flags={}, command="")
     config = folder / "night.json"
     config.write_text(json.dumps({**SETTINGS, **SHORT}), encoding="utf-8")
-    return new_session(name="night", results=folder, data_folder=folder / "data", config=config, flags={}, command="")
+    return new_session(
+        name="night", results=folder, data_folder=folder / "data", config=config, flags={}, command="", gpus=False
+    )
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["both start", "both resume"])

@@ -37,7 +37,6 @@ from tune.history.queries import resume_command
 from tune.policy.propose import preload
 from vqc.data.dataset import Data
 from vqc.errors import SearchError
-from vqc.hardware.gpu import read_gpu
 
 if TYPE_CHECKING:
     from tune.execution.worker import Reports
@@ -144,10 +143,9 @@ def _packer(controller: Controller, resources: Resources) -> Packer | None:
     """Where shares are left to us and there is a GPU; else each trial gets that of ``resources``."""
     if controller.settings.gpus_per_trial != "auto" or not resources.gpus:
         return None
-    gpu = read_gpu()
-    budget_gb = resources.vram_gb or (gpu.total_gb if gpu is not None else 0.0)
+    known_gb = [gb for gb in (resources.vram_gb, resources.gpu_gb) if gb is not None]
     gpus = float(ray.cluster_resources().get("GPU", 1.0))
-    return Packer(controller.table, budget_gb=budget_gb, gpus=gpus)
+    return Packer(controller.table, budget_gb=min(known_gb, default=0.0), gpus=gpus)
 
 
 def _request(resources: Resources, config: dict[str, Any]) -> dict[str, float]:

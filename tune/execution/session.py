@@ -27,7 +27,6 @@ from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
 from vqc.data.synthetic import choose_data
 from vqc.errors import ConfigError, SearchError
-from vqc.hardware.gpu import gpu_count
 from vqc.models.registry import check_model
 from vqc.provenance import versions
 from vqc.results import check_name
@@ -96,11 +95,13 @@ def new_session(
     config: Path | None,
     flags: Mapping[str, Any],
     command: str,
+    gpus: bool,
     warm_start: str | None = None,
 ) -> Session:
     """Prepare a new search.
 
     Args:
+        gpus: whether the machines that the trials will run on have some.
         warm_start: name of an earlier search whose best configurations are tried first; without one, the portfolio's.
         data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
@@ -116,18 +117,13 @@ def new_session(
     journal_bytes = _bytes_of(journal_of(folder))
     if journal_bytes and _has_first_line(journal_of(folder)):
         raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
-    gpus = gpu_count()
-    path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
-    remarks = [] if gpus or config else [f"No GPU found: the CPU settings are used ({short_path(path)})."]
-    with _spelled_as_flags(flags, str(path)):
-        settings = load_settings(path, flags)
-    check_model(settings.train.model)
+    settings, settings_remark = _settings(config, flags, gpus=gpus)
     chosen, data_remark = choose_data(data_folder, results)
     data, findings = load_with_warnings(chosen, image_sizes=[(px, px) for px in settings.image_sizes()])
     train, weights = resolve_weights(settings.train)
     settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
-    remarks += [data_remark, f"Trials start from {weights}.", points_remark, *warning_lines(findings)]
+    remarks = [settings_remark, data_remark, f"Trials start from {weights}.", points_remark, *warning_lines(findings)]
     started = SearchStarted(
         at_ms=now_ms(),
         awake_s=0.0,
@@ -148,6 +144,15 @@ def new_session(
         remarks=tuple(filter(None, remarks)),
         journal_bytes=journal_bytes,
     )
+
+
+def _settings(config: Path | None, flags: Mapping[str, Any], *, gpus: bool) -> tuple[SearchSettings, str]:
+    """The settings from a file and flags, and a sentence where those for a CPU were taken."""
+    path = config or shipped_settings("search.json" if gpus else "search_cpu.json")
+    with _spelled_as_flags(flags, str(path)):
+        settings = load_settings(path, flags)
+    check_model(settings.train.model)
+    return settings, "" if gpus or config else f"No GPU found: the CPU settings are used ({short_path(path)})."
 
 
 def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any], command: str) -> Session:
@@ -236,7 +241,7 @@ def _bytes_of(journal: Path) -> int:
     return journal.stat().st_size if journal.exists() else 0
 
 
-def _concurrent(settings: SearchSettings, *, gpus: int) -> SearchSettings:
+def _concurrent(settings: SearchSettings, *, gpus: bool) -> SearchSettings:
     """As many trials at a time as their share of the GPU asks for, unless the settings say how many."""
     share = settings.gpus_per_trial
     if "concurrent" in settings.model_fields_set or (share == "auto" and not gpus):

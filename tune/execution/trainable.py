@@ -100,8 +100,8 @@ class TrialTrainable(Trainable):  # type: ignore[misc]
 
         config = self._next
         if self._worker is None:
-            share = (config or {}).get(GPUS) or 1.0
             threads, vram_gb = self._resources.threads, self._resources.vram_gb
+            share = (config or {}).get(GPUS, 0.0)
             self._worker = Worker(self._data, threads=threads, vram_gb=vram_gb, share=share, reports=self._reports)
         if config is not None:
             assignment = Assignment(

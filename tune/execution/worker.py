@@ -63,7 +63,7 @@ class Worker:
 
     Args:
         threads: of torch.
-        vram_gb: the budget of all workers on the GPU, of which this one may take its ``share``.
+        vram_gb: the budget of all workers on the GPU, of which this one may take its ``share``; 0: it has no GPU.
         reports: where a trial's reports come from, by default from training; benchmarks give their own.
 
     Training goes on in the background where a core is left for writing: threads that share one wait for each other.
@@ -75,11 +75,13 @@ class Worker:
         *,
         threads: int,
         vram_gb: float | None = None,
-        share: float = 1.0,
+        share: float = 0.0,
         reports: Reports | None = None,
     ) -> None:
         torch.set_num_threads(threads)
-        if torch.cuda.is_available():
+        if share and reports is None:
+            # Raises where this machine's torch cannot use its GPU; the trial would go on on the CPU.
+            torch.cuda.init()  # type: ignore[no-untyped-call]
             cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
         spare_core = torch.cuda.is_available() or (os.cpu_count() or 1) > threads
         self._data, self._reports = data, reports or (train_in_background if spare_core else train)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 GB = 2**30
+REINSTALL = "uv pip install --reinstall torch torchvision --torch-backend=auto"
+ANSWER_S = 120.0  # a driver that takes longer hangs
 CONTEXT_GB = 0.4  # a process before its first tensor, by card and driver 0.3 to 0.5 (assumed, not measured here)
 
 
@@ -28,14 +34,56 @@ class GpuReading:
 
 
 def gpu_count() -> int:
-    """GPUs that the driver knows; 0 without a driver. Loads no CUDA context."""
+    """GPUs of this machine; 0 without a driver, and where ``CUDA_VISIBLE_DEVICES`` hides all. Does not start CUDA."""
     import pynvml
 
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip() in ("", "-1"):
+        return 0
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())
     except pynvml.NVMLError:
         return 0
+
+
+def usable_gpus() -> tuple[str, ...]:
+    """UUIDs of the GPUs that torch computes on, in torch's order; none where there is no GPU or all are hidden.
+
+    The driver also counts GPUs that this build of torch cannot use. torch is asked in a process of its own, because
+    CUDA keeps memory of the GPU for each process that has started it.
+
+    Raises:
+        ConfigError: there is a GPU, but torch cannot use it.
+    """
+    if not gpu_count():
+        return ()
+    words = [sys.executable, "-c", f"from {__name__} import tell_usable_gpus; tell_usable_gpus()"]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", timeout=ANSWER_S, check=False)
+    except subprocess.TimeoutExpired:
+        reason = f"no answer within {ANSWER_S:g} s"
+    else:
+        if asked.returncode == 0:
+            return tuple(asked.stdout.split())
+        errors = re.findall(r"^[\w.]*Error: (.+)$", asked.stderr, re.MULTILINE)
+        reason = errors[-1] if errors else f"the process that asked it ended with status {asked.returncode}"
+    problem = f"torch cannot use the GPU ({reason}); expected a build of torch that fits the GPU and its driver"
+    raise ConfigError("this machine", [f"{problem}, or CUDA_VISIBLE_DEVICES=-1 to use the CPU"], command=REINSTALL)
+
+
+def tell_usable_gpus() -> None:
+    """Print the UUID of each CUDA device, after a computation on it. Starts CUDA in this process.
+
+    Raises:
+        Exception: of torch's, which says why it cannot use a device.
+    """
+    import torch
+
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # raises; device_count() asks the driver alone
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        torch.ones(1, device=device).add(1).item()
+        sys.stdout.write(f"{gpu_uuid(device)}\n")
 
 
 def choose_gpu(asked: int | None) -> tuple[int | None, str]:
@@ -46,16 +94,13 @@ def choose_gpu(asked: int | None) -> tuple[int | None, str]:
     """
     from torch import cuda
 
-    count = cuda.device_count()
+    count = cuda.device_count() if cuda.is_available() else 0  # it also counts GPUs that the driver is too old for
     if count and asked is not None and not 0 <= asked < count:
         raise ConfigError("--gpu", [f"got {asked}, expected 0 to {count - 1}"])
     if count:
         return asked or 0, ""
     if gpu_count():
-        return None, (
-            "There is a GPU, but this build of torch cannot use it: the CPU trains.\n"
-            "  next: uv pip install --reinstall torch torchvision --torch-backend=auto"
-        )
+        return None, (f"There is a GPU, but this build of torch cannot use it: the CPU trains.\n  next: {REINSTALL}")
     return None, "No GPU found: the CPU trains" + (f" instead of GPU {asked}." if asked is not None else ".")
 
 

@@ -28,8 +28,7 @@ SETTINGS = {
     "confirm": 0,
     "gpus_per_trial": "auto",
     "concurrent": 3,
-    "vram_gb": 6.0,
-    "trials": 5,
+    "budget": {"trials": 5},
 }
 
 
@@ -55,33 +54,29 @@ def search(folder: Path) -> None:
     quiet_environment()
     import ray
 
-    from tune.execution import ray_backend as engine
-    from tune.execution.controller import Conductor
-    from tune.execution.resources import Resources
-    from tune.execution.session import begin
+    from tune.execution import ray_backend
+    from tune.execution.controller import Controller
+    from tune.execution.resources import Machines, resources_of
+    from tune.execution.session import new_session
 
-    sitting = begin(
-        name="packed",
-        results=folder,
-        data_folder=folder / "data",
-        config=folder / "settings.json",
-        flags={},
-        command="packed",
-    )
-    journal = sitting.open_journal()
+    session = new_session(
+        name="packed", results=folder, data_folder=folder / "data", config=folder / "settings.json", flags={},
+        command="", gpus=True,
+    )  # fmt: skip
+    journal = session.open_journal()
     ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
-    conductor = Conductor(journal, sitting.table, settings=sitting.settings, folder=sitting.folder)
-    engine.run(
-        conductor,
-        sitting.data,
-        settings=sitting.settings,
-        resources=Resources(cpus=1, gpus=1.0, threads=1, vram_gb=6.0),
-        folder=sitting.folder,
+    controller = Controller(journal, session.table, folder=session.folder)
+    ray_backend.run(
+        controller,
+        session.data,
+        resources=resources_of(session.settings, Machines(count=1, cpus=4, gpus=True, gpu_gb=6.0)),
+        folder=session.folder,
         cache=folder / "cache",
         reports=made_up,
     )
-    conductor.close()
-    engine.disconnect()
+    controller.close()
+    journal.close()
+    ray_backend.disconnect()
 
 
 @pytest.mark.slow

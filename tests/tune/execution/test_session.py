@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.images import write_data
+from tune.execution.gpu_sharing import MOST_TOGETHER
 from tune.execution.session import Session, new_session, resumed_session
 from tune.history.events import SearchEnded
 from tune.history.journal import Journal, read_table
@@ -25,7 +26,7 @@ SETTINGS = {
 VERSION_1 = Path(__file__).parents[1] / "history" / "journals" / "version_1.jsonl"
 
 
-def new(place: Path, **flags: Any) -> Session:
+def new(place: Path, *, gpus: bool = False, **flags: Any) -> Session:
     """A new search called 's' in this folder; flags by their last part."""
     if not (place / "data").exists():
         write_data(place / "data")
@@ -37,6 +38,7 @@ def new(place: Path, **flags: Any) -> Session:
         config=place / "search.json",
         flags=with_paths(flags),
         command="python tune/search.py",
+        gpus=gpus,
     )
 
 
@@ -145,3 +147,19 @@ def test_a_search_of_version_1_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match="version 1 of this program") as caught:
         resume(tmp_path)
     assert "--warm-start s" in str(caught.value)
+
+
+@pytest.mark.parametrize(("gpus", "together"), [(True, MOST_TOGETHER), (False, 1)])
+def test_shares_of_a_gpu_are_for_those_who_have_one(tmp_path: Path, gpus: bool, together: int) -> None:
+    assert new(tmp_path, gpus=gpus, gpus_per_trial="auto").settings.concurrent == together
+
+
+@pytest.mark.parametrize(("gpus", "sizes"), [(True, (320, 416, 512, 640)), (False, (96, 128, 160))])
+def test_the_settings_are_those_for_the_machines(tmp_path: Path, gpus: bool, sizes: tuple[int, ...]) -> None:
+    data = write_data(tmp_path / "data")
+    session = new_session(
+        name="s", results=tmp_path, data_folder=data, config=None, flags={"train.model": "fcos_tiny"}, command="",
+        gpus=gpus,
+    )  # fmt: skip
+    assert session.settings.space["image_size"].choices == sizes
+    assert ("the CPU settings are used" in " ".join(session.remarks)) is not gpus

@@ -93,8 +93,9 @@ def test_the_points_of_a_warm_start_are_proposed_as_such(data: Data, tmp_path: P
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({"train": SETTINGS.train.model_dump(mode="json"), "space": SPACE}), encoding="utf-8")
     search = new_session(
-        name="next", results=tmp_path, data_folder=data.root, config=config, flags={}, command="", warm_start="night"
-    )
+        name="next", results=tmp_path, data_folder=data.root, config=config, flags={}, command="", gpus=False,
+        warm_start="night",
+    )  # fmt: skip
     begun = Table()
     add_trial(begun, search.settings, values=[0.1])
     proposal = propose(begun, search.settings)

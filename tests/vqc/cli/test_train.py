@@ -158,6 +158,7 @@ def test_memory_that_is_too_small_is_one_sentence(
 @pytest.mark.parametrize(("asked", "gpu"), [(None, 0), (0, 0), (1, 1)])
 def test_the_gpu_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, asked: int | None, gpu: int) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert choose_gpu(asked) == (gpu, "")
 
 
@@ -166,12 +167,14 @@ def test_a_gpu_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, folder: Path, asked: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert main(["train", "--gpu", str(asked)]) == 2
     assert f"--gpu: got {asked}, expected 0 to 1" in capsys.readouterr().err
 
 
 def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vqc.hardware.gpu.gpu_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)  # the driver counts it all the same
     gpu, remark = choose_gpu(0)
     assert gpu is None
     assert "torch-backend=auto" in remark
