@@ -46,6 +46,15 @@ def _check_empty(path: Path) -> None:
         raise DataError(f"{path}: holds something already, expected a new or empty folder")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name of the same file where the file system can, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)  # not the link, if it is one
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it has either its new or its old content, also after a crash: draft, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,3 +28,8 @@ def short_path(path: Path) -> str:
     """Relative to the working directory where the path lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def quoted(path: Path) -> str:
+    """A path as one word of a command."""
+    return f'"{path}"' if " " in str(path) else str(path)

@@ -54,12 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show_counts(console: Console, data: Data) -> None:
-    """A column for each split and a row for each count, so that any number of categories fits the terminal's width."""
-    from rich.markup import escape
+    from vqc.reporting.terminal import image_counts
 
-    from vqc.reporting.terminal import plain_table
-
-    table = plain_table(escape(data.root.resolve().name), *(split.name for split in data.splits))
     rows: list[tuple[str, list[int]]] = [
         ("images", [len(split.images) for split in data.splits]),
         ("  good", [split.good for split in data.splits]),
@@ -68,9 +64,7 @@ def _show_counts(console: Console, data: Data) -> None:
     ]
     for category in data.categories:
         rows.append((f"  {category.name}", [split.boxes_per_category[category.name] for split in data.splits]))
-    for name, counts in rows:
-        table.add_row(escape(name), *(f"{count:,}" for count in counts))
-    console.print(table)
+    console.print(image_counts(data.root.resolve().name, [split.name for split in data.splits], rows))
     console.print(f"fingerprint {data.fingerprint}\n")
 
 

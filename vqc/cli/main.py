@@ -23,6 +23,7 @@ COMMANDS = {
     "check": "Tell everything that is wrong with a folder of annotated images.",
     "evaluate": "Measure all that an inspector signs: escape, overkill, AP, latency.",
     "explain": "Show, for each detection, which pixels it depends on.",
+    "import": "Read an export of another tool, or COCO in any layout.",
     "models": "List the detectors.",
     "predict": "Judge a folder of photographs: defects, and pass or fail for each.",
     "sample": "Write the generated data set: metal parts with and without defects.",

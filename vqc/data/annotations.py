@@ -93,6 +93,18 @@ class Annotations:
 
 def read_annotations(path: Path, *, name: str, report: Report) -> Annotations | None:
     """Read one file; ``name`` is how findings call it. ``None`` where nothing in it can be used."""
+    was_on = gc.isenabled()
+    gc.disable()  # or Python would search millions of JSON values for reference cycles that are not there
+    try:
+        found = read_document(path, name=name, report=report)
+        return None if found is None else _read(*found, name, report)
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def read_document(path: Path, *, name: str, report: Report) -> tuple[dict[str, Any], str] | None:
+    """A file's JSON object, within the limits, and the sha256 of its bytes in hex; ``None`` where it is none."""
     try:
         data = read_at_most(path, MOST_BYTES)
     except OSError as error:
@@ -105,14 +117,8 @@ def read_annotations(path: Path, *, name: str, report: Report) -> Annotations | 
     if data is None or values > MOST_VALUES:
         report.error("too large", name, f"expected {most}; leave out 'segmentation', which detection does not need")
         return None
-    was_on = gc.isenabled()
-    gc.disable()  # or Python would search millions of JSON values for reference cycles that are not there
-    try:
-        document = _parse(data, name, report)
-        return None if document is None else _read(document, hashlib.sha256(data).hexdigest(), name, report)
-    finally:
-        if was_on:
-            gc.enable()
+    document = _parse(data, name, report)
+    return None if document is None else (document, hashlib.sha256(data).hexdigest())
 
 
 def _parse(data: bytes, name: str, report: Report) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from vqc.data.image_io import decode_picture, picture_bytes, upright
 from vqc.data.letterbox import shorter_sides_px
 from vqc.data.validation import check_balance, check_categories, check_defect_size
 from vqc.errors import DataError
+from vqc.shell import quoted
 
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
@@ -170,8 +171,7 @@ def load_with_warnings(
         lines = [f"{root}: {len(errors)} {'error' if len(errors) == 1 else 'errors'} in the data"]
         lines += [f"  - {error}" for error in errors[:SHOWN_ERRORS]]
         lines += [f"  and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
-        folder = f'"{root}"' if " " in str(root) else str(root)
-        raise DataError("\n".join(lines), command=f"vqc check --data {folder}")
+        raise DataError("\n".join(lines), command=f"vqc check --data {quoted(root)}")
     return data, findings
 
 

@@ -41,20 +41,25 @@ def read_pictures(
             same = by_lower_name.get(Path(image.file_name).name.lower())
             hint = f"; did you mean '{printable(same)}'?" if same else nearest(image.file_name, names)
         report.error("missing image", image.where, f"{problem}{hint}")
-    with ThreadPoolExecutor(max_workers=min(THREADS, os.cpu_count() or 1)) as pool:
-        for (image, _), picture in zip(located, pool.map(_probe, (path for _, path in located)), strict=True):
-            if isinstance(picture, str):
-                report.error("unreadable image", image.where, picture)
-                continue
-            try:
-                rotate = picture.rotated_in((image.width, image.height))
-            except DataError as error:
-                report.error("wrong size", image.where, error.what)
-            else:
-                yield image, picture, rotate
+    for (image, _), picture in zip(located, probe_files([path for _, path in located]), strict=True):
+        if isinstance(picture, str):
+            report.error("unreadable image", image.where, picture)
+            continue
+        try:
+            rotate = picture.rotated_in((image.width, image.height))
+        except DataError as error:
+            report.error("wrong size", image.where, error.what)
+        else:
+            yield image, picture, rotate
     if unused := sorted(set(names) - {image.file_name for image in entries}):
         message = f"{len(unused)} in the folder but not in annotations.json, not used, such as {printable(unused[0])}"
         report.warning("unused images", f"{folder.parent.name}/images", message)
+
+
+def probe_files(paths: Sequence[Path]) -> Iterator[Picture | str]:
+    """Of each file its picture, or the reason why it cannot be read."""
+    with ThreadPoolExecutor(max_workers=min(THREADS, os.cpu_count() or 1)) as pool:
+        yield from pool.map(_probe, paths)
 
 
 def _listing(folder: Path) -> list[str]:
@@ -76,7 +81,6 @@ def _unreachable(path: Path, inside: Path) -> str | None:
 
 
 def _probe(path: Path) -> Picture | str:
-    """The picture, or the reason why it cannot be read."""
     try:
         return probe_picture(picture_bytes(path))
     except DataError as error:

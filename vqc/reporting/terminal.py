@@ -25,6 +25,16 @@ def plain_table(*titles: str, left: Sequence[int] = (0,)) -> Table:
     return table
 
 
+def image_counts(title: str, splits: Sequence[str], rows: Iterable[tuple[str, Sequence[int]]]) -> Table:
+    """A column for each split and a row for each count, so that any number of categories fits the terminal's width."""
+    from rich.markup import escape
+
+    table = plain_table(escape(title), *splits)
+    for name, counts in rows:
+        table.add_row(escape(name), *(f"{count:,}" for count in counts))
+    return table
+
+
 def duration(seconds: float) -> str:
     """Seconds in readable units: 41 s, 12 min, 3 h 05 min, 120 h."""
     if seconds < 9.95:

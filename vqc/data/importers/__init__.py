@@ -1,0 +1,1 @@
+"""Annotated photographs as other tools export them -> this project's layout."""

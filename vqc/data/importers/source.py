@@ -1,0 +1,145 @@
+"""What a reader of a format gives: images and their boxes, and a tally of what it could not use."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from vqc.data.annotations import LARGEST, MOST_LETTERS, UNPRINTABLE, Xyxy
+from vqc.data.findings import printable
+from vqc.errors import DataError
+
+MOST_BOXES = 400_000  # of a data set: what one annotation file of this project's layout can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBox:
+    """One annotation; ``area_px2`` of the shape where the source tells it."""
+
+    category: str
+    xyxy: Xyxy
+    area_px2: float | None = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceImage:
+    """One image that the annotations name, with or without boxes.
+
+    Attributes:
+        file: of the picture, as ``Tree.files`` names it.
+        split: train, val or test; None where the source does not say.
+        size: width and height in pixels that the annotations see; None: those of the upright picture.
+        shares: whether the boxes are in shares 0..1 of width and height instead of pixels.
+        group: the physical part that is shown.
+        refused: annotations of it that could not be read; an image with only such is not a good part.
+    """
+
+    file: str
+    split: str | None
+    boxes: Sequence[SourceBox] = ()
+    size: tuple[int, int] | None = None
+    shares: bool = False
+    group: str | None = None
+    refused: int = 0
+
+
+@dataclass
+class Tally:
+    """What was left out or changed: (what, reason) -> how often, and the first case."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, what: str, reason: object, example: str) -> None:
+        """Count one; reasons are few, so they hold no names or numbers from files."""
+        key = what, str(reason)
+        self.counts[key] += 1
+        self.examples.setdefault(key, printable(example))
+
+    def leave_out(self, image: str, reason: object, *, boxes: int) -> None:
+        """Count an image that is left out, and its boxes with it."""
+        self.add("images", reason, image)
+        for _ in range(boxes):
+            self.add("boxes", "of an image that is left out", image)
+
+
+def box_around(points: Iterable[tuple[object, object]]) -> Xyxy:
+    """The smallest box around x, y points.
+
+    Raises:
+        ValueError: fewer than two points, or something that is not a finite number.
+    """
+    found = [(number(x), number(y)) for x, y in points]
+    if len(found) < 2:
+        raise ValueError("a shape of fewer than two points")
+    xs, ys = zip(*found, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def number(value: object) -> float:
+    """A finite number, or the text of one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        found = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        found = math.nan
+    if not abs(found) <= LARGEST:
+        raise ValueError("not a finite number")
+    return found
+
+
+def category_name(value: object) -> str:
+    """A category's name without spaces around it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    name = value.strip() if isinstance(value, str) else ""
+    if not name or len(name) > MOST_LETTERS or UNPRINTABLE.search(name):
+        raise ValueError("not a name of a category")
+    return name
+
+
+def size_in_pixels(width: object, height: object) -> tuple[int, int] | None:
+    """Width and height as annotated; None where the source leaves them out or writes 0.
+
+    Raises:
+        ValueError: something else than whole numbers.
+    """
+    if not width or not height or (number(width), number(height)) == (0, 0):
+        return None
+    sides = number(width), number(height)
+    if min(sides) < 1 or any(side != int(side) for side in sides):
+        raise ValueError("width and height are not whole numbers above 0")
+    return int(sides[0]), int(sides[1])
+
+
+@dataclass
+class Source:
+    """All that a reader found; ``categories`` in the order in which they are to be numbered."""
+
+    categories: dict[str, None] = field(default_factory=dict)
+    images: list[SourceImage] = field(default_factory=list)
+    boxes: int = 0
+
+    def add(self, image: SourceImage) -> None:
+        """Keep an image, and its categories that are new.
+
+        Raises:
+            DataError: more boxes than one annotation file can hold.
+        """
+        self.images.append(image)
+        self.boxes += len(image.boxes)
+        if self.boxes > MOST_BOXES:
+            raise DataError(f"more than {MOST_BOXES:,} boxes; expected a data set that one annotation file can hold")
+        self.name(box.category for box in image.boxes)
+
+    def name(self, categories: Iterable[str]) -> None:
+        """Number these categories next, those of them that are new."""
+        self.categories.update(dict.fromkeys(categories))

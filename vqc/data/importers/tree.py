@@ -1,0 +1,161 @@
+"""The files of a source: listed once, and found by the names that annotations give them.
+
+A name from an annotation file is only ever looked up in this list, so it cannot lead out of the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
+
+from vqc.errors import DataError
+from vqc.files import read_at_most
+
+PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MOST_FILES = 500_000
+END_BYTES = 2**16
+SPLIT_NAME = re.compile(r"(?:obj_)?(train|val|test)(?:ing|id|idation)?(?:\d{4}|_data)?")
+
+
+class Tree:
+    """All files below ``root``, without hidden ones and links that lead out.
+
+    Attributes:
+        files: relative to the root, with forward slashes, sorted.
+        pictures: those of them that can be photographs, by their suffix.
+        outside: links that lead out of the root; they are not among the files.
+        only: the one annotation file to read, where the user named a file and not a folder.
+
+    Raises:
+        DataError: no such folder, or more than ``MOST_FILES`` files.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self.root = source.parent if source.is_file() else source
+        self.only = source.name if source.is_file() else None
+        if not self.root.is_dir():
+            raise DataError(f"{source}: no such file or folder; expected the folder of an export")
+        inside, found = self.root.resolve(), list[str]()
+        self.outside: list[str] = []
+        for folder, folders, names in os.walk(self.root):  # does not follow links to folders
+            folders[:] = [name for name in folders if not _hidden(name)]
+            for name in names:
+                path = Path(folder) / name
+                if _hidden(name):
+                    continue
+                below = path.relative_to(self.root).as_posix()
+                (found if not path.is_symlink() or _leads_to_a_file(path, inside) else self.outside).append(below)
+            if len(found) > MOST_FILES:
+                raise DataError(f"{self.root}: more than {MOST_FILES:,} files; expected the folder of one export")
+        self.files = sorted(found)
+        self.pictures = [file for file in self.files if file.lower().endswith(PICTURES)]
+
+    def documents(self, *suffixes: str) -> list[str]:
+        """Files of one of these suffixes that may hold annotations."""
+        return [file for file in self.files if file.lower().endswith(suffixes) and self.only in (None, file)]
+
+    def content(self, file: str, most_bytes: int) -> bytes:
+        """What a file holds.
+
+        Raises:
+            ValueError: it is longer than that, or cannot be read.
+        """
+        try:
+            content = read_at_most(self.root / file, most_bytes)
+        except OSError as error:
+            raise ValueError(f"cannot be read: {error.strerror or error}") from None
+        if content is None:
+            raise ValueError(f"larger than {most_bytes / 2**20:.2g} MB")
+        return content
+
+    def text(self, file: str, most_bytes: int) -> str:
+        """As ``content``, decoded from UTF-8; raises the same."""
+        return self.content(file, most_bytes).decode("utf-8-sig")
+
+    def ends(self, file: str) -> bytes:
+        """The first and last bytes of a file, enough to tell what it is; nothing where it cannot be read."""
+        try:
+            with (self.root / file).open("rb") as stream:
+                head = stream.read(END_BYTES)
+                stream.seek(max(0, os.fstat(stream.fileno()).st_size - END_BYTES))
+                return head + stream.read(END_BYTES)
+        except OSError:
+            return b""
+
+    def picture(self, name: str, beside: str, split: str | None = None) -> str:
+        """The picture that an annotation file means.
+
+        A plain relative name must be the end of the picture's own path. Of an absolute path, an address or one with
+        ``..``, which tools keep from the machine that wrote it, as many last parts are compared as fit. Of several
+        pictures it is the one nearest to the annotation file, of the same split.
+
+        Args:
+            name: as annotated; slashes of any kind.
+            beside: the annotation file.
+            split: of the annotations; pictures of another one are not meant.
+
+        Raises:
+            ValueError: there is none, or several.
+        """
+        plain = unquote(name) if "://" in name else name
+        plain = plain.replace("\\", "/")
+        given = PurePosixPath(plain).parts
+        parts = tuple(part for part in given if part not in ("..", "/") and not part.endswith(":"))
+        foreign = parts != given or bool(PureWindowsPath(plain).drive)
+        scores: dict[tuple[int, bool, int, bool], list[str]] = defaultdict(list)
+        for file in self._by_name[parts[-1].lower()] if parts else ():
+            own = PurePosixPath(file).parts
+            equal = _shared(own[::-1], parts[::-1])
+            its_split = split_of(file)
+            if (equal == len(parts) or foreign) and (not split or its_split in (None, split)):
+                scores[equal, its_split == split, _shared(own, PurePosixPath(beside).parts), own[-1] == parts[-1]] += [
+                    file
+                ]
+        if not scores:
+            raise ValueError("no such picture")
+        best = scores[max(scores)]
+        if len(best) > 1:
+            raise ValueError("several pictures of that name")
+        return best[0]
+
+    @cached_property
+    def _by_name(self) -> defaultdict[str, list[str]]:
+        """Last part of a picture's path, in small letters -> pictures."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for file in self.pictures:
+            found[PurePosixPath(file).name.lower()].append(file)
+        return found
+
+
+def split_of(file: str) -> str | None:
+    """train, val or test, by the first folder of that name in any of its spellings; None without one."""
+    return next(filter(None, map(split_named, PurePosixPath(file).parts[:-1])), None)
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder's name stands for: 'valid', 'val2017' or 'obj_Valid_data' is val."""
+    found = SPLIT_NAME.fullmatch(name.lower())
+    return found[1] if found else None
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _leads_to_a_file(link: Path, inside: Path) -> bool:
+    try:
+        target = link.resolve()
+        return target.is_relative_to(inside) and target.is_file()
+    except (OSError, RuntimeError):  # a circle of links
+        return False
+
+
+def _shared(some: Sequence[str], others: Sequence[str]) -> int:
+    """How many first parts are equal, but for capitals."""
+    pairs = zip(some, others, strict=False)
+    return next((number for number, (a, b) in enumerate(pairs) if a.lower() != b.lower()), min(len(some), len(others)))
