@@ -18,6 +18,6 @@ def run(args: argparse.Namespace) -> int:
     from vqc.data.synthetic import write_sample
 
     folder = write_sample(args.out, seed=args.seed)
-    print(f"{folder}: generated brushed metal with scratches, dents and stains, seed {args.seed}")
+    print(f"{folder}: generated metal parts with scratches, dents and stains, seed {args.seed}")
     print(f"  next: {as_typed(f'vqc check --data {folder}')}")
     return 0

@@ -1,17 +1,20 @@
-"""The generated data set: photographs of brushed metal with scratches, dents and stains; good parts too.
+"""The generated data set: photographs of metal with scratches, dents and stains; good parts too.
+
+Defects are 6 to 40 px large and of little contrast, on metal that is brushed or cast. Every part may also have drilled
+holes, drops and fibres, which look like defects and are none.
 
 Written by ``vqc sample``, and by training and the search where no data is given. Everything is drawn from the seed: the
 same versions of numpy, OpenCV and Pillow write the same bytes.
 
 A *canvas* is float32 [SIDE_PX, SIDE_PX] of grey levels, 0 black to 255 white; an *alpha* has the same shape and says,
-0 to 1, how visible a defect is at each pixel.
+0 to 1, how visible a mark is at each pixel.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,21 +28,23 @@ from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
 SAMPLE_IMAGES: Mapping[str, int] = {"train": 128, "val": 48, "test": 64}
-SAMPLE_VERSION = 1  # to be raised when the same seed writes other bytes
-SIDE_PX = 256
+SAMPLE_VERSION = 2  # to be raised when the same seed writes other bytes
+SIDE_PX = 224
 JPEG_QUALITY = 92
 GOOD_EVERY = 3  # one part in three is good
-MARGIN_PX = 8  # between a defect and the edge, and between two defects
-VISIBLE = 0.25  # a pixel belongs to a defect's box where its alpha is above this
+SIZES_PX = (6, 40)  # sides of the boxes
+MIDDLES_PX = (22, SIDE_PX - 22)  # of marks
+MARGIN_PX = 4  # between two marks
+VISIBLE = 0.25  # a pixel belongs to a mark's box where its alpha is above this
 
 Canvas = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class _Defect:
-    """A defect: its alpha, the grey levels that it adds to the metal, and their weights in R, G and B."""
+class _Mark:
+    """A defect, or what looks like one: its alpha, the grey levels that it adds, and their weights in R, G and B."""
 
-    category: str
+    category: str  # none where it is no defect
     alpha: Canvas
     shade: Canvas
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -80,7 +85,7 @@ def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAM
     if seed < 0 or any(count < 1 for count in images.values()):
         raise DataError(f"expected a seed of at least 0 and at least 1 image a split, got {seed} and {dict(images)}")
     origin = {
-        "about": "Generated, not photographed: brushed metal with scratches, dents and stains, made by 'vqc sample'.",
+        "about": "Generated, not photographed: metal parts with scratches, dents and stains, made by 'vqc sample'.",
         "generator": "vqc.data.synthetic",
         "version": SAMPLE_VERSION,
         "seed": seed,
@@ -149,48 +154,40 @@ def _write_split(folder: Path, *, seed: int, number: int, count: int) -> None:
     _write_text(folder / "annotations.json", json.dumps(document, indent=1) + "\n")
 
 
-def _part(rng: np.random.Generator, *, good: bool) -> tuple[NDArray[np.uint8], list[_Defect]]:
+def _part(rng: np.random.Generator, *, good: bool) -> tuple[NDArray[np.uint8], list[_Mark]]:
     """One photograph ``[SIDE_PX, SIDE_PX, 3]`` RGB and the defects on it."""
-    metal = _metal(rng)
-    defects = [] if good else _defects(rng)
+    lamp = float(rng.uniform(0, 2 * math.pi))
     # Steel is a little blue, aluminium neutral, brass-plated steel warm.
     tint = np.array(((0.97, 1.0, 1.04), (1.0, 1.0, 1.0), (1.05, 1.0, 0.92))[rng.integers(3)], dtype=np.float32)
-    colour = metal[:, :, None] * tint
-    for defect in defects:
-        colour += defect.shade[:, :, None] * np.array(defect.tint, dtype=np.float32)
+    colour = (_texture(rng) + _light(rng, lamp))[:, :, None] * tint
+    marks = _marks(rng, lamp, good=good)
+    for mark in marks:
+        colour += mark.shade[:, :, None] * np.array(mark.tint, dtype=np.float32)
     colour += 2.5 * rng.standard_normal(colour.shape, dtype=np.float32)  # the camera's own noise
-    return colour.clip(0, 255).astype(np.uint8), defects
+    return colour.clip(0, 255).astype(np.uint8), [mark for mark in marks if mark.category]
 
 
-def _metal(rng: np.random.Generator) -> Canvas:
-    """A brushed plate: grain along one direction, uneven light, vignetting, the marks of a tool."""
+def _texture(rng: np.random.Generator) -> Canvas:
+    """Brushed metal, with the marks of a tool across it, or cast metal."""
     import cv2
 
-    wide = SIDE_PX * 3 // 2  # so that turning it leaves no empty corner
-    noise = rng.standard_normal((3, wide, wide), dtype=np.float32)
-    grain = np.zeros((wide, wide), dtype=np.float32)
-    for layer, length_px, strength in zip(noise, (151, 41, 9), (6.0, 4.5, 2.5), strict=True):
-        blurred = cv2.blur(layer, (length_px, 1))
-        grain += blurred * (strength / float(blurred.std()))
-    rows = np.arange(wide, dtype=np.float32)
-    spacing_px = rng.uniform(14, 34)
-    wave = np.sin(2 * np.pi * rows / spacing_px + rng.uniform(0, 2 * np.pi)) ** 9
-    grain += (rng.uniform(0, 5) * wave)[:, None].astype(np.float32)
-    angle = rng.uniform(-6, 6) + 90 * rng.integers(2)
-    turn = cv2.getRotationMatrix2D((wide / 2, wide / 2), float(angle), 1.0)
-    turned = cv2.warpAffine(grain, turn, (wide, wide), flags=cv2.INTER_LINEAR)
-    edge = (wide - SIDE_PX) // 2
-    return np.asarray(_light(rng) + turned[edge : edge + SIDE_PX, edge : edge + SIDE_PX], dtype=np.float32)
+    brushed = bool(rng.random() < 0.6)
+    texture = np.zeros((SIDE_PX, SIDE_PX), dtype=np.float32)
+    for length_px, strength in ((151, 6.0), (41, 4.5), (9, 3.0)) if brushed else ((31, 6.0), (9, 4.5), (3, 3.0)):
+        noise = rng.standard_normal((SIDE_PX, SIDE_PX), dtype=np.float32)
+        blurred = cv2.blur(noise, (length_px, 1 if brushed else length_px))
+        texture += blurred * np.float32(strength * rng.uniform(0.6, 1.3) / blurred.std())
+    wave = np.sin(2 * np.pi * _grid(0, 0)[1] / rng.uniform(14, 34) + rng.uniform(0, 2 * np.pi)) ** 9
+    texture += np.float32(brushed * rng.uniform(0, 12)) * wave
+    return np.rot90(texture, int(rng.integers(2)))
 
 
-def _light(rng: np.random.Generator) -> Canvas:
+def _light(rng: np.random.Generator, lamp: float) -> Canvas:
     """A lamp from one side, its blurred reflection as a band, and a lens that darkens the corners."""
-    x, y = _grid(SIDE_PX / 2, SIDE_PX / 2)
-    x, y = x / (SIDE_PX / 2), y / (SIDE_PX / 2)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = x * math.cos(angle) + y * math.sin(angle)
+    x, y = (distance / (SIDE_PX / 2) for distance in _grid(SIDE_PX / 2, SIDE_PX / 2))
+    along = x * math.cos(lamp) + y * math.sin(lamp)
     band = np.exp(-(((along - rng.uniform(-0.8, 0.8)) / rng.uniform(0.3, 0.7)) ** 2))
-    level = rng.uniform(118, 158) + rng.uniform(8, 26) * along + rng.uniform(6, 24) * band
+    level = rng.uniform(110, 160) + rng.uniform(8, 26) * along + rng.uniform(6, 30) * band
     return np.asarray(level * (1 - rng.uniform(0.05, 0.14) * (x**2 + y**2)), dtype=np.float32)
 
 
@@ -200,95 +197,98 @@ def _grid(x: float, y: float) -> tuple[Canvas, Canvas]:
     return columns - np.float32(x), rows - np.float32(y)
 
 
-def _defects(rng: np.random.Generator) -> list[_Defect]:
-    """One to five defects that do not touch, all lit by the same lamp."""
-    lamp = float(rng.uniform(0, 2 * math.pi))
-    makers: tuple[Callable[[np.random.Generator, float], _Defect], ...] = (_scratch, _dent, _stain)
-    found: list[_Defect] = []
-    for _ in range(rng.choice(5, p=(0.15, 0.25, 0.25, 0.2, 0.15)) + 1):
-        make = makers[rng.integers(len(makers))]
+def _marks(rng: np.random.Generator, lamp: float, *, good: bool) -> list[_Mark]:
+    """One to five defects, none on a good part, and up to three marks that are no defects; none touch."""
+    defects = 0 if good else int(rng.choice(5, p=(0.15, 0.25, 0.25, 0.2, 0.15))) + 1
+    makers = (_scratch, _dent, _stain, _fibre, _hole, _drop)
+    (least, most), found = SIZES_PX, list[_Mark]()
+    for kind in (*rng.integers(0, 3, defects), *rng.integers(3, 6, rng.integers(4))):
         for _ in range(20):  # a part too full to take one more keeps what it has
-            defect = make(rng, lamp)
-            inside = defect.corners.min() >= MARGIN_PX and defect.corners.max() <= SIDE_PX - MARGIN_PX
-            if inside and not any(_touch(defect, other) for other in found):
-                found.append(defect)
+            size_px, contrast = least * (most / least) ** rng.beta(2, 2), rng.uniform(22, 50)
+            mark = makers[kind](rng, lamp, float(size_px), float(contrast))
+            near, far = mark.corners
+            apart = all(np.maximum(near - o[1], o[0] - far).max() >= MARGIN_PX for o in (m.corners for m in found))
+            if apart and least <= (far - near).min() and (far - near).max() <= most:
+                found.append(mark)
                 break
     return found
 
 
-def _touch(one: _Defect, other: _Defect) -> bool:
-    apart_px = np.maximum(one.corners[0] - other.corners[1], other.corners[0] - one.corners[1])
-    return bool(apart_px.max() < MARGIN_PX)
-
-
-def _scratch(rng: np.random.Generator, lamp: float) -> _Defect:
+def _scratch(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
     """A thin, slightly bent line that tapers off, bright where metal is bare or dark where dirt sits in it."""
-    import cv2
-
-    length_px, width_px = rng.uniform(55, 140), rng.uniform(2.0, 4.0)
-    # Never along an axis: a box thinner than some 16 px is hard for any detector and looks like grain.
-    angle = math.radians(rng.uniform(18, 72)) + math.pi / 2 * rng.integers(2)
-    ahead = np.array((math.cos(angle), math.sin(angle)))
-    aside = np.array((-ahead[1], ahead[0]))
-    bend_px = rng.uniform(-0.12, 0.12) * length_px
-    t = np.linspace(-1, 1, 48)
-    points = _middle(rng) + t[:, None] * ahead * length_px / 2 + (1 - t**2)[:, None] * aside * bend_px
-    corners = (points * 8).round().astype(np.int32)  # three bits of them are fractions of a pixel
-    alpha = np.zeros((SIDE_PX, SIDE_PX), dtype=np.float32)
-    for place in sorted(range(len(t) - 1), key=lambda place: -abs(t[place])):  # ends first, the thick middle over them
-        taper = math.sqrt(max(1 - abs(t[place]) ** 3, 0.05))
-        thickness_px = max(1, round(width_px * taper))
-        cv2.line(alpha, corners[place].tolist(), corners[place + 1].tolist(), taper, thickness_px, cv2.LINE_8, 3)
-    alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), 0.7), dtype=np.float32)
-    core = (1.0 if rng.random() < 0.6 else -1.0) * rng.uniform(42, 86)
+    # Never along an axis: a box thinner than 6 px is hard for any detector and looks like grain.
+    angle = math.radians(rng.uniform(27, 63)) + math.pi / 2 * rng.integers(2)
+    alpha = _line(rng, angle, size_px, bend=0.1)
     # The burr beside the groove lies in shadow on the side away from the lamp.
     burr = np.roll(alpha, (round(1.4 * math.sin(lamp)), round(1.4 * math.cos(lamp))), (0, 1))
-    shade = core * (alpha - 0.5 * np.clip(burr - alpha, 0, 1))
-    return _Defect("scratch", alpha, shade)
+    core = np.float32(1.5 * contrast * rng.choice((-1.0, 1.0), p=(0.4, 0.6)))
+    return _Mark("scratch", alpha, core * (alpha - 0.5 * np.clip(burr - alpha, 0, 1)))
 
 
-def _dent(rng: np.random.Generator, lamp: float) -> _Defect:
-    """A shallow bowl: shadow on the side towards the lamp, highlight on the far one, a thin lip around it."""
-    radius_px, squeeze, turn = rng.uniform(13, 30), rng.uniform(0.75, 1.0), rng.uniform(0, math.pi)
-    right, down = _grid(*_middle(rng))
-    along = right * math.cos(turn) + down * math.sin(turn)
-    across = (down * math.cos(turn) - right * math.sin(turn)) / squeeze
-    radius = np.asarray(np.hypot(along, across) / radius_px, dtype=np.float32)
-    towards = (right * math.cos(lamp) + down * math.sin(lamp)) / radius_px
-    strength = rng.uniform(40, 72)
-    shade = -strength * towards * (0.45 + 0.55 * radius**2) - rng.uniform(6, 18) * np.exp(-2 * radius**2)
-    glint = np.exp(-(((towards + 0.62) / 0.3) ** 2) - ((radius - 0.62) / 0.28) ** 2)
-    shade += strength * rng.uniform(0.15, 0.6) * glint
-    lip = np.exp(-(((radius - 1.0) / 0.07) ** 2))
-    alpha = _inside(radius, edge=0.96, sharpness=rng.uniform(11, 20))
-    return _Defect("dent", alpha, alpha * (shade + 0.35 * strength * towards * lip).astype(np.float32))
+def _fibre(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
+    """No defect: a thread of cloth that lies on the part, as thin as a scratch, bent far more and without a burr."""
+    alpha = _line(rng, rng.uniform(0, 2 * math.pi), size_px, bend=0.45)
+    return _Mark("", alpha, -np.float32(1.5 * contrast) * alpha)
 
 
-def _stain(rng: np.random.Generator, lamp: float) -> _Defect:
-    """A dark blotch with a wavy outline and a darker rim, as a dried drop leaves it; the lamp does not matter."""
+def _line(rng: np.random.Generator, angle: float, length_px: float, *, bend: float) -> Canvas:
+    """The alpha of a line that tapers off, bent to one side by at most ``bend`` of its length."""
     import cv2
 
-    radius_px = rng.uniform(13, 30)
-    right, down = _grid(*_middle(rng))
-    around = np.arctan2(down, right)
-    outline = np.ones_like(around)
-    for wave in range(1, 9):
-        outline += rng.normal(0, 0.30) / (wave + 1) * np.sin(wave * around + rng.uniform(0, 2 * math.pi))
-    blotches = cv2.GaussianBlur(rng.standard_normal(around.shape, dtype=np.float32), (0, 0), 4)
-    blotches = np.asarray(blotches / float(blotches.std()), dtype=np.float32)
-    radius = np.hypot(right, down) / (np.float32(radius_px) * outline.clip(0.45, 1.5)) + np.float32(0.06) * blotches
-    alpha = _inside(radius, edge=0.92, sharpness=rng.uniform(7, 22))
+    width_px = rng.uniform(1.2, 2.6)
+    ahead = np.array((math.cos(angle), math.sin(angle))) * length_px
+    aside = np.array((-ahead[1], ahead[0])) * rng.uniform(0.5, 1) * rng.choice((-bend, bend))
+    t = np.linspace(-1, 1, 24)[:, None]
+    points = rng.uniform(*MIDDLES_PX, 2) + t * ahead / 2 + (1 - t**2) * aside
+    corners = (points * 8).round().astype(np.int32)  # three bits of them are fractions of a pixel
+    alpha = np.zeros((SIDE_PX, SIDE_PX), dtype=np.float32)
+    for place in sorted(range(len(t) - 1), key=lambda place: -abs(t[place, 0])):  # the thick middle over the ends
+        taper = math.sqrt(max(1 - abs(t[place, 0]) ** 3, 0.05))
+        thickness_px = max(1, round(width_px * taper))
+        cv2.line(alpha, corners[place].tolist(), corners[place + 1].tolist(), taper, thickness_px, cv2.LINE_8, 3)
+    return np.asarray(cv2.GaussianBlur(alpha, (0, 0), 0.7), dtype=np.float32)
+
+
+def _dent(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
+    """A shallow bowl: shadow on the side towards the lamp, highlight on the far one, a thin lip around it."""
+    radius, towards, alpha = _disc(rng, lamp, size_px, squeeze=rng.uniform(0.75, 1.0))
+    lip = np.exp(-(((radius - 1.0) / 0.1) ** 2))
+    shade = towards * (0.35 * lip - 0.45 - 0.55 * radius**2) - rng.uniform(0.1, 0.3) * np.exp(-2 * radius**2)
+    return _Mark("dent", alpha, alpha * np.float32(1.3 * contrast) * shade)
+
+
+def _hole(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
+    """No defect: a drilled hole, dark, exactly round, within a bright chamfer."""
+    radius, towards, alpha = _disc(rng, lamp, size_px)
+    chamfer = np.exp(-(((radius - 0.85) / 0.12) ** 2))
+    return _Mark("", alpha, alpha * np.float32(contrast) * (chamfer - 1.6 * (radius < 0.75) * (1 + 0.3 * towards)))
+
+
+def _stain(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
+    """A dark blotch with a wavy outline and a darker rim, as a dried drop leaves it."""
+    radius, _, alpha = _disc(rng, lamp, size_px, wavy=0.3)
     rim = np.exp(-(((radius - 0.84) / 0.12) ** 2))
-    shade = -rng.uniform(24, 48) * (1 + 0.22 * blotches) - rng.uniform(4, 20) * rim
     warm = rng.uniform(-0.05, 0.22)  # rust and oil take the blue first
-    return _Defect("stain", alpha, alpha * shade.astype(np.float32), (1 - warm, 1.0, 1 + warm))
+    return _Mark("stain", alpha, -alpha * np.float32(contrast) * (1 + 0.4 * rim), (1 - warm, 1.0, 1 + warm))
 
 
-def _middle(rng: np.random.Generator) -> tuple[float, float]:
-    x, y = rng.uniform(MARGIN_PX + 14, SIDE_PX - MARGIN_PX - 14, 2)
-    return float(x), float(y)
+def _drop(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
+    """No defect: a drop of clear fluid, outlined like a stain, and bright on the side towards the lamp."""
+    _, towards, alpha = _disc(rng, lamp, size_px, wavy=0.15)
+    return _Mark("", alpha, alpha * np.float32(contrast) * (0.4 + 0.6 * towards))
 
 
-def _inside(radius: Canvas, *, edge: float, sharpness: float) -> Canvas:
-    """1 within ``radius == edge``, 0 outside, with a soft border; the sharper, the narrower."""
-    return np.asarray(0.5 - 0.5 * np.tanh((radius - edge) * sharpness / 2), dtype=np.float32)
+def _disc(
+    rng: np.random.Generator, lamp: float, size_px: float, *, squeeze: float = 1, wavy: float = 0
+) -> tuple[Canvas, Canvas, Canvas]:
+    """Around a random middle: the distance from it, 1 at the outline; its part towards the lamp; the alpha."""
+    right, down = _grid(*rng.uniform(*MIDDLES_PX, 2))
+    around, turn = np.arctan2(down, right), rng.uniform(0, math.pi)
+    outline = np.full_like(around, size_px / 2)
+    for wave in range(1, 9 if wavy else 1):
+        outline *= 1 + rng.normal(0, wavy) / (wave + 1) * np.sin(wave * around + rng.uniform(0, 2 * math.pi))
+    radius = np.hypot(right, down) / outline
+    towards = radius * np.cos(around - lamp)
+    radius *= np.hypot(np.cos(around - turn), np.sin(around - turn) / squeeze)
+    alpha = np.asarray(0.5 - 0.5 * np.tanh((radius - 0.95) * rng.uniform(4, 10)), dtype=np.float32)
+    return radius.astype(np.float32), towards.astype(np.float32), alpha

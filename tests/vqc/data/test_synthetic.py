@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from vqc.data.dataset import Data, check_data, load_data, read_image
-from vqc.data.synthetic import CATEGORIES, SAMPLE_IMAGES, choose_data, write_sample
+from vqc.data.synthetic import CATEGORIES, SAMPLE_IMAGES, SAMPLE_VERSION, choose_data, write_sample
 from vqc.errors import DataError
 
 FEW = {"train": 24, "val": 6, "test": 6}
@@ -45,11 +47,12 @@ def test_every_category_occurs(data: Data) -> None:
     assert min(data.train.boxes_per_category.values()) >= 3
 
 
-def test_defects_are_of_a_size_that_a_small_detector_sees(data: Data) -> None:
+def test_defects_are_6_to_40_px_large(data: Data) -> None:
     boxes = np.concatenate([image.boxes for split in data.splits for image in split.images])
     sides_px = boxes[:, 2:] - boxes[:, :2]
-    assert sides_px.min() >= 16
-    assert sides_px.max() <= 150
+    assert sides_px.min() >= 6
+    assert sides_px.max() <= 40
+    assert np.quantile(sides_px, 0.9) > 2 * np.quantile(sides_px, 0.1)
 
 
 def test_defects_stand_out_from_the_metal(data: Data) -> None:
@@ -61,6 +64,20 @@ def test_defects_stand_out_from_the_metal(data: Data) -> None:
             seen.append(np.ptp(grey[top:bottom, left:right]))
             chance.append(np.mean([np.ptp(plain[top:bottom, left:right]) for plain in good]))
     assert np.median(np.divide(seen, chance)) > 1.4  # against the same places on good parts
+
+
+def strongest_mark(pixels: NDArray[np.uint8]) -> float:
+    """The largest difference from the surroundings, in standard deviations of all."""
+    grey = pixels.mean(axis=2).astype(np.uint8)
+    rest = cv2.blur(grey.astype(np.float32) - cv2.medianBlur(grey, 31), (3, 3))
+    return float(np.abs(rest).max() / rest.std())
+
+
+def test_good_parts_have_marks_that_stand_out_as_much_as_defects(data: Data) -> None:
+    marks = {True: list[float](), False: list[float]()}
+    for image in data.train.images:
+        marks[image.defective].append(strongest_mark(read_image(image)))
+    assert np.median(marks[False]) > 0.75 * np.median(marks[True])  # 0.45 without any mark
 
 
 def test_good_and_bad_parts_are_photographs_alike(data: Data) -> None:
@@ -132,7 +149,7 @@ def test_impossible_requests_are_refused(tmp_path: Path, wrong: dict[str, object
 
 def test_it_says_what_it_is(sample: Path) -> None:
     origin = json.loads((sample / "provenance.json").read_text(encoding="utf-8"))
-    assert (origin["seed"], origin["version"], origin["images"]) == (0, 1, FEW)
+    assert (origin["seed"], origin["version"], origin["images"]) == (0, SAMPLE_VERSION, FEW)
     assert "Generated" in (sample / "README.txt").read_text(encoding="utf-8")
 
 
