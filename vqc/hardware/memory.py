@@ -90,10 +90,14 @@ class MicroBatch:
 
 
 class Rollback:
-    """Takes back what a failed attempt at a batch changed besides gradients: running statistics and random states."""
+    """Takes back what a failed attempt at a batch changed besides gradients: running statistics and random states.
+
+    Of the buffers only those of batch norm that trains are copied; all others of a detector are constants.
+    """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._buffers = [buffer for buffer in model.buffers() if buffer.numel()]
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers()]
         self._device = device
         self._saved = [buffer.clone() for buffer in self._buffers]
 

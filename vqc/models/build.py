@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models import WeightsEnum, get_model
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
@@ -25,10 +26,12 @@ from vqc.config import TrainConfig
 from vqc.errors import ModelError
 from vqc.models.anchors import FixedAnchors
 from vqc.models.lite import fcos_tiny
+from vqc.models.norms import settle_norms
 from vqc.models.registry import ARCHITECTURES, check_model
 from vqc.seeding import stream_seed
 
 TRAINS_ON_ONE_CELL = ("ssdlite320_mobilenet_v3_large",)  # these train batch norm on maps of one cell
+BACKBONES = ("backbone.body.", "backbone.features.")  # what torchvision's backbone weights are loaded into
 
 
 def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool = True) -> nn.Module:
@@ -50,6 +53,8 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
             model: Any = fcos_tiny(num_classes + 1)
         else:
             model = _torchvision(config, num_classes, load_backbone)
+    settle_norms(model, pretrained=BACKBONES if config.weights == "backbone" else ())
+    _answer_in_float32(model)
     model.transform = _Normalise(model.transform)
     anchored = getattr(model, "rpn", model)
     anchored.anchor_generator = FixedAnchors(anchored.anchor_generator)
@@ -69,6 +74,20 @@ def loss_count(model: nn.Module) -> Tensor | int:
     """What the loss terms of the model's last forward pass in training were divided by: cells or images."""
     count: Any = model.loss_count
     return count if isinstance(count, Tensor) else int(count)
+
+
+def _answer_in_float32(model: Any) -> None:
+    """Lift what the heads return to float32: boxes, their non-maximum suppression and all losses are computed from it.
+
+    Torchvision decodes boxes in the number format of the regression, and bfloat16 has no 257.
+    """
+    heads = (model.rpn.head, model.roi_heads.box_predictor) if hasattr(model, "rpn") else (model.head,)
+    for head in heads:
+        head.register_forward_hook(lambda _module, _inputs, answers: tree_map(_at_least_float32, answers))
+
+
+def _at_least_float32(answer: Tensor) -> Tensor:
+    return answer.to(torch.promote_types(answer.dtype, torch.float32))
 
 
 def _record_loss_count(model: Any) -> None:

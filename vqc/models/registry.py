@@ -26,7 +26,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="the guide's choice: two stages, accurate, heavy"
     ),
     "fasterrcnn_resnet50_fpn_v2": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="deeper heads, trains its batch norm"
+        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="deeper heads with norms"
     ),
     "fasterrcnn_mobilenet_v3_large_fpn": Architecture(
         backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1", note="two stages on a light backbone"

@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import FrozenBatchNorm2d
 
 from tests.cards import out_of_memory
 from vqc.errors import InfeasibleError
-from vqc.hardware.memory import MicroBatch, is_out_of_memory, reserve_optimizer_state
+from vqc.hardware.memory import MicroBatch, Rollback, is_out_of_memory, reserve_optimizer_state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,6 +79,17 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 )
 def test_running_out_is_told_by_type_or_words(error: Exception, memory: bool) -> None:
     assert is_out_of_memory(error) is memory
+
+
+def test_only_running_statistics_are_copied_and_taken_back() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(2), FrozenBatchNorm2d(2))
+    rollback = Rollback(model, torch.device("cpu"))
+    rollback.save()
+    for buffer in model.buffers():
+        buffer.fill_(5)
+    rollback.restore()
+    assert [float(buffer.max()) for buffer in model[0].buffers()] == [0, 1, 0]
+    assert all(bool((buffer == 5).all()) for buffer in model[1].buffers())
 
 
 def test_the_optimisers_memory_is_there_before_its_first_step() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum
+from torch.utils._pytree import tree_leaves
+from torchvision.models import WeightsEnum, detection
 
 from tests.models import decided
 from vqc.config import TrainConfig
@@ -18,9 +22,15 @@ from vqc.models.checkpoint import ModelInfo, load_model, save_model
 from vqc.models.registry import ARCHITECTURES, check_model
 
 LIGHT = {"fcos_tiny", "ssdlite320_mobilenet_v3_large"}
-EVERY = pytest.mark.parametrize(
-    "name", [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
-)
+
+
+def every(names: Iterable[str]) -> pytest.MarkDecorator:
+    cases = [name if name in LIGHT else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("name", cases)
+
+
+EVERY = every(ARCHITECTURES)
+EVERY_PRETRAINED = every(name for name, found in ARCHITECTURES.items() if found.backbone_weights)
 SIZE = (64, 96)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -114,6 +124,84 @@ def test_a_model_begun_from_a_backbone_is_read_back_without_the_network(
     )
     back, _ = load_model(tmp_path / "best")
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in back.state_dict().items())
+
+
+# Mixed precision
+
+
+@pytest.fixture
+def float_inputs(monkeypatch: pytest.MonkeyPatch) -> set[torch.dtype]:
+    """The number formats that losses on boxes and non-maximum suppression are given."""
+    seen: set[torch.dtype] = set()
+
+    def spied(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def spy(*inputs: Any, **options: Any) -> Tensor:
+            seen.update(one.dtype for one in inputs if isinstance(one, Tensor) and one.is_floating_point())
+            return plain(*inputs, **options)
+
+        return spy
+
+    for module, name in (
+        (nn.functional, "l1_loss"),
+        (nn.functional, "smooth_l1_loss"),
+        (detection.fcos, "generalized_box_iou_loss"),
+        (detection._utils, "generalized_box_iou_loss"),
+        (torchvision.ops.boxes, "batched_nms"),
+    ):
+        monkeypatch.setattr(module, name, spied(getattr(module, name)))
+    return seen
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """Boxes as they were decoded, each with the exact ones of the same regression."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def spied(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def spy(coder: object, regression: Tensor, anchors: Tensor) -> Tensor:
+            found = plain(coder, regression, anchors)
+            pairs.append((found.detach(), plain(coder, regression.detach().double(), anchors.double())))
+            return found
+
+        return spy
+
+    for coder, name in ((detection._utils.BoxCoder, "decode_single"), (detection._utils.BoxLinearCoder, "decode")):
+        monkeypatch.setattr(coder, name, spied(getattr(coder, name)))
+    return pairs
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_boxes_and_their_losses_are_float32_under_autocast(
+    name: str, dtype: torch.dtype, float_inputs: set[torch.dtype], decoded: list[tuple[Tensor, Tensor]]
+) -> None:
+    model = build_detector(config(name), num_classes=2)
+    with torch.autocast("cpu", dtype=dtype):
+        losses = train_step(model, 2, 0)
+        answers = model.eval()(pictures(2))
+    assert all(math.isfinite(value) for value in losses.values())
+    assert {tensor.dtype for answer in answers for tensor in answer.values()} == {torch.float32, torch.int64}
+    assert float_inputs == {torch.float32}
+    assert decoded
+    for found, exact in decoded:
+        assert float((found - exact).abs().max()) < 0.05  # pixels; bfloat16 steps by 0.5 beyond 64
+
+
+# Normalisation
+
+
+@EVERY_PRETRAINED
+def test_an_image_is_trained_alike_with_any_others_where_weights_are_pretrained(name: str) -> None:
+    """All norms are in training mode; in double precision, because an untrained network magnifies rounding."""
+    model: Any = build_detector(config(name, weights="backbone"), num_classes=2, load_backbone=False).double()
+    heads = [model.rpn.head, model.roi_heads.box_head] if hasattr(model, "rpn") else [model.head]
+    answers = []
+    for count in (1, 3):
+        maps = model.backbone(pictures(3)[:count].double() / 255)
+        given = [list(maps.values()), next(iter(maps.values()))[:, :, :7, :7]]
+        answers.append([maps, *(head(one) for head, one in zip(heads, given, strict=False))])
+    for one, among in zip(*map(tree_leaves, answers), strict=True):
+        torch.testing.assert_close(one[0], among[0])
 
 
 # Weights at the start
