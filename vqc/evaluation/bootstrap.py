@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 
 class Interval(Record):
-    """A two-sided 95 % confidence interval."""
+    """A two-sided confidence interval, of 95 % unless another level is named."""
 
     low: float
     high: float
@@ -72,18 +72,21 @@ def score_intervals(split: Split, detections: Sequence[Detections]) -> ScoreInte
 
 
 def score_difference(
-    split: Split, ours: Sequence[Detections], theirs: Sequence[Detections], *, metric: Metric
+    split: Split, ours: Sequence[Detections], theirs: Sequence[Detections], *, metric: Metric, level: float = 0.025
 ) -> Difference | None:
-    """How much better one detector is than another on the same split; None if the score cannot be computed."""
+    """How much better one detector is than another on the same split; None if the score cannot be computed.
+
+    ``level``: the probability, 0..0.5, on either side of the interval.
+    """
     column, parts = METRICS.index(metric), len(parts_of(split).good)
     first, second = (resampled_scores(split, found, resamples=RESAMPLES)[:, column] for found in (ours, theirs))
     gaps = first - second
     if np.isnan(gaps[0]):
         return None
-    return Difference(value=float(gaps[0]), interval=_interval(gaps, parts), parts=parts)
+    return Difference(value=float(gaps[0]), interval=_interval(gaps, parts, level), parts=parts)
 
 
-def _interval(values: Floats, parts: int) -> Interval | None:
+def _interval(values: Floats, parts: int, level: float = 0.025) -> Interval | None:
     """The bias-corrected interval of the value [0] and its resamples [1:]; None if there are too few parts."""
     from scipy.stats import norm
 
@@ -92,7 +95,7 @@ def _interval(values: Floats, parts: int) -> Interval | None:
         return None
     below = ((known < value).mean() + (known <= value).mean()) / 2
     bias = norm.ppf(np.clip(below, 1 / len(known), 1 - 1 / len(known)))
-    low, high = np.quantile(known, norm.cdf(2 * bias + norm.ppf((0.025, 0.975))))
+    low, high = np.quantile(known, norm.cdf(2 * bias + norm.ppf((level, 1 - level))))
     return Interval(low=float(low), high=float(high))
 
 

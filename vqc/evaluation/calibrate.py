@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vqc.data.dataset import Data
+from vqc.data.dataset import Data, Split
 from vqc.evaluation.calibration_fit import (
     CalibrationErrors,
     Choice,
@@ -21,6 +21,8 @@ from vqc.evaluation.image_metrics import Verdicts, part_verdicts
 from vqc.evaluation.intervals import confidence_of, parts_needed, percent
 from vqc.evaluation.operating_point import Goal, check_parts, choose_operating_point
 from vqc.inference.calibration import Calibration, OperatingPoint, apply_curves
+from vqc.inference.detections import Detections
+from vqc.inference.predictor import Predictor
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import load_model
 
@@ -61,45 +63,55 @@ def calibrate(
     check_parts(data.val, goal, command=f"vqc calibrate --model {model_path} --data {data.root}")
     predictor = torch_predictor(*load_model(model_path))
     check_categories(model_path, predictor, data)
-    found = {}
-    for split in (split for split in (data.val, data.test) if split is not None):
-        on_step(f"finding defects on {len(split.images)} images of {split.name}")
-        found[split.name] = detections_on(predictor, data, split.name)
-    choice = choose_curves(samples_of(data.val, found["val"]))
-    on_val = [replace(one, scores=apply_curves(choice.curves, one.scores, one.labels)) for one in found["val"]]
-    point = choose_operating_point(data.val, on_val, goal=goal)
-    calibration = Calibration(
-        model_file=model_path.name,
-        weights_sha256=predictor.weights_sha256,
-        data_fingerprint=data.fingerprint,
-        categories=tuple((category.id, category.name) for category in data.categories),
-        method=choice.method,
-        curves=choice.curves,
-        operating_point=point,
-    )
+    on_step(f"finding defects on {len(data.val.images)} images of val")
+    calibration, choice = fit_calibration(predictor, model_path.name, data, goal=goal)
     on_test = None
     if data.test is not None:
-        samples = samples_of(data.test, found["test"])
-        after = samples.calibrated(choice.curves)
-        on_test = OnTest(
-            before=errors(samples),
-            after=errors(after),
-            bins_before=reliability(samples),
-            bins_after=reliability(after),
-            verdicts=part_verdicts(
-                data.test, [calibration.calibrated(one) for one in found["test"]], thresholds=calibration.thresholds
-            ),
-        )
+        on_step(f"finding defects on {len(data.test.images)} images of test")
+        on_test = _on_test(data.test, detections_on(predictor, data, "test"), calibration)
     return CalibrationReport(
         calibration=calibration,
         choice=choice,
         val_images=len(data.val.images),
         on_test=on_test,
-        sentences=(*_promise(point), *_results(point, on_test.verdicts if on_test else None)),
+        sentences=(
+            *promise(calibration.operating_point),
+            *_results(calibration.operating_point, on_test.verdicts if on_test else None),
+        ),
     )
 
 
-def _promise(point: OperatingPoint) -> Iterator[str]:
+def fit_calibration(predictor: Predictor, model_file: str, data: Data, *, goal: Goal) -> tuple[Calibration, Choice]:
+    """Curves and thresholds from the val split, which ``check_parts`` has passed, and how the curves were chosen."""
+    found = detections_on(predictor, data, "val")
+    choice = choose_curves(samples_of(data.val, found))
+    calibrated = [replace(one, scores=apply_curves(choice.curves, one.scores, one.labels)) for one in found]
+    calibration = Calibration(
+        model_file=model_file,
+        weights_sha256=predictor.weights_sha256,
+        data_fingerprint=data.fingerprint,
+        categories=predictor.categories,
+        method=choice.method,
+        curves=choice.curves,
+        operating_point=choose_operating_point(data.val, calibrated, goal=goal),
+    )
+    return calibration, choice
+
+
+def _on_test(split: Split, found: Sequence[Detections], calibration: Calibration) -> OnTest:
+    samples = samples_of(split, found)
+    after = samples.calibrated(calibration.curves)
+    calibrated = [calibration.calibrated(one) for one in found]
+    return OnTest(
+        before=errors(samples),
+        after=errors(after),
+        bins_before=reliability(samples),
+        bins_after=reliability(after),
+        verdicts=part_verdicts(split, calibrated, thresholds=calibration.thresholds),
+    )
+
+
+def promise(point: OperatingPoint) -> Iterator[str]:
     """What the threshold promises about new parts."""
     goal, total = percent(point.max_escape), point.escape.total
     if not point.reached:
