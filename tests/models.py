@@ -30,13 +30,15 @@ def picture(seed: int, size: tuple[int, int] = SIZE) -> Pixels:
     return np.asarray(cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_CUBIC))
 
 
-def decided(name: str, size: tuple[int, int]) -> tuple[nn.Module, ModelInfo]:
+def decided(
+    name: str, size: tuple[int, int], *, categories: tuple[tuple[int, str], ...] = CATEGORIES
+) -> tuple[nn.Module, ModelInfo]:
     """A detector with random weights that nevertheless has opinions: activations normalised, scores that differ.
 
     As initialised, deep ones return hundreds of boxes of one score, and which of them are kept is chance.
     """
     config = TrainConfig(model=name, weights="none", image_size=size)
-    model = build_detector(config, num_classes=len(CATEGORIES))
+    model = build_detector(config, num_classes=len(categories))
     pictures = torch.from_numpy(np.stack([picture(seed, size) for seed in range(4)])).permute(0, 3, 1, 2)
     target = {"boxes": torch.tensor([[10.0, 10.0, 60.0, 50.0]]), "labels": torch.tensor([1])}
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -50,7 +52,7 @@ def decided(name: str, size: tuple[int, int]) -> tuple[nn.Module, ModelInfo]:
             model.train()(pictures, [target] * 4)
         for weights in heads:
             weights += 2 * torch.randn_like(weights) * weights.std()
-    info = ModelInfo(config=config, categories=CATEGORIES, fingerprint="f" * 64, epoch=3)
+    info = ModelInfo(config=config, categories=categories, fingerprint="f" * 64, epoch=3)
     return model.eval(), info
 
 

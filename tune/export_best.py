@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from tune.model_card import Evidence
     from tune.promote import Promotion
+    from vqc.evaluation.intervals import Rate
+    from vqc.evaluation.operating_point import Goal
 
 UNREGISTERED = 1
 INTERRUPTED = 130
@@ -59,7 +61,19 @@ def _parser() -> argparse.ArgumentParser:
         help="where the bundle goes (default: promoted/<search>-<trial> in results)",
     )
     parser.add_argument("--mlflow", metavar="URI", help="MLflow's database or server (default: mlflow.db in results)")
-    parser.add_argument("--force", action="store_true", help="make it the champion without a comparison")
+    parser.add_argument(
+        "--max-escape",
+        type=float,
+        metavar="SHARE",
+        help="largest share of the defective parts that may pass (default: 0.01, or the lowest that val can promise)",
+    )
+    parser.add_argument(
+        "--confidence",
+        type=float,
+        metavar="C",
+        help="confidence, such as 0.95, that the escape rate is not higher (default: it is not higher on average)",
+    )
+    parser.add_argument("--force", action="store_true", help="make it the champion whatever the comparison says")
     return parser
 
 
@@ -78,10 +92,20 @@ def _promoted(asked: argparse.Namespace, words: Sequence[str]) -> Promotion:
         tracking_uri=asked.mlflow or default_uri(results),
         bundle=asked.bundle,
         data_root=asked.data,
+        goal=_goal(asked),
         force=asked.force,
         command=runnable(shlex.join(["python", "tune/export_best.py", *map(redacted, words)])),
         on_step=_write,
     )
+
+
+def _goal(asked: argparse.Namespace) -> Goal | None:
+    from vqc.evaluation.operating_point import USUAL_ESCAPE, Goal, check_shares
+
+    check_shares({"--max-escape": asked.max_escape, "--confidence": asked.confidence})
+    if asked.max_escape is None and asked.confidence is None:
+        return None
+    return Goal(max_escape=asked.max_escape or USUAL_ESCAPE, confidence=asked.confidence)
 
 
 def _search(results: Path, name: str | None) -> Path:
@@ -113,15 +137,22 @@ def _summary(promotion: Promotion) -> RenderableType:
 
     from tune.history.queries import configuration, count_text
     from tune.reporting.console import sheet
+    from vqc.evaluation.intervals import percent
 
     evidence, verdict, parity = promotion.evidence, promotion.verdict, promotion.evidence.parity
     images, version = f"{parity.images} val images", f", version {verdict.version}" if verdict.version else ""
     compared = f"{count_text(parity.detections, 'detection')} on {images}, {parity.unmatched} without a partner"
     if parity.worst_score_difference is not None:
         compared += f", scores at most {parity.worst_score_difference:.1g} apart"
+    point = evidence.calibration.operating_point
+    sentences = [("promise", f"at most {percent(point.max_escape)} escapes" + _sure(point.confidence))]
+    if evidence.tested is not None:
+        sentences += [(name, _rate(rate)) for name, rate in (("escape", evidence.tested.record.per_part.escape),
+                      ("overkill", evidence.tested.record.per_part.overkill))]  # fmt: skip
     rows = [
         ("trial", f"{evidence.search}, trial {evidence.trial.number}, epoch {evidence.info.epoch}"),
         ("values", configuration(evidence.trial.params) or "the default configuration"),
+        *sentences,
         ("parity", compared if parity.detections else f"nothing found to compare on {images}"),
         *((name, f"p50 {time.p50_ms:.1f} ms, p95 {time.p95_ms:.1f} ms") for name, time in evidence.latency.items()),
         ("size", f"{evidence.onnx_bytes / 1e6:.1f} MB"),
@@ -134,8 +165,24 @@ def _summary(promotion: Promotion) -> RenderableType:
         commands = [("next", as_typed(evidence.command))]
     else:
         train = as_typed(f"vqc train --config {short_path(promotion.bundle / 'train_config.json')}")
-        commands = [("next", train), ("read", short_path(promotion.bundle / "model_card.md"))]
+        page = "model_card.md" if evidence.tested is None else "signoff.html"
+        commands = [("next", train), ("sign" if evidence.tested else "read", short_path(promotion.bundle / page))]
     return Group(_figures(evidence), sheet("Promoted", rows, commands))
+
+
+def _sure(confidence: float | None) -> str:
+    from vqc.evaluation.intervals import percent
+
+    return ", on average" if confidence is None else f" with {percent(confidence)} confidence"
+
+
+def _rate(rate: Rate) -> str:
+    from vqc.evaluation.intervals import percent
+
+    text = f"{rate.count} of {rate.total} on test"
+    if rate.low is None or rate.high is None:
+        return text
+    return f"{text}, 95 % interval {percent(rate.low)} to {percent(rate.high)}"
 
 
 def _figures(evidence: Evidence) -> RenderableType:

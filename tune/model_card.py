@@ -12,12 +12,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tune.history.queries import configuration, count_text, metric_name
+from tune.history.queries import best_scores, configuration, count_text, default_trial, metric_name
 from tune.history.table import Table, Trial
 from vqc.config import shipped_settings
 from vqc.data.dataset import Data
 from vqc.epoch import Scores
+from vqc.evaluation.calibrate import promise
+from vqc.evaluation.evaluate import Evaluated
+from vqc.evaluation.intervals import percent
 from vqc.files import write_atomically
+from vqc.inference.calibration import Calibration
+from vqc.inference.detections import Detections
 from vqc.inference.latency import Latency
 from vqc.inference.parity import ParityReport
 from vqc.models.checkpoint import ModelInfo
@@ -38,8 +43,10 @@ class Evidence:
         info: of its best checkpoint.
         data: what it was trained and measured on.
         val: measured again, in the data type of the training.
-        test: in float32, as exported; None without a test split.
-        default_val, default_test: of the default configuration's trial; None where unknown.
+        on_val: detections on val with calibrated scores.
+        calibration: with the operating point.
+        tested: everything measured on test in float32, as exported; None without a test split.
+        default_test: of the default configuration's trial; None where unknown.
         precision: data type of the training and of ``val``.
         latency: runtime and device, as "onnxruntime, CPU, 1 thread" -> its figures.
         onnx_bytes: size of the exported file.
@@ -53,8 +60,9 @@ class Evidence:
     info: ModelInfo
     data: Data
     val: Scores
-    test: Scores | None
-    default_val: Scores | None
+    on_val: tuple[Detections, ...]
+    calibration: Calibration
+    tested: Evaluated | None
     default_test: Scores | None
     precision: str
     parity: ParityReport
@@ -67,6 +75,17 @@ class Evidence:
     def metric(self) -> str:
         """What the search maximised."""
         return self.table.metric
+
+    @property
+    def test(self) -> Scores | None:
+        """COCO scores on test; None without a test split."""
+        return self.tested.record.coco if self.tested else None
+
+    @property
+    def default_val(self) -> Scores | None:
+        """The best scores of the default configuration in the journal; None where it is not there."""
+        default = default_trial(self.table)
+        return None if default is None else best_scores(default, self.metric)
 
     @property
     def remark(self) -> str | None:
@@ -92,7 +111,13 @@ class Evidence:
             for runtime, latency in self.latency.items()
             for point in ("p50_ms", "p95_ms")
         }
-        return {name: value for name, value in {**known, **times}.items() if value is not None}
+        rates = (
+            {"escape": self.tested.record.per_part.escape, "overkill": self.tested.record.per_part.overkill}
+            if self.tested
+            else {}
+        )
+        signed = {f"test_{name}": rate.value for name, rate in rates.items()}
+        return {name: value for name, value in {**known, **signed, **times}.items() if value is not None}
 
 
 def write_texts(folder: Path, evidence: Evidence) -> None:
@@ -125,6 +150,8 @@ def _metrics(evidence: Evidence, now: datetime) -> dict[str, Any]:
         "val": scores["val"],
         "test": scores["test"],
         "default": {"val": scores["default_val"], "test": scores["default_test"]},
+        "operating_point": evidence.calibration.operating_point.model_dump(mode="json"),
+        "test_per_part": evidence.tested.record.per_part.model_dump(mode="json") if evidence.tested else None,
         "precision": {"val": evidence.precision, "test": "float32"},
         "data": evidence.data.summary(),
         "parity": {**asdict(evidence.parity), "passed": evidence.parity.passed},
@@ -148,7 +175,8 @@ def markdown_card(evidence: Evidence, now: datetime) -> str:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"config": configuration, "count": count_text, "number": _number, "text": _escaped}
+    environment.filters |= {"config": configuration, "count": count_text, "text": _escaped}
+    environment.filters |= {"number": _number, "percent": percent}
     return environment.get_template(TEMPLATE.name).render(
         e=evidence,
         data=evidence.data,
@@ -156,6 +184,8 @@ def markdown_card(evidence: Evidence, now: datetime) -> str:
         info=evidence.info,
         now=now,
         overall=OVERALL,
+        promise=list(promise(evidence.calibration.operating_point)),
+        rates=evidence.tested.record.per_part if evidence.tested else None,
         versions={**evidence.table.header.versions, **evidence.versions},
     )
 

@@ -1,23 +1,23 @@
-"""The promotion of a search's best trial: measured again, exported, and compared with the champion.
+"""The promotion of a search's best trial: measured again, calibrated, exported, and compared with the champion.
 
 Reads the journal and the trial's best checkpoint; writes the bundle ``results/promoted/<search>-<trial>/`` and a
-version of the model ``vqc-detector`` in MLflow's registry.
+version of the model ``vqc-detector`` in MLflow's registry. Val chooses the operating point, test is measured once.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
 from uuid import uuid4
 
 import torch
 from torch import nn
 
+from tune.champion import Newcomer, Verdict, judge, register
 from tune.history import queries
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
@@ -29,8 +29,15 @@ from vqc.data.dataset import Data, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import ModelError, SearchError
+from vqc.evaluation.calibrate import fit_calibration
 from vqc.evaluation.coco_metrics import coco_scores, detect
+from vqc.evaluation.evaluate import evaluate
+from vqc.evaluation.operating_point import Goal, check_parts, usual_goal
+from vqc.evaluation.sign_off import detections_content
+from vqc.files import write_atomically, write_json
 from vqc.hardware.precision import Precision, choose_precision
+from vqc.inference.bundle import REFERENCE, choose_golden, reference_stats, write_golden, write_manifest
+from vqc.inference.calibration import save_calibration
 from vqc.inference.latency import Latency, measure_latency, one_core_spared
 from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
@@ -38,11 +45,12 @@ from vqc.inference.parity import ParityReport, check_parity
 from vqc.inference.torch_backend import torch_predictor
 from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
+from vqc.reporting.sign_off_page import sign_off_page
 from vqc.results import cache_folder
-from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError, default_artifacts
+from vqc.tracking.mlflow_client import Point, Tracker, TrackingError, default_artifacts
+from vqc.tracking.mlflow_model import write_mlflow_model
 from vqc.training.loop import backend_settings
 
-MODEL_NAME = "vqc-detector"
 PARITY_IMAGES = 20
 LATENCY_IMAGES = 8
 MEASURED_BY = ("torch", "torchvision", "onnx", "onnxruntime", "vqc-tune")
@@ -50,26 +58,6 @@ MEASURED_BY = ("torch", "torchvision", "onnx", "onnxruntime", "vqc-tune")
 # The same weights on the same machine give the same scores: exactly on a CPU but for the order of sums, which the
 # number of threads decides. On a GPU cuDNN chooses its algorithms by timing them, and half precision ties more often.
 SAME_SCORE_CPU, SAME_SCORE_GPU = 1e-6, 5e-3
-
-Decision: TypeAlias = Literal["first", "better", "forced", "kept", "incomparable", "already", "unregistered"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether the newcomer is the champion now, and why, in one sentence.
-
-    ``first``, ``better`` and ``forced`` made it the champion; ``already``: it was; ``kept`` and ``incomparable``: the
-    old champion stays; ``unregistered``: the registry could not be reached, or refused.
-    """
-
-    decision: Decision
-    reason: str
-    version: str | None = None
-
-    @property
-    def champion(self) -> bool:
-        """Whether this detector has the alias now."""
-        return self.decision in ("first", "better", "forced", "already")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +76,12 @@ def promote(
     tracking_uri: str,
     bundle: Path | None = None,
     data_root: Path | None = None,
+    goal: Goal | None = None,
     force: bool = False,
     command: str = "",
     on_step: Callable[[str], None] = lambda text: None,
 ) -> Promotion:
-    """Measure, export, bundle and register the best trial of a search.
+    """Measure, calibrate, export, compare, bundle and register the best trial of a search, in this order.
 
     Args:
         folder: of the search.
@@ -100,33 +89,37 @@ def promote(
         tracking_uri: of MLflow; may hold a password.
         bundle: folder of the bundle; None: ``promoted/<search>-<trial>`` in the results. A bundle there is replaced.
         data_root: where the search's data is now; None: where it was.
-        force: make it the champion without a comparison.
+        goal: the escape rate to promise; None: the usual one, or the lowest that val can promise.
+        force: make it the champion whatever the comparison says.
         command: that was typed, for the model card.
         on_step: called with a few words before each step.
 
     Raises:
         SearchError: no finished trial, or the data or a figure is not what the journal says. Nothing is written.
-        DataError: the data cannot be used.
+        DataError: the data cannot be used, or val has too few defective parts for the goal.
         ModelError: the checkpoint is damaged, cannot be exported, or ONNX finds something else than torch.
     """
     table = read_table(journal_of(folder))
     trial = _best_trial(table, folder)
     on_step("reading the data")
     bench = _Bench(folder=folder, table=table, data=_same_data(table, folder, data_root), cache=cache_folder(results))
+    goal = goal or usual_goal(bench.data.val)
+    check_parts(bench.data.val, goal, command=queries.export_command(folder.name))
     model, info = bench.load(trial)
     bundle = _free(bundle or results / "promoted" / f"{folder.name}-{trial.number:03d}")
     draft = bundle.with_name(f".{bundle.name}.{uuid4().hex[:8]}.tmp")
+    registry = _Registry(uri=tracking_uri, results=results, journal=journal_of(folder))
     try:
         with one_core_spared():
-            evidence = _measured(bench, trial, model, info, draft=draft, command=command, on_step=on_step)
-        save_model(draft / "model.safetensors", model.cpu(), info)
-        write_texts(draft, evidence)
+            evidence = _measured(bench, trial, model, info, goal=goal, draft=draft, command=command, on_step=on_step)
+            on_step("comparing with the champion")
+            verdict = registry.judge(evidence, force=force)
+            _write_rest(draft, evidence, verdict)
         _put_in_place(draft, bundle)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    on_step("asking the registry")
-    verdict = _register(bundle, evidence, folder=folder, results=results, uri=tracking_uri, force=force)
-    return Promotion(bundle=bundle, evidence=evidence, verdict=verdict)
+    on_step("registering")
+    return Promotion(bundle=bundle, evidence=evidence, verdict=registry.register(bundle, evidence, verdict))
 
 
 def _best_trial(table: Table, folder: Path) -> Trial:
@@ -204,17 +197,14 @@ class _Bench:
             found = detect(model, batches, images.split, size=config.image_size, precision=precision)
         return coco_scores(images.split, found)
 
-    def export(
-        self, model: nn.Module, info: ModelInfo, path: Path, *, precision: Precision
-    ) -> tuple[ParityReport, Mapping[str, Latency]]:
-        """Write the ONNX file, compare it with torch, and time both.
+    def export(self, model: nn.Module, info: ModelInfo, path: Path) -> tuple[ParityReport, Latency]:
+        """Write the ONNX file, compare it with torch, and time it.
 
         Raises:
             ModelError: they do not find the same.
         """
         fitted = FittedImages(self.data, "val", size=info.config.image_size, cache=self.cache)
         pictures = [read_image(record) for record in self.data.val.images[:LATENCY_IMAGES]]
-        on_torch = measure_latency(torch_predictor(model, info, precision=precision), pictures)
         export_onnx(model.cpu(), info, path)
         exported, exact = open_predictor(path), Precision(device=torch.device("cpu"), dtype=torch.float32)
         images = [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))]
@@ -225,8 +215,7 @@ class _Bench:
                 f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} "
                 "apart"
             )
-        on_onnx = measure_latency(exported, pictures)
-        return parity, {f"torch, {on_torch.device}": on_torch, f"onnxruntime, {on_onnx.device}": on_onnx}
+        return parity, measure_latency(exported, pictures)
 
 
 def _measured(
@@ -235,32 +224,31 @@ def _measured(
     model: nn.Module,
     info: ModelInfo,
     *,
+    goal: Goal,
     draft: Path,
     command: str,
     on_step: Callable[[str], None],
 ) -> Evidence:
-    """All figures of the detector; its ONNX file is written into the draft on the way."""
-    data, table = bench.data, bench.table
+    """All figures of the detector; weights, calibration and ONNX file are written into the draft on the way."""
+    data, table, weights = bench.data, bench.table, draft / "model.safetensors"
     precision = choose_precision(info.config)
-    exact = Precision(device=precision.device, dtype=torch.float32)
     on_step(f"trial {trial.number} on {len(data.val.images)} val images")
     val = bench.scores(model, info, "val", precision=precision)
     _check_score(val, table, trial, precision)
-    test = None
+    save_model(weights, model, info)
+    on_step(f"choosing the threshold for {goal}")
+    predictor = torch_predictor(model, info)
+    calibration, _, on_val = fit_calibration(predictor, weights.name, data, goal=goal)
+    save_calibration(weights, calibration)
+    tested = None
     if data.test is not None:
-        on_step(f"trial {trial.number} on {len(data.test.images)} test images")
-        test = bench.scores(model, info, "test", precision=exact)
-    default, default_test = queries.default_trial(table), None
-    if default is trial:
-        default_test = test
-    elif default is not None and data.test is not None:
-        on_step(f"the default configuration, trial {default.number}, on {len(data.test.images)} test images")
-        try:
-            default_test = bench.scores(*bench.load(default), "test", precision=exact)
-        except ModelError as error:  # such as of a search by version 1, which did not keep it
-            on_step(f"  not measured: {error.what}")
+        tested = evaluate(weights, data, split="test", command=command, on_step=on_step)
+    default_test = tested.record.coco if tested and queries.default_trial(table) is trial else None
+    default_test = default_test or _default_on_test(bench, trial, precision.device, on_step)
     on_step("exporting to ONNX, comparing and timing")
-    parity, latency = bench.export(model, info, draft / "model.onnx", precision=precision)
+    parity, on_onnx = bench.export(model, info, draft / "model.onnx")
+    on_torch = [tested.record.latency] if tested else []
+    latency = {f"torch, {one.device}": one for one in on_torch} | {f"onnxruntime, {on_onnx.device}": on_onnx}
     return Evidence(
         search=bench.folder.name,
         table=table,
@@ -268,8 +256,9 @@ def _measured(
         info=info,
         data=data,
         val=val,
-        test=test,
-        default_val=None if default is None else queries.best_scores(default, table.metric),
+        on_val=tuple(on_val),
+        calibration=calibration,
+        tested=tested,
         default_test=default_test,
         precision=str(precision.dtype).removeprefix("torch."),
         parity=parity,
@@ -278,6 +267,46 @@ def _measured(
         versions={package: importlib.metadata.version(package) for package in MEASURED_BY},
         command=command,
     )
+
+
+def _default_on_test(
+    bench: _Bench, trial: Trial, device: torch.device, on_step: Callable[[str], None]
+) -> Scores | None:
+    """Test figures of the default configuration's own checkpoint, in float32; None where there are none."""
+    default, test = queries.default_trial(bench.table), bench.data.test
+    if default is None or default is trial or test is None:
+        return None
+    on_step(f"the default configuration, trial {default.number}, on {len(test.images)} test images")
+    try:
+        return bench.scores(*bench.load(default), "test", precision=Precision(device=device, dtype=torch.float32))
+    except ModelError as error:  # such as of a search by version 1, which did not keep it
+        on_step(f"  not measured: {error.what}")
+        return None
+
+
+def _write_rest(draft: Path, evidence: Evidence, verdict: Verdict) -> None:
+    """Everything of the bundle but the weights, the calibration and the ONNX file; the manifest last."""
+    data, tested = evidence.data, evidence.tested
+    photographs = [read_image(record) for record in data.val.images]
+    highest = [float(one.scores.max(initial=0.0)) for one in evidence.on_val]
+    write_json(draft / REFERENCE, reference_stats(photographs, highest).model_dump(mode="json"))
+    golden = choose_golden([(record.path, record.defective) for record in data.val.images])
+    write_golden(draft, golden, open_predictor(draft / "model.onnx"))
+    write_mlflow_model(draft, example=min(golden, key=lambda path: path.stat().st_size))
+    if tested is not None:
+        write_json(draft / "trade_off.json", tested.record.trade_off.model_dump(mode="json"))
+        write_json(draft / "detections.json", detections_content(tested, evidence.calibration))
+        page = sign_off_page(
+            tested,
+            evidence.calibration,
+            name=f"{evidence.search}, trial {evidence.trial.number}",
+            decision="may replace the champion" if verdict.champion else "does not replace the champion",
+            reason=verdict.reason,
+            comparison=verdict.comparison,
+        )
+        write_atomically(draft / "signoff.html", page.encode())
+    write_texts(draft, evidence)
+    write_manifest(draft)
 
 
 def _check_score(val: Scores, table: Table, trial: Trial, precision: Precision) -> None:
@@ -306,35 +335,51 @@ def _put_in_place(draft: Path, bundle: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _register(bundle: Path, evidence: Evidence, *, folder: Path, results: Path, uri: str, force: bool) -> Verdict:
-    """Make the bundle a version of the model, and the champion where ``judge`` says so."""
-    header = evidence.table.header
-    try:
-        # The server may have been away during the search: now the trial's run exists.
-        Mirror(journal_of(folder), uri, artifacts=default_artifacts(results)).catch_up(cut_short=False)
-        tracker = Tracker(uri, artifacts=default_artifacts(results))
-        runs = tracker.runs({"vqc.search_id": header.search_id, "vqc.trial": str(evidence.trial.number)})
-        verdict = judge(evidence, tracker.champion(MODEL_NAME), force=force)
-        if verdict.decision == "already":
-            return verdict
-        _log_test_figures(tracker, runs[0].run_id, evidence)
-        version = tracker.register(
-            bundle,
-            name=MODEL_NAME,
-            run_id=runs[0].run_id,
-            metrics=evidence.figures(),
-            tags={
-                "vqc.search": evidence.search,
-                "vqc.search_id": header.search_id,
-                "vqc.trial": str(evidence.trial.number),
-                "vqc.data_fingerprint": evidence.data.fingerprint,
-                "vqc.decision": verdict.decision,
-            },
-            champion=verdict.champion,
+@dataclass(frozen=True, kw_only=True)
+class _Registry:
+    """MLflow's registry, as the promotion uses it: asked before the bundle is finished, written after."""
+
+    uri: str
+    results: Path
+    journal: Path
+
+    def judge(self, evidence: Evidence, *, force: bool) -> Verdict:
+        """``tune.champion.judge``, or ``unregistered`` where the registry cannot be reached."""
+        newcomer = Newcomer(
+            search_id=evidence.table.header.search_id,
+            trial=evidence.trial.number,
+            data=evidence.data,
+            calibration=evidence.calibration,
+            tested=evidence.tested,
         )
-    except TrackingError as error:
-        return Verdict(decision="unregistered", reason=error.what)
-    return Verdict(decision=verdict.decision, reason=verdict.reason, version=version)
+        try:
+            return judge(newcomer, self._tracker(), force=force)
+        except TrackingError as error:
+            return Verdict(decision="unregistered", reason=error.what)
+
+    def register(self, bundle: Path, evidence: Evidence, verdict: Verdict) -> Verdict:
+        """The bundle as a version of the model, and as champion where the verdict says so."""
+        if verdict.decision in ("already", "unregistered"):
+            return verdict
+        header = evidence.table.header
+        tags = {
+            "vqc.search": evidence.search,
+            "vqc.search_id": header.search_id,
+            "vqc.trial": str(evidence.trial.number),
+            "vqc.data_fingerprint": evidence.data.fingerprint,
+        }
+        try:
+            # The server may have been away during the search: now the trial's run exists.
+            Mirror(self.journal, self.uri, artifacts=default_artifacts(self.results)).catch_up(cut_short=False)
+            tracker = self._tracker()
+            runs = tracker.runs({name: tags[name] for name in ("vqc.search_id", "vqc.trial")})
+            _log_test_figures(tracker, runs[0].run_id, evidence)
+            return register(bundle, verdict, tracker, run_id=runs[0].run_id, metrics=evidence.figures(), tags=tags)
+        except TrackingError as error:
+            return replace(verdict, decision="unregistered", reason=error.what)
+
+    def _tracker(self) -> Tracker:
+        return Tracker(self.uri, artifacts=default_artifacts(self.results))
 
 
 def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None:
@@ -347,34 +392,3 @@ def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None
     ]
     with suppress(TrackingError):  # the registry's own call comes next and reports an outage
         tracker.log(run_id, points=points, params={}, tags={})
-
-
-def judge(evidence: Evidence, champion: ChampionInfo | None, *, force: bool) -> Verdict:
-    """Whether the newcomer becomes champion: where there is none, or where it is better on the same test images.
-
-    A tie keeps the champion. Figures of other data prove nothing, and neither do those of val, which chose both.
-    """
-    if champion is None:
-        return Verdict(decision="first", reason="there was no champion yet")
-    identity = (evidence.table.header.search_id, str(evidence.trial.number))
-    if (champion.tags.get("vqc.search_id"), champion.tags.get("vqc.trial")) == identity:
-        return Verdict(decision="already", reason="it is the champion already", version=champion.version)
-    if force:
-        return Verdict(decision="forced", reason=f"--force replaced version {champion.version} by it")
-    name, key = queries.metric_name(evidence.metric), f"test_{evidence.metric}"
-    ours, theirs = evidence.figures().get(key), champion.metrics.get(key)
-    same_data = champion.tags.get("vqc.data_fingerprint") == evidence.data.fingerprint
-    if not same_data or ours is None or theirs is None:
-        why = (
-            f"there is no {name} on test for both"
-            if same_data
-            else f"version {champion.version} was measured on other data"
-        )
-        return Verdict(
-            decision="incomparable",
-            reason=f"{why}, so the two cannot be compared; --force makes this one the champion all the same",
-        )
-    figures = f"{name} {ours:.4f} on test against {theirs:.4f} of version {champion.version}"
-    if ours > theirs:
-        return Verdict(decision="better", reason=figures)
-    return Verdict(decision="kept", reason=f"{figures}: not better")

@@ -20,18 +20,20 @@ from tests.images import edit_json, write_data
 from tests.searches import write_search
 from tune import export_best, promote
 from tune import model_card as bundle
+from tune.champion import MODEL_NAME
 from tune.history.journal import read_table
 from tune.history.queries import default_trial
 from tune.paths import journal_of, trial_folder
-from tune.promote import MODEL_NAME, Promotion, judge
+from tune.promote import Promotion
 from vqc.config import TrainConfig, load_record
 from vqc.data.dataset import load_data, read_image
-from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.inference import latency
+from vqc.inference.bundle import check_bundle
 from vqc.inference.model_file import open_predictor
+from vqc.inference.thresholds import resolve_thresholds
 from vqc.models.checkpoint import load_model, save_model
-from vqc.tracking.mlflow_client import ChampionInfo, Tracker, default_uri
+from vqc.tracking.mlflow_client import Tracker, default_uri
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -83,9 +85,22 @@ def test_the_first_becomes_champion(first: Promotion) -> None:
 
 
 def test_the_bundle_is_whole(first: Promotion) -> None:
-    names = ["metrics.json", "model.onnx", "model.safetensors", "model_card.md", "train_config.json",
-             "train_config.schema.json"]  # fmt: skip
-    assert sorted(path.name for path in first.bundle.iterdir()) == names
+    names = {
+        *(
+            "model.onnx",
+            "model.safetensors",
+            "model.calibration.json",
+            "manifest.json",
+            "golden",
+            "reference_stats.json",
+        ),
+        *("signoff.html", "detections.json", "trade_off.json", "metrics.json", "model_card.md"),
+        *("train_config.json", "train_config.schema.json"),
+        *("MLmodel", "code", "conda.yaml", "python_env.yaml", "requirements.txt"),
+        *("input_example.json", "serving_input_example.json"),
+    }
+    assert {path.name for path in first.bundle.iterdir()} == names
+    check_bundle(first.bundle, open_predictor(first.bundle / "model.onnx"))
     assert [path.name for path in first.bundle.parent.iterdir()] == [first.bundle.name]  # and no draft beside it
     _, info = load_model(first.bundle / "model.safetensors")
     assert info == first.evidence.info
@@ -105,6 +120,60 @@ def test_the_figures_are_those_of_the_journal(first: Promotion) -> None:
     default = default_trial(table)
     assert default is not None
     assert metrics["default"]["val"]["ap50"] == default.best("ap50")[0]
+
+
+def test_the_figures_to_sign_can_be_computed_again(first: Promotion) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "recompute_sign_off.py"
+    found = subprocess.run([sys.executable, str(script), str(first.bundle / "detections.json")], capture_output=True,
+                           text=True, check=True, timeout=120)  # fmt: skip
+    again = json.loads(found.stdout)
+    metrics = json.loads((first.bundle / "metrics.json").read_text(encoding="utf-8"))
+    rates = metrics["test_per_part"]
+    assert again["escape"] == [rates["escape"]["count"], rates["escape"]["total"]]
+    assert again["overkill"] == [rates["overkill"]["count"], rates["overkill"]["total"]]
+    assert again["ap"] == pytest.approx(metrics["test"]["ap"], abs=1e-9)
+    assert again["ap50"] == pytest.approx(metrics["test"]["ap50"], abs=1e-9)
+    page = (first.bundle / "signoff.html").read_text(encoding="utf-8")
+    assert f"{again['escape'][0]} of {again['escape'][1]}" in page
+    assert "may replace the champion: there was no champion yet." in " ".join(page.split())
+
+
+def test_without_a_goal_val_promises_what_it_can(first: Promotion) -> None:
+    point = first.evidence.calibration.operating_point
+    assert (point.escape.total, point.max_escape, point.confidence) == (4, 0.2, None)  # 1 / (4 + 1)
+
+
+def test_a_goal_beyond_val_is_refused_with_the_number_of_parts(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(results, capsys, "demo", "--max-escape", "0.01")
+    assert "val: 4 defective parts, expected at least 99 to promise at most 1.0 % escapes" in said
+    assert "export_best.py demo --max-escape 0.2" in said or "vqc-export-best demo --max-escape 0.2" in said
+    assert "--confidence: got 2, expected" in refused(results, capsys, "demo", "--confidence", "2")
+
+
+def test_mlflow_answers_as_the_bundle_does(first: Promotion) -> None:
+    """By name, as a server would load it; the answer is that of the exported file."""
+    code = (
+        "import json, sys, pandas, mlflow\n"
+        "uri, photograph = sys.argv[1:]\n"
+        "mlflow.set_tracking_uri(uri)\n"
+        "model = mlflow.pyfunc.load_model('models:/vqc-detector@champion')\n"
+        "data = open(photograph, 'rb').read()\n"
+        "graph = mlflow.onnx.load_model('models:/vqc-detector@champion').graph\n"
+        "answer = model.predict(pandas.DataFrame({'image': [data]}))\n"
+        "print(json.dumps([answer, graph.input[0].name, 'torch' in sys.modules]))\n"
+    )
+    record = first.evidence.data.val.images[0]
+    out = subprocess.run([sys.executable, "-c", code, default_uri(results_of(first)), str(record.path)],
+                         capture_output=True, text=True, check=True, timeout=300)  # fmt: skip
+    (answer,), name, loaded_torch = json.loads(out.stdout.splitlines()[-1])
+    predictor = open_predictor(first.bundle / "model.onnx")
+    found = predictor.detect(read_image(record))
+    assert (name, loaded_torch) == ("images", False)
+    assert [row["score"] for row in answer["detections"]] == pytest.approx(found.scores.tolist(), abs=1e-6)
+    thresholds, _ = resolve_thresholds(predictor, given=None)
+    assert answer["verdict"] == ("fail" if len(found.reaching(thresholds)) else "pass")
 
 
 def test_the_default_is_measured_on_test_from_its_own_checkpoint(first: Promotion) -> None:
@@ -163,40 +232,6 @@ def test_again_changes_nothing(first: Promotion, trained: Path) -> None:
     again = promote.promote(trained / "demo", results=results, tracking_uri=default_uri(results))
     assert (again.verdict.decision, again.verdict.version, again.verdict.champion) == ("already", "1", True)
     assert [path.name for path in again.bundle.parent.iterdir()] == [again.bundle.name]
-
-
-def scores(value: float | None) -> Scores:
-    return Scores(ap=value, ap50=value, ap75=value, ar=value, class_ap={})
-
-
-def champion(*, test_ap50: float | None, fingerprint: str, search: str = "another") -> ChampionInfo:
-    metrics = {} if test_ap50 is None else {"test_ap50": test_ap50}
-    tags = {"vqc.data_fingerprint": fingerprint, "vqc.search_id": search, "vqc.trial": "2"}
-    return ChampionInfo(version="7", run_id="r", source="s", metrics=metrics, tags=tags)
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "same_data", "force", "decision"),
-    [
-        (0.6, 0.5, True, False, "better"),
-        (0.5, 0.5, True, False, "kept"),  # a tie
-        (0.4, 0.5, True, False, "kept"),
-        (0.4, 0.5, True, True, "forced"),
-        (0.6, 0.5, False, False, "incomparable"),
-        (0.6, 0.5, False, True, "forced"),
-        (None, 0.5, True, False, "incomparable"),
-        (0.6, None, True, False, "incomparable"),
-    ],
-)
-def test_only_a_better_one_on_the_same_test_images_is_champion(
-    first: Promotion, ours: float | None, theirs: float | None, same_data: bool, force: bool, decision: str
-) -> None:
-    newcomer = replace(first.evidence, test=scores(ours))
-    present = champion(test_ap50=theirs, fingerprint=newcomer.data.fingerprint if same_data else "other")
-    verdict = judge(newcomer, present, force=force)
-    assert verdict.decision == decision
-    assert verdict.champion == (decision in ("better", "forced"))
-    assert "version 7" in verdict.reason or ours is None or theirs is None
 
 
 def test_a_newcomer_that_is_not_better_keeps_the_champion(first: Promotion, trained: Path, tmp_path: Path) -> None:
@@ -298,7 +333,7 @@ def test_without_a_tracker_the_bundle_is_whole(
     assert export_best.main(["--results", str(results), "--mlflow", "http://me:hush@127.0.0.1:9"]) == 1
     said = capsys.readouterr()
     (folder,) = (results / "promoted").iterdir()
-    assert len(list(folder.iterdir())) == 6
+    assert (folder / "manifest.json").is_file()
     assert "newest search with a finished trial: demo" in said.err
     assert "cannot reach MLflow at http://***@127.0.0.1:9" in " ".join(said.out.split())
     assert "next: vqc-export-best" in said.out
@@ -308,13 +343,26 @@ def test_without_a_tracker_the_bundle_is_whole(
     assert "\x1b" not in said.out
 
 
-def test_a_failure_keeps_the_old_bundle(first: Promotion, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "step",
+    [
+        "write_manifest",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("save_model", "save_calibration", "evaluate", "export_onnx", "write_golden",
+                         "write_mlflow_model", "write_json", "sign_off_page", "write_texts")
+        ),
+    ],
+)  # fmt: skip
+def test_a_failure_keeps_the_old_bundle(
+    first: Promotion, trained: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     before = (first.bundle / "metrics.json").read_bytes()
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(promote, "write_texts", fails)
+    monkeypatch.setattr(promote, step, fails)
     with pytest.raises(OSError, match="No space left"):
         promote.promote(trained / "demo", results=results_of(first), tracking_uri=NOWHERE)
     assert (first.bundle / "metrics.json").read_bytes() == before

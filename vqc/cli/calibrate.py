@@ -36,16 +36,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit on val, measure on test, write ``<model>.calibration.json`` and ``calibration.html``."""
     from vqc.data.dataset import load_data
-    from vqc.errors import ConfigError, ModelError
+    from vqc.errors import ModelError
     from vqc.evaluation.calibrate import calibrate
-    from vqc.evaluation.operating_point import Goal
+    from vqc.evaluation.operating_point import Goal, check_shares
     from vqc.files import write_atomically
     from vqc.inference.calibration import calibration_path, save_calibration
     from vqc.reporting.calibration_page import calibration_page
 
-    for flag, value, usual in (("--max-escape", args.max_escape, 0.01), ("--confidence", args.confidence, 0.95)):
-        if value is not None and not 0 < value < 1:
-            raise ConfigError(flag, [f"got {value:g}, expected a number between 0 and 1, such as {usual:g}"])
+    check_shares({"--max-escape": args.max_escape, "--confidence": args.confidence})
     if args.model.suffix == ".onnx":
         weights = args.model.with_suffix(".safetensors")
         raise ModelError(f"{args.model}: expected the weights it was exported from; the calibration serves both",

@@ -64,7 +64,7 @@ def calibrate(
     predictor = torch_predictor(*load_model(model_path))
     check_categories(model_path, predictor, data)
     on_step(f"finding defects on {len(data.val.images)} images of val")
-    calibration, choice = fit_calibration(predictor, model_path.name, data, goal=goal)
+    calibration, choice, _ = fit_calibration(predictor, model_path.name, data, goal=goal)
     on_test = None
     if data.test is not None:
         on_step(f"finding defects on {len(data.test.images)} images of test")
@@ -81,8 +81,14 @@ def calibrate(
     )
 
 
-def fit_calibration(predictor: Predictor, model_file: str, data: Data, *, goal: Goal) -> tuple[Calibration, Choice]:
-    """Curves and thresholds from the val split, which ``check_parts`` has passed, and how the curves were chosen."""
+def fit_calibration(
+    predictor: Predictor, model_file: str, data: Data, *, goal: Goal
+) -> tuple[Calibration, Choice, list[Detections]]:
+    """Curves and thresholds from the val split, which ``check_parts`` has passed.
+
+    Returns:
+        The calibration, how its curves were chosen, and the calibrated detections on val.
+    """
     found = detections_on(predictor, data, "val")
     choice = choose_curves(samples_of(data.val, found))
     calibrated = [replace(one, scores=apply_curves(choice.curves, one.scores, one.labels)) for one in found]
@@ -95,7 +101,7 @@ def fit_calibration(predictor: Predictor, model_file: str, data: Data, *, goal: 
         curves=choice.curves,
         operating_point=choose_operating_point(data.val, calibrated, goal=goal),
     )
-    return calibration, choice
+    return calibration, choice, [calibration.calibrated(one) for one in found]
 
 
 def _on_test(split: Split, found: Sequence[Detections], calibration: Calibration) -> OnTest:

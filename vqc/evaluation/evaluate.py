@@ -91,6 +91,7 @@ class Evaluated:
 
     record: Evaluation
     split: Split
+    raw: tuple[Detections, ...]
     detections: tuple[Detections, ...]  # with the scores as used
     thresholds: Mapping[int, float]
 
@@ -146,7 +147,7 @@ def evaluate(
     )
     if threshold is None and calibration is not None and _chosen_on(judged, data, calibration):
         record = without_intervals(record, "these parts chose the threshold")
-    return Evaluated(record=record, split=judged, detections=tuple(found), thresholds=thresholds)
+    return Evaluated(record=record, split=judged, raw=tuple(raw), detections=tuple(found), thresholds=thresholds)
 
 
 def detections_on(predictor: Predictor, data: Data, split: str) -> list[Detections]:

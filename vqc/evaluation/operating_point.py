@@ -15,14 +15,14 @@ Symbols: P parts, G good parts, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqc.data.dataset import Split
-from vqc.errors import DataError
+from vqc.errors import ConfigError, DataError
 from vqc.evaluation.calibration_fit import FOLDS, folds
 from vqc.evaluation.intervals import parts_needed, percent, tolerated_misses
 from vqc.evaluation.parts import class_scores, parts_of, rejected
@@ -31,6 +31,7 @@ from vqc.inference.detections import Detections
 
 NEVER = 1.0  # a threshold that rejects next to nothing
 SIGNIFICANCE = 0.05
+USUAL_ESCAPE = 0.01
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Ranks = list[tuple[Floats, Floats]]  # per class: scores and their ranks, both rising, at the knots of straight lines
@@ -52,6 +53,28 @@ class Goal:
         return tolerated_misses(parts, self.max_escape, confidence=self.confidence)
 
 
+def check_shares(flags: Mapping[str, float | None]) -> None:
+    """Raise ``ConfigError`` for the first of the flags whose value is no number between 0 and 1."""
+    for flag, value in flags.items():
+        if value is not None and not 0 < value < 1:
+            usual = 0.95 if flag == "--confidence" else USUAL_ESCAPE
+            raise ConfigError(flag, [f"got {value:g}, expected a number between 0 and 1, such as {usual:g}"])
+
+
+def usual_goal(split: Split) -> Goal:
+    """At most 1 % escapes, or the lowest rate that a split with few defective parts can promise."""
+    return Goal(max_escape=max(USUAL_ESCAPE, lowest_escape(split)))
+
+
+def lowest_escape(split: Split, *, confidence: float | None = None) -> float:
+    """The lowest escape rate that the split's defective parts can promise, rounded up to 0.1 %; 1 if there are none."""
+    total = int(parts_of(split).defective.sum())
+    if total == 0:
+        return 1.0
+    possible = 1 / (total + 1) if confidence is None else 1 - (1 - confidence) ** (1 / total)
+    return math.ceil(1000 * possible - 1e-6) / 1000
+
+
 def check_parts(split: Split, goal: Goal, *, command: str) -> None:
     """Raise ``DataError`` if the split has too few defective parts for the goal.
 
@@ -63,8 +86,7 @@ def check_parts(split: Split, goal: Goal, *, command: str) -> None:
     if total == 0:
         raise DataError(f"{split.name}: no part with a defect, expected at least {needed} to choose a threshold")
     if total < needed:
-        possible = 1 / (total + 1) if goal.confidence is None else 1 - (1 - goal.confidence) ** (1 / total)
-        command += f" --max-escape {math.ceil(1000 * possible - 1e-6) / 1000:g}"
+        command += f" --max-escape {lowest_escape(split, confidence=goal.confidence):g}"
         command += "" if goal.confidence is None else f" --confidence {goal.confidence:g}"
         raise DataError(f"{split.name}: {total} defective parts, expected at least {needed} to promise {goal}",
                         command=command)  # fmt: skip

@@ -36,16 +36,16 @@ def evaluation_page(evaluated: Evaluated) -> str:
         record=record,
         escape=record.per_part.escape,
         overkill=record.per_part.overkill,
-        trade_off=both_widths(partial(_trade_off, record)) if record.trade_off.thresholds else [],
+        trade_off=both_widths(partial(trade_off_plot, record)) if record.trade_off.thresholds else [],
         froc=both_widths(partial(_froc, record.froc), HALF_WIDTHS_PX) if record.froc.points else [],
         one_threshold=len(set(record.thresholds.values())) == 1,
-        misses=_pictures(evaluated, record.worst_misses),
-        false_alarms=_pictures(evaluated, record.worst_false_alarms),
+        misses=case_pictures(evaluated, record.worst_misses),
+        false_alarms=case_pictures(evaluated, record.worst_false_alarms),
         confusion_high=max((max(row) for row in record.confusion), default=0),
     )
 
 
-def _trade_off(record: Evaluation, width_px: int) -> str:
+def trade_off_plot(record: Evaluation, width_px: int) -> str:
     """Both rates over the threshold, with their intervals if they have any; a line at each threshold in use."""
     curve, verdicts = record.trade_off, record.per_part
     figure, axes = shares(
@@ -80,7 +80,8 @@ def _froc(curve: Froc, width_px: int) -> str:
     return svg(figure, name=f"froc{width_px}", label="Share of defects found against false alarms per image")
 
 
-def _pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Case, str]]:
+def case_pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Case, str]]:
+    """Each case with the cut-out around it as a ``data:`` URI."""
     pairs = paired(evaluated.split, evaluated.detections)
     by_id = {record.image_id: (record, found.reaching(evaluated.thresholds)) for record, found in pairs}
     return [(case, picture_uri(_cut_out(*by_id[case.image_id], case))) for case in cases]

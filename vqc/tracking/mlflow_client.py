@@ -257,6 +257,13 @@ class Tracker:
                 self._client.set_registered_model_alias(name, CHAMPION, str(version))
         return str(version)
 
+    def download(self, source: str, folder: Path) -> Path:
+        """Copy the files of a model version into a folder; where they are then."""
+        with self._calling():
+            from mlflow.artifacts import download_artifacts
+
+            return Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=self.uri))
+
     def champion(self, name: str) -> ChampionInfo | None:
         """The champion of a registered model; None where there is none."""
         with self._calling():

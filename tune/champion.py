@@ -1,0 +1,120 @@
+"""The champion in MLflow's registry, and whether a promoted trial replaces it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from vqc.data.dataset import Data
+from vqc.errors import ModelError
+from vqc.evaluation.comparison import Comparison, compare
+from vqc.evaluation.evaluate import Evaluated, check_categories, detections_on
+from vqc.evaluation.intervals import percent
+from vqc.inference.calibration import Calibration
+from vqc.inference.model_file import open_predictor
+from vqc.tracking.mlflow_client import ChampionInfo, Tracker
+
+MODEL_NAME = "vqc-detector"
+
+Decision: TypeAlias = Literal["first", "better", "forced", "kept", "incomparable", "already", "unregistered"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether the newcomer is the champion now, and why, in one sentence.
+
+    ``first``, ``better`` and ``forced`` made it the champion; ``already``: it was; ``kept`` and ``incomparable``: the
+    old champion stays; ``unregistered``: the registry could not be reached, or refused.
+    """
+
+    decision: Decision
+    reason: str
+    version: str | None = None
+    comparison: Comparison | None = None
+
+    @property
+    def champion(self) -> bool:
+        """Whether this detector has the alias now."""
+        return self.decision in ("first", "better", "forced", "already")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Newcomer:
+    """A promoted trial as the gate sees it."""
+
+    search_id: str
+    trial: int
+    data: Data
+    calibration: Calibration
+    tested: Evaluated | None  # on test; None without a test split
+
+
+def judge(newcomer: Newcomer, tracker: Tracker, *, force: bool) -> Verdict:
+    """Whether the newcomer becomes champion: where there is none, or where it is better on the same test images.
+
+    The champion is taken from the registry and run on the newcomer's test split. A tie keeps it.
+
+    Raises:
+        TrackingError: the registry cannot be reached.
+    """
+    champion = tracker.champion(MODEL_NAME)
+    if champion is None:
+        return Verdict(decision="first", reason="there was no champion yet")
+    identity = (newcomer.search_id, str(newcomer.trial))
+    if (champion.tags.get("vqc.search_id"), champion.tags.get("vqc.trial")) == identity:
+        return Verdict(decision="already", reason="it is the champion already", version=champion.version)
+    verdict = _compared(newcomer, champion, tracker)
+    if force and verdict.decision != "better":
+        return replace(verdict, decision="forced", reason=f"--force replaced version {champion.version}: "
+                       f"{verdict.reason}")  # fmt: skip
+    return verdict
+
+
+def _compared(newcomer: Newcomer, champion: ChampionInfo, tracker: Tracker) -> Verdict:
+    tested, version = newcomer.tested, f"version {champion.version}"
+    if tested is None:
+        return _incomparable("there is no test split to compare on")
+    with tempfile.TemporaryDirectory() as folder:
+        path = tracker.download(champion.source, Path(folder)) / "model.safetensors"
+        try:
+            predictor = open_predictor(path)
+            check_categories(path, predictor, newcomer.data)
+        except ModelError as error:
+            return _incomparable(f"{version} cannot be used: {error.what}")
+        theirs = predictor.calibration
+        if theirs is None:
+            return _incomparable(f"{version} has no operating point")
+        asked, promised = newcomer.calibration.operating_point, theirs.operating_point
+        found = [predictor.calibrated(one) for one in detections_on(predictor, newcomer.data, "test")]
+    comparison = compare(tested.split, tested.detections, found, thresholds=(tested.thresholds, theirs.thresholds))
+    reason = f"{version}: {comparison.reason}"
+    if asked.max_escape > promised.max_escape:
+        looser = f"it promises {percent(asked.max_escape)} escapes, {version} {percent(promised.max_escape)}"
+        return Verdict(decision="kept", reason=f"{looser}; {comparison.reason}", comparison=comparison)
+    return Verdict(decision="better" if comparison.better else "kept", reason=reason, comparison=comparison)
+
+
+def _incomparable(why: str) -> Verdict:
+    return Verdict(
+        decision="incomparable",
+        reason=f"{why}, so the two cannot be compared; --force makes this one the champion all the same",
+    )
+
+
+def register(
+    bundle: Path, verdict: Verdict, tracker: Tracker, *, run_id: str, metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+) -> Verdict:  # fmt: skip
+    """Make the bundle a version of the model, and last of all the champion where the verdict says so.
+
+    Raises:
+        TrackingError: the registry cannot be reached; the old champion stands.
+    """
+    if verdict.decision == "already":
+        return verdict
+    version = tracker.register(bundle, name=MODEL_NAME, run_id=run_id, metrics=metrics,
+                               tags={**tags, "vqc.decision": verdict.decision}, champion=verdict.champion)  # fmt: skip
+    return replace(verdict, version=version)
