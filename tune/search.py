@@ -88,7 +88,8 @@ def _run(session: Session, machines: Machines, arguments: argparse.Namespace) ->
         stack.callback(journal.close)
         if journal.torn_bytes:
             terminal.write(f"The last line of {path} was incomplete; its {journal.torn_bytes} bytes were removed.\n")
-        console.show(console.plan(settings, session.data.summary(), links), terminal)
+        plan = console.plan(settings, session.data.summary(), links, checkpoints=_checkpoint_bytes(session))
+        console.show(plan, terminal)
         controller = Controller(journal, session.table, folder=folder)
         stack.enter_context(_signals(controller))
         display = Progress(path, stream=terminal, extras=_extras(mirror, machines), trouble=lambda: controller.trouble)
@@ -174,9 +175,20 @@ def _dry_run(session: Session, machines: Machines) -> int:
             command="python tune/search.py --dry-run --config FILE",
         )
     expected = whole_search(session.settings, costs)
-    plan = console.plan(session.settings, session.data.summary(), {}, costs=costs, expected=expected)
+    checkpoints = _checkpoint_bytes(session)
+    summary = session.data.summary()
+    plan = console.plan(session.settings, summary, {}, costs=costs, expected=expected, checkpoints=checkpoints)
     console.show(plan, sys.stdout)
     return 0
+
+
+def _checkpoint_bytes(session: Session) -> tuple[int, int] | None:
+    """Bytes of a trial's state and weights; None where every epoch's are written, as for small detectors on a CPU."""
+    if not session.settings.checkpoint_every_s:
+        return None  # nor is torch imported here
+    from vqc.training.state import checkpoint_bytes
+
+    return checkpoint_bytes(session.settings.train, num_classes=len(session.data.categories))
 
 
 def _share(text: str) -> float | str:

@@ -124,6 +124,9 @@ class SearchSettings(Record):
         None, ge=1, description="CPU threads of a trial; none given: by the number of cores"
     )
     keep_leaders: StrictInt = Field(3, ge=1, description="trials whose best checkpoint is kept")
+    checkpoint_every_s: StrictFloat = Field(
+        0.0, ge=0, description="seconds of training that a resumed trial may repeat; 0: none, each epoch is written"
+    )
 
     @model_validator(mode="after")
     def _space_fits(self) -> SearchSettings:

@@ -55,18 +55,26 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it has either its new or its old content, also after a crash: draft, fsync, rename."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A draft to write, which is on the disk and replaces ``path`` at the end of the block, also after a crash; if the
+    block raises, ``path`` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield draft
+        with draft.open("r+b") as file:
             os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it has either its new or its old content, also after a crash."""
+    with new_file(path) as draft:
+        draft.write_bytes(content)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -91,6 +91,7 @@ class BackgroundTraining(Iterator[EpochReport]):
                 if not self._asked_for():
                     return
                 self._reports.put(writer.submit(_written, report, write))
+                del measured, write  # what they hold, a copy of the whole state, goes when it is written
 
     def _may_begin(self, reached: int) -> bool:
         """Wait until the next epoch may be trained; False if it never may."""

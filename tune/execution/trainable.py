@@ -111,6 +111,7 @@ class TrialTrainable(Trainable):  # type: ignore[misc]
                 folder=trial_folder(self._folder, config[TRIAL]),
                 cache=self._cache,
                 decided_after=frozenset(rung_epochs(self._settings)),
+                checkpoint_every_s=self._settings.checkpoint_every_s,
             )
             self._worker.begin(assignment)
             self._next = None

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from vqc.epoch import EpochReport
 from vqc.errors import ModelError, VqcError
 from vqc.hardware.memory import cap_vram, free_memory
 from vqc.models.checkpoint import read_info
-from vqc.training.loop import OnStep, fit
+from vqc.training.loop import Epoch, OnStep, fit
 from vqc.training.state import Snapshot, read_report, snapshot_of
 
 KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay allocated after a trial, with all workspaces freed
@@ -44,7 +45,8 @@ class Assignment:
     """One trial for a worker.
 
     ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints;
-    ``decided_after``: the epochs after which the trial may be stopped or paused, None: after each.
+    ``decided_after``: the epochs after which the trial may be stopped or paused, None: after each;
+    ``checkpoint_every_s``: seconds after which ``last`` is written again, but for those epochs.
     """
 
     config: TrainConfig
@@ -53,6 +55,15 @@ class Assignment:
     folder: Path
     cache: Path
     decided_after: frozenset[int] | None = None
+    checkpoint_every_s: float = 0.0
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.safetensors"
 
 
 Reports: TypeAlias = Callable[[Assignment, Data], Iterator[EpochReport]]
@@ -95,7 +106,7 @@ class Worker:
         self._epochs = self._reports(assignment, self._data)
 
     def epoch(self) -> EpochReport:
-        """Train one epoch; when this returns, its checkpoints are on the disk.
+        """Train one epoch; when this returns, what is written of it is on the disk.
 
         Raises:
             InfeasibleError: the configuration cannot work.
@@ -114,7 +125,11 @@ class Worker:
 
 
 def train(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
-    """Train a trial; before a report is yielded, its checkpoints are on the disk."""
+    """Train a trial; before a report is yielded, what is written of it is on the disk.
+
+    The weights of each epoch that is the best so far are written. The state to go on from is written after
+    ``checkpoint_every_s`` and where the trial may pause: a resumed trial repeats what came after it.
+    """
     for report, write in _measured(assignment, data, None):
         write()
         yield report
@@ -130,34 +145,53 @@ def train_in_background(assignment: Assignment, data: Data) -> BackgroundTrainin
 
 
 def _measured(assignment: Assignment, data: Data, on_step: OnStep | None) -> Generator[Measured, None, None]:
-    last, best = assignment.folder / "last.safetensors", assignment.folder / "best.safetensors"
-    resume_from, best_value = _resumable(assignment, last, best)
+    resume_from, best_value = _resumable(assignment)
     if resume_from is not None:
         report = read_report(resume_from)
         if report.epoch > assignment.after_epoch:  # saved, but not yet in the journal
             yield report, _nothing
+    checkpoints = _Checkpoints(assignment, best_value)
     for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache, on_step=on_step):
-        value = getattr(epoch.report.scores, assignment.metric) or 0.0
-        better, best_value = value > best_value, max(value, best_value)
-        snapshot = snapshot_of(epoch.state, epoch.report)
-        yield epoch.report, partial(_write, snapshot, last=last, best=best if better else None)
+        # No name is bound to what is yielded: it holds a copy of the whole state.
+        yield epoch.report, checkpoints.of(epoch)
+
+
+class _Checkpoints:
+    """Says what of each epoch is written: to ``best`` where none was better, to ``last`` where it is due."""
+
+    def __init__(self, assignment: Assignment, best_value: float) -> None:
+        self._assignment, self._best_value = assignment, best_value
+        self._saved_s = time.monotonic()
+
+    def of(self, epoch: Epoch) -> Callable[[], None]:
+        """Writes what must be kept of the epoch, as it is now."""
+        assignment, report = self._assignment, epoch.report
+        value = getattr(report.scores, assignment.metric) or 0.0
+        better, self._best_value = value > self._best_value, max(value, self._best_value)
+        decided = assignment.decided_after is None or report.epoch in assignment.decided_after
+        due = decided or time.monotonic() - self._saved_s >= assignment.checkpoint_every_s
+        if due:
+            self._saved_s = time.monotonic()
+        last, best = assignment.last if due else None, assignment.best if better else None
+        return partial(_write, snapshot_of(epoch.state, report), last=last, best=best) if due or better else _nothing
 
 
 def _nothing() -> None:
-    """What is to be written of an epoch that was saved before."""
+    """What is to be written of an epoch that was saved before, or need not be saved."""
 
 
-def _write(snapshot: Snapshot, *, last: Path, best: Path | None) -> None:
+def _write(snapshot: Snapshot, *, last: Path | None, best: Path | None) -> None:
     try:
         if best is not None:
             snapshot.write_model(best)
-        snapshot.write_state(last)
+        if last is not None:
+            snapshot.write_state(last)
     except OSError as error:
         needed_bytes = 2 * sum(tensor.nbytes for tensor in snapshot.tensors.values())  # the state, and a model
         raise UnwritableError(error, needed_bytes) from error
 
 
-def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | None, float]:
+def _resumable(assignment: Assignment) -> tuple[Path | None, float]:
     """The checkpoint to go on from, and the best value so far; a fresh start unless both files are whole.
 
     So too where the journal has lost epochs that are before it. A fresh start measures the same epochs again, and with
@@ -166,15 +200,11 @@ def _resumable(assignment: Assignment, last: Path, best: Path) -> tuple[Path | N
     for draft in assignment.folder.glob(".*.tmp"):  # of a worker that was killed while it wrote
         draft.unlink(missing_ok=True)
     with contextlib.suppress(ModelError):
-        if read_report(last).epoch <= assignment.after_epoch + 1:
-            return last, _best_value(best, assignment.metric)
+        best = read_info(assignment.best, whole=True)
+        if max(best.epoch, read_report(assignment.last).epoch) <= assignment.after_epoch + 1:
+            return assignment.last, getattr(best.scores, assignment.metric, None) or 0.0
     shutil.rmtree(assignment.folder, ignore_errors=True)
     return None, float("-inf")
-
-
-def _best_value(best: Path, metric: str) -> float:
-    scores = read_info(best, whole=True).scores
-    return getattr(scores, metric) or 0.0 if scores is not None else float("-inf")
 
 
 def _allocated_mb() -> float:

@@ -69,6 +69,7 @@ def plan(
     *,
     costs: Sequence[EpochCost] = (),
     expected: Estimate | None = None,
+    checkpoints: tuple[int, int] | None = None,
 ) -> RenderableType:
     """What the search will do: trials, epochs, rungs, space, data, time, and where to watch it.
 
@@ -76,6 +77,7 @@ def plan(
         data_summary: label -> value, as the data describes itself; nested values become "name number" lists.
         links: ``mlflow`` -> the command that opens its pages, ``dashboard`` -> Ray's address; others as they are.
         costs, expected: of a dry run, if there was one.
+        checkpoints: bytes of a trial's state and of its weights alone; None where each epoch's are written.
     """
     epochs = settings.train.num_epochs
     what = f"{queries.trials_text(settings.budget)} of up to {count_text(epochs, 'epoch')}"
@@ -90,6 +92,7 @@ def plan(
         ("space", "; ".join(f"{name} {queries.range_text(dimension)}" for name, dimension in space)),
         *_data_rows(data_summary),
         *_time_rows(costs, expected),
+        *([] if checkpoints is None else [("checkpoints", _written(settings, *checkpoints, expected))]),
     ]
     return sheet("The plan", rows, _link_rows(links))
 
@@ -110,6 +113,16 @@ def _time_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tu
     low, mean, high = map(duration, (expected.low_s, expected.mean_s, expected.high_s))
     whole = f"about {mean}; {low} if the cheapest image size wins, {high} if the dearest does"
     return [("an epoch", ", ".join(sizes)), ("time", whole)]
+
+
+def _written(settings: SearchSettings, state_bytes: int, weights_bytes: int, expected: Estimate | None) -> str:
+    """What goes to the disk: states at most as often as the settings say, weights with each best epoch."""
+    hours = settings.budget.hours or (1.0 if expected is None else expected.mean_s / 3600)
+    states = hours * 3600 / settings.checkpoint_every_s * settings.concurrent
+    an_hour = settings.budget.hours is None and expected is None
+    span = "an hour" if an_hour else f"in {duration(hours * 3600)}"
+    best = f"{weights_bytes / 1e9:.2f} GB for each epoch that is a trial's best"
+    return f"at most {states * state_bytes / 1e9:,.1f} GB {span}, and {best}"
 
 
 def _data_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

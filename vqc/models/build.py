@@ -62,7 +62,7 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
     own_floor = ARCHITECTURES[config.model].score_threshold
     scorer.score_thresh = own_floor if config.score_floor is None else config.score_floor
     _record_loss_count(model)
-    return move_detector(model, torch.device("cpu"))
+    return move_detector(model, torch.get_default_device())
 
 
 def move_detector(model: nn.Module, device: torch.device) -> nn.Module:

@@ -20,7 +20,7 @@ from torch import nn
 from vqc.config import Record, TrainConfig
 from vqc.epoch import Scores
 from vqc.errors import ModelError
-from vqc.files import write_atomically
+from vqc.files import new_file
 
 MODEL = "model."  # what the names of a model's tensors start with
 T = TypeVar("T")
@@ -102,11 +102,19 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> None:
-    """Write tensors and a header with their checksum; whole on the disk when this returns. Waits for the GPU."""
-    from safetensors.torch import save
+    """Write tensors and a header with their checksum; whole on the disk when this returns. Waits for the GPU.
+
+    Tensors that lie in rows on the host are not copied, and other threads of Python run meanwhile.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, {**header, "sha256": _digest(plain, header)}))
+    with new_file(path) as draft:
+        try:
+            save_file(plain, draft, {**header, "sha256": _digest(plain, header)})
+        except SafetensorError as error:  # a full disk, where Python would raise this
+            raise OSError(str(error)) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -34,6 +34,7 @@ from vqc.provenance import versions
 if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.training.loop import OnStep
+    from vqc.training.state import Snapshot
 
 METRIC = "ap50"
 INFO = "run.json"
@@ -185,12 +186,15 @@ def train_run(run: Run, data: Data, *, cache: Path, gpu: int | None, on_step: On
             return
         for epoch in fit(run.config, data, resume_from=resume_from, cache=cache, gpu=gpu, on_step=on_step):
             reports.append(epoch.report)
-            snapshot = snapshot_of(epoch.state, epoch.report)
-            if best_of(reports) is epoch.report:
-                snapshot.write_model(run.best)
-            snapshot.write_state(run.last)
+            _save(run, snapshot_of(epoch.state, epoch.report), is_best=best_of(reports) is epoch.report)
             lines.append(epoch.report.model_dump_json())
             yield epoch.report
+
+
+def _save(run: Run, snapshot: Snapshot, *, is_best: bool) -> None:
+    if is_best:
+        snapshot.write_model(run.best)
+    snapshot.write_state(run.last)
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def snapshot_of(state: LoopState, report: EpochReport) -> Snapshot:
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in slots.items()}
     return Snapshot(
         report=report,
-        tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()},
+        tensors={name: _host_copy(tensor) for name, tensor in tensors.items()},
         header={
             "info": state.info.model_dump_json(),
             "step": str(state.step),
@@ -72,6 +72,27 @@ def snapshot_of(state: LoopState, report: EpochReport) -> Snapshot:
             "report": report.model_dump_json(),
         },
     )
+
+
+def checkpoint_bytes(config: TrainConfig, *, num_classes: int) -> tuple[int, int]:
+    """What the file of a run's state takes, and that of its weights alone; their headers are not counted.
+
+    Args:
+        config: with ``weights`` decided.
+        num_classes: categories, the background not counted.
+    """
+    from vqc.models.build import build_detector
+
+    with torch.device("meta"):  # shapes without memory
+        model = build_detector(config, num_classes=num_classes, load_backbone=False)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    moments = sum(2 * parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    return weights + moments, weights
+
+
+def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """In rows, as a file holds it, whatever its order in memory was."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def load_state(path: Path, state: LoopState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -146,6 +147,33 @@ def test_a_checkpoint_that_cannot_be_written_comes_in_place_of_its_report() -> N
     assert next(ahead).epoch == 1
     with pytest.raises(OSError, match="no space"):
         next(ahead)
+    ahead.close()
+
+
+def test_what_is_written_is_let_go_before_the_next_epoch_ends() -> None:
+    """It is a copy of a whole state: two of them at a time are too much."""
+
+    class State:
+        def write(self) -> None:
+            pass
+
+    held: list[weakref.ref[State]] = []
+
+    def training(on_step: Callable[[int, int], None]) -> Generator[Measured, None, None]:
+        for epoch in (1, 2, 3):
+            until_s = time.monotonic() + WAIT_S
+            while any(one() is not None for one in held) and time.monotonic() < until_s:
+                time.sleep(0.002)
+            assert [one for one in held if one() is not None] == []
+            state = State()
+            held.append(weakref.ref(state))
+            write = state.write
+            del state
+            yield epoch_report(epoch, ap50=0.1), write
+            del write
+
+    ahead = BackgroundTraining(training, waits_after=never)
+    assert [next(ahead).epoch for _ in range(3)] == [1, 2, 3]
     ahead.close()
 
 

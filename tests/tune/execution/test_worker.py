@@ -11,7 +11,7 @@ from tune.execution.worker import Assignment, Reports, Worker, train, train_in_b
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
-from vqc.models.checkpoint import load_model, read_info
+from vqc.models.checkpoint import load_model, read_info, save_model
 from vqc.training.state import read_report
 
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num_epochs=3, batch_size=4)
@@ -20,14 +20,15 @@ CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num
 WAYS = pytest.mark.parametrize("way", [train, train_in_background])
 
 
-def assignment(folder: Path, *, after_epoch: int = 0) -> Assignment:
+def assignment(folder: Path, *, after_epoch: int = 0, every_s: float = 0.0, rung: int | None = None) -> Assignment:
     return Assignment(
         config=CONFIG,
         metric="ap50",
         after_epoch=after_epoch,
         folder=folder / "t",
         cache=folder / "c",
-        decided_after=frozenset(),
+        decided_after=frozenset() if rung is None else frozenset({rung}),
+        checkpoint_every_s=every_s,
     )
 
 
@@ -50,21 +51,20 @@ def test_checkpoints_are_there_before_the_report(tiny: Data, tmp_path: Path, way
     worker = Worker(tiny, threads=1, reports=way)
     worker.begin(assignment(tmp_path))
     report = worker.epoch()
-    saved = read_report(tmp_path / "t" / "last.safetensors")
-    assert saved.epoch == report.epoch
+    assert saved(tmp_path) == report.epoch
     assert read_info(tmp_path / "t" / "best.safetensors").epoch >= 1
     worker.release()
     assert not list((tmp_path / "t").glob("*.tmp"))
 
 
 def test_weights_are_the_same_to_the_last_byte_whichever_way(tiny: Data, tmp_path: Path) -> None:
-    saved = []
+    weights = []
     for name, way in {"plain": train, "ahead": train_in_background}.items():
         reports = list(way(assignment(tmp_path / name), tiny))
         assert [report.epoch for report in reports] == [1, 2, 3]
         model, _ = load_model(tmp_path / name / "t" / "last.safetensors")
-        saved.append(model.state_dict())
-    assert all(torch.equal(saved[0][key], saved[1][key]) for key in saved[0])
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 @WAYS
@@ -111,3 +111,60 @@ def test_a_released_worker_has_let_go(tiny: Data, tmp_path: Path, way: Reports) 
     assert worker.release() == 0
     with pytest.raises(StopIteration):
         worker.epoch()
+
+
+def saved(folder: Path) -> int:
+    """The epoch that a trial would go on from; 0 is its start."""
+    last = folder / "t" / "last.safetensors"
+    return read_report(last).epoch if last.exists() else 0
+
+
+@WAYS
+@pytest.mark.parametrize(("every_s", "rung", "expected"), [(0.0, None, [1, 2]), (1e6, None, [0, 0]), (1e6, 1, [1, 1])])
+def test_the_state_is_written_when_it_is_due_or_may_pause(
+    tiny: Data, tmp_path: Path, way: Reports, every_s: float, rung: int | None, expected: list[int]
+) -> None:
+    worker = Worker(tiny, threads=1, reports=way)
+    worker.begin(assignment(tmp_path, every_s=every_s, rung=rung))
+    found = []
+    for _ in expected:
+        worker.epoch()
+        found.append(saved(tmp_path))
+    worker.release()
+    assert found == expected
+
+
+@WAYS
+@pytest.mark.parametrize("rung", [None, 1])
+def test_epochs_behind_the_state_are_repeated_exactly_and_the_best_weights_kept(
+    tiny: Data, tmp_path: Path, whole: list[EpochReport], rung: int | None, way: Reports
+) -> None:
+    first = Worker(tiny, threads=1, reports=way)
+    first.begin(assignment(tmp_path, every_s=1e6, rung=rung))
+    reports = [first.epoch(), first.epoch()]
+    first.release()
+    best = max(reports, key=lambda report: (report.scores.ap50 or 0.0, -report.epoch))
+    assert read_info(tmp_path / "t" / "best.safetensors").epoch == best.epoch
+    second = Worker(tiny, threads=1, reports=way)
+    second.begin(assignment(tmp_path, after_epoch=2, every_s=1e6, rung=rung))
+    again = [second.epoch() for _ in range(3 - saved(tmp_path))]
+    second.release()
+    assert [figures(report) for report in again] == [figures(report) for report in whole[-len(again) :]]
+
+
+def test_best_weights_of_an_epoch_that_the_journal_lost_do_not_stay(
+    tiny: Data, tmp_path: Path, whole: list[EpochReport]
+) -> None:
+    """The state may be older than the best weights; both must be of epochs that the journal may know."""
+    first = Worker(tiny, threads=1, reports=train)
+    first.begin(assignment(tmp_path, every_s=1e6, rung=1))
+    for _ in range(3):
+        first.epoch()
+    first.release()
+    best = tmp_path / "t" / "best.safetensors"
+    save_model(best, load_model(best)[0], read_info(best).model_copy(update={"epoch": 3}))
+    second = Worker(tiny, threads=1, reports=train)
+    second.begin(assignment(tmp_path, after_epoch=1, every_s=1e6, rung=1))
+    assert second.epoch().epoch == 1
+    assert read_info(best).epoch == 1
+    second.release()

@@ -14,6 +14,7 @@ from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
 from tune.reporting.console import plan, show, summary
+from tune.reporting.eta import Estimate
 from tune.settings import Budget, SearchSettings
 
 LINKS = {
@@ -71,6 +72,20 @@ def test_the_plan_says_where_to_watch_and_how_to_get_in() -> None:
 )
 def test_the_plan_says_what_the_budget_is(budget: dict[str, float], said: str) -> None:
     assert said in shown(plan(search_settings(**budget), {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected", "said"),
+    [
+        ({"trials": 30}, None, "at most 15.0 GB an hour, and 0.17 GB for each epoch that is a trial's best"),
+        ({"hours": 8.0}, None, "at most 120.0 GB in 8 h 00 min, and"),
+        ({"trials": 30}, Estimate(mean_s=7200.0, low_s=1.0, high_s=9e9), "at most 30.0 GB in 2 h 00 min, and"),
+    ],
+)
+def test_the_plan_says_what_checkpoints_take(budget: dict[str, float], expected: Estimate | None, said: str) -> None:
+    settings = search_settings(**budget).model_copy(update={"checkpoint_every_s": 120.0})
+    made = plan(settings, {}, {}, expected=expected, checkpoints=(500_000_000, 166_000_000))
+    assert said in " ".join(shown(made).split())
 
 
 def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:

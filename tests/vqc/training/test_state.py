@@ -12,8 +12,10 @@ from torch import nn
 from tests.builders import epoch_report
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
+from vqc.hardware.memory import reserve_optimizer_state
+from vqc.models.build import build_detector
 from vqc.models.checkpoint import ModelInfo, read_info, save_model
-from vqc.training.state import LoopState, load_state, read_report, snapshot_of
+from vqc.training.state import LoopState, checkpoint_bytes, load_state, read_report, snapshot_of
 
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=64, seed=5)
 INFO = ModelInfo(config=CONFIG, categories=((3, "scratch"), (7, "dent")), fingerprint="ab" * 32, epoch=2)
@@ -145,6 +147,23 @@ def test_a_channels_last_run_goes_on_as_if_never_stopped(tmp_path: Path, fused: 
         torch.manual_seed(2)
         stepped(one)
     assert content(resumed) == content(straight)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights"), [("fcos_tiny", "none"), ("ssdlite320_mobilenet_v3_large", "backbone")], ids=str
+)
+def test_the_size_of_a_state_is_known_before_it_is_written(tmp_path: Path, model: str, weights: str) -> None:
+    config = TrainConfig(model=model, weights=weights, image_size=64)
+    info = INFO.model_copy(update={"config": config})
+    detector = build_detector(config, num_classes=2, load_backbone=False)
+    optimizer = torch.optim.AdamW([one for one in detector.parameters() if one.requires_grad], fused=True)
+    reserve_optimizer_state(optimizer)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    snapshot = snapshot_of(LoopState(info=info, step=1, model=detector, optimizer=optimizer, scaler=scaler), REPORT)
+    snapshot.write_state(tmp_path / "last")
+    snapshot.write_model(tmp_path / "best")
+    written = [(tmp_path / name).stat().st_size for name in ("last", "best")]
+    assert checkpoint_bytes(config, num_classes=2) == tuple(pytest.approx(size, rel=0.03) for size in written)
 
 
 def read_state(path: Path) -> None:
