@@ -11,7 +11,7 @@ where c is, by detector (read in torchvision 0.29):
   exact where all images fill it. What is sampled differs from the whole batch's draw, as any two draws do.
 - FCOS, SSD: foreground cells of the batch; counted while the loss is computed, exact.
 
-Batch norm that trains, in detectors without pretrained weights alone (``vqc.models.norms``), sees each part's statistics
+Batch norm that trains, only in detectors without pretrained weights (``vqc.models.norms``), sees each part's statistics
 instead of the batch's, as it does on several GPUs ("ghost batch norm", Hoffer et al. 2017, section 4). Frozen batch
 norm and group norm see no difference.
 """
