@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -167,12 +167,17 @@ def load_with_warnings(
     """
     data, findings = check_data(root, image_sizes=image_sizes, compare=compare)
     if data is None:
-        errors = [finding for finding in findings if finding.severity == "error"]
-        lines = [f"{root}: {len(errors)} {'error' if len(errors) == 1 else 'errors'} in the data"]
-        lines += [f"  - {error}" for error in errors[:SHOWN_ERRORS]]
-        lines += [f"  and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
-        raise DataError("\n".join(lines), command=f"vqc check --data {quoted(root)}")
+        raise data_error(root, findings, command=f"vqc check --data {quoted(root)}")
     return data, findings
+
+
+def data_error(root: Path, findings: Sequence[Finding], *, command: str | None = None) -> DataError:
+    """How many errors there are, and the first ten; ``command`` is the next one to type."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    lines = [f"{root}: {len(errors)} {'error' if len(errors) == 1 else 'errors'} in the data"]
+    lines += [f"  - {error}" for error in errors[:SHOWN_ERRORS]]
+    lines += [f"  and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
+    return DataError("\n".join(lines), command=command)
 
 
 def check_data(
@@ -187,14 +192,17 @@ def check_data(
         compare: whether to look for photographs of one part, a second or two for each thousand.
 
     Raises:
-        DataError: no such folder.
+        DataError: no such folder, or one that is not split.
     """
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "no such folder"
         expected = "expected a folder with train/images, train/annotations.json and the same for val"
         raise DataError(f"{root}: {problem}; {expected}", command="vqc sample --out data")
+    if (root / "images").is_dir() and not (root / SPLITS[0]).exists():
+        command = f"vqc split --data {quoted(root)} --out {quoted(root.with_name(f'{root.resolve().name}-split'))}"
+        raise DataError(f"{root}: not split into train, val and test", command=command)
     report = Report()
-    found = [read for name in SPLITS if (read := _read_split(root, name, report)) is not None]
+    found = [read for name in SPLITS if (read := read_split(root, name, report)) is not None]
     splits = [split for split, _, _ in found]
     photos = [photo for _, some, _ in found for photo in some]
     check_categories({split.name: split.categories for split in splits}, report)
@@ -252,9 +260,14 @@ def _sha256(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Photo], str] | None:
-    """The split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations."""
+def read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Photo], str] | None:
+    """The split, its photographs as ``vqc.data.duplicates`` compares them, and the sha256 of its annotations.
+
+    Args:
+        name: of the split; empty where ``root`` itself holds ``images/`` and ``annotations.json``.
+    """
     folder = root / name
+    where = PurePosixPath(name, "annotations.json").as_posix()
     if not folder.is_dir():
         if name == "test":
             report.warning(
@@ -264,9 +277,13 @@ def _read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Phot
             expected = f"expected {name}/images and {name}/annotations.json, got no such folder"
             report.error("missing folder", name, expected)
         return None
-    annotations = read_annotations(folder / "annotations.json", name=f"{name}/annotations.json", report=report)
+    annotations = read_annotations(folder / "annotations.json", name=where, report=report)
     if not (folder / "images").is_dir():
-        report.error("missing folder", f"{name}/images", "expected a folder with the images, got no such folder")
+        report.error(
+            "missing folder",
+            PurePosixPath(name, "images").as_posix(),
+            "expected a folder with the images, got no such folder",
+        )
         return None
     if annotations is None:
         return None

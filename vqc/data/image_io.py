@@ -11,6 +11,7 @@ import struct
 import threading
 import warnings
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Only formats that photographs come in: Pillow also knows some that start other programs (EPS).
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXIF_ORIENTATION = 0x0112
+EXIF_CHANGED, EXIF_DETAILS, EXIF_TAKEN = 0x0132, 0x8769, 0x9003
 THUMBNAIL_PX = 64
 MOST_BYTES = 2**30  # of a file: the largest picture, of 16 bits and not compressed
 
@@ -127,6 +129,21 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
         orientation = _orientation(image) if rotate else 1
         pixels = np.asarray(_eight_bit(image).convert("RGB"))
     return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def taken_at(data: bytes) -> datetime | None:
+    """When the photograph was taken, by the camera's clock: EXIF's DateTimeOriginal, else DateTime; None without.
+
+    Raises:
+        DataError: not a picture; names no file.
+    """
+    with _open(data) as image:
+        try:
+            exif = image.getexif()
+            text = exif.get_ifd(EXIF_DETAILS).get(EXIF_TAKEN) or exif.get(EXIF_CHANGED)
+            return datetime.strptime(str(text), "%Y:%m:%d %H:%M:%S")
+        except _BROKEN:
+            return None
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
