@@ -2,7 +2,11 @@
 
 Thresholds: val sets of n defective and n good parts are drawn, a threshold is chosen on each as the promotion does, and
 its true escape rate is computed from the distribution of the scores. Gate: two detectors make their mistakes on the
+<<<<<<< HEAD
 same parts, what is hard for one being hard for the other; a draw counts when the new one replaces the old one.
+=======
+same parts, what is difficult for one being difficult for the other; draws that replace the old one count.
+>>>>>>> 5c16067 (Line lengths)
 """
 
 from __future__ import annotations
