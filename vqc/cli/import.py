@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vqc.data.importers.importing import Imported
     from vqc.data.importers.source import SourceImage
 
-FORMATS = ("coco",)
+FORMATS = ("coco", "cvat", "labelme", "voc", "yolo")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

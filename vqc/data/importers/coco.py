@@ -8,7 +8,7 @@ polygons, or run lengths as pycocotools writes them.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import accumulate, chain
 from pathlib import PurePosixPath
@@ -36,8 +36,9 @@ Entry = Mapping[str, Any]
 
 
 def find(tree: Tree) -> list[str]:
-    """JSON files that look like COCO."""
-    return [file for file in tree.documents(".json") if _looks(tree.ends(file))]
+    """JSON files that look like COCO; of several about the same images those named ``instances``, which hold boxes."""
+    found = [file for file in tree.documents(".json") if _looks(tree.ends(file))]
+    return [file for file in found if PurePosixPath(file).name.startswith("instances")] or found
 
 
 def _looks(ends: bytes) -> bool:
@@ -55,13 +56,13 @@ def read(tree: Tree, files: list[str], tally: Tally) -> Source:
         categories, images, annotations = _lists(tree, file)
         names = _categories(categories, {_key(entry, "category_id") for entry in annotations}, tally)
         source.name(names.values())
-        boxes, refused = _boxes(annotations, names, {_key(entry, "id") for entry in images}, tally)
+        ids = Counter(_key(entry, "id") for entry in images)
+        boxes, refused = _boxes(annotations, names, {key for key, count in ids.items() if count == 1}, tally)
         split = _split(file)
         for entry in images:
             key, name = _key(entry, "id"), str(entry.get("file_name"))
             try:
                 picture = tree.picture(name, file, split)
-                size = size_in_pixels(entry.get("width"), entry.get("height"))
             except ValueError as problem:
                 tally.leave_out(name, problem, boxes=len(boxes.get(key, ())))
                 continue
@@ -70,9 +71,9 @@ def read(tree: Tree, files: list[str], tally: Tally) -> Source:
                     file=picture,
                     split=split or split_of(picture),
                     boxes=boxes.get(key, ()),
-                    size=size,
+                    size=size_in_pixels(entry.get("width"), entry.get("height")),
                     group=_group(entry),
-                    refused=refused.get(key, 0),
+                    refused=refused.get(key, 0) + (key is None or ids[key] > 1),
                 )
             )
     return source
@@ -135,7 +136,7 @@ def _boxes(
         key = _key(entry, "image_id")
         try:
             if key is None or key not in images:
-                raise ValueError("of an image that is not listed")
+                raise ValueError("of an image that is not listed, or whose id others have")
             if _key(entry, "category_id") not in names:
                 raise ValueError("of a category that is not listed")
             box = SourceBox(

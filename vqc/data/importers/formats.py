@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Protocol
 
-from vqc.data.importers import coco
+from vqc.data.importers import coco, cvat, labelme, voc, yolo
 from vqc.data.importers.source import Source, Tally
 from vqc.data.importers.tree import Tree, split_named
 from vqc.errors import DataError
@@ -22,7 +22,7 @@ class Format(Protocol):
         """What they hold."""
 
 
-FORMATS: Mapping[str, Format] = {"coco": coco}
+FORMATS: Mapping[str, Format] = {"coco": coco, "cvat": cvat, "labelme": labelme, "voc": voc, "yolo": yolo}
 
 
 def recognise(tree: Tree, forced: str | None, command: str) -> tuple[str, list[str]]:

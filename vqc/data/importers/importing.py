@@ -17,13 +17,12 @@ from vqc.data.image_files import probe_files
 from vqc.data.image_io import Picture
 from vqc.data.importers.formats import FORMATS, recognise
 from vqc.data.importers.source import Source, SourceBox, SourceImage, Tally
-from vqc.data.importers.tree import Tree, split_of
+from vqc.data.importers.tree import Tree
 from vqc.errors import DataError
 from vqc.files import link_or_copy, new_folder, write_atomically
 from vqc.shell import quoted
 
 SPLITS = ("train", "val", "test")
-MASKS = ("SegmentationClass", "SegmentationObject")  # Pascal VOC's folders of pictures that are no photographs
 
 Unlabelled = Literal["good", "leave-out"]
 
@@ -70,7 +69,7 @@ def import_data(
         tally.add("files", "a link that leads out of the folder", link)
     name, files = recognise(tree, format_, command)
     found = FORMATS[name].read(tree, files, tally)
-    bare = _unlabelled(tree, found)
+    bare = list(_unlabelled(tree, found, tally))
     usable = list(_usable(tree, [*_once(found.images, tally), *bare], tally))
     usable = _decided(usable, {image.file for image in bare}, unlabelled, tally, command)
     splits, joined = _splits(usable, tally)
@@ -104,11 +103,16 @@ def _once(images: Sequence[SourceImage], tally: Tally) -> Iterator[SourceImage]:
             yield image
 
 
-def _unlabelled(tree: Tree, found: Source) -> list[SourceImage]:
+def _unlabelled(tree: Tree, found: Source, tally: Tally) -> Iterator[SourceImage]:
     """Pictures that no annotation mentions."""
     named = {image.file for image in found.images}
-    others = [file for file in tree.pictures if file not in named]
-    return [SourceImage(file=file, split=split_of(file)) for file in others if not set(MASKS) & set(Path(file).parts)]
+    for file in tree.pictures:
+        if file in named:
+            continue
+        if file in tree.ambiguous:
+            tally.add("images", "perhaps annotated: others have its name", file)
+        else:
+            yield SourceImage(file=file, split=found.split(file))
 
 
 def _usable(tree: Tree, images: Sequence[SourceImage], tally: Tally) -> Iterator[SourceImage]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from vqc.data.annotations import LARGEST, MOST_LETTERS, UNPRINTABLE, Xyxy
 from vqc.data.findings import printable
+from vqc.data.importers.tree import split_of
 from vqc.errors import DataError
+
+T = TypeVar("T")
 
 MOST_BOXES = 400_000  # of a data set: what one annotation file of this project's layout can hold
 
@@ -66,6 +70,21 @@ class Tally:
             self.add("boxes", "of an image that is left out", image)
 
 
+def gather(
+    shapes: Iterable[T], read: Callable[[T], SourceBox], example: str, tally: Tally
+) -> tuple[list[SourceBox], int]:
+    """The boxes that ``read`` makes of shapes, and for how many it raises ``ValueError``, which are counted."""
+    boxes: list[SourceBox] = []
+    refused = 0
+    for shape in shapes:
+        try:
+            boxes.append(read(shape))
+        except ValueError as problem:
+            tally.add("boxes", problem, example)
+            refused += 1
+    return boxes, refused
+
+
 def box_around(points: Iterable[tuple[object, object]]) -> Xyxy:
     """The smallest box around x, y points.
 
@@ -107,26 +126,27 @@ def category_name(value: object) -> str:
 
 
 def size_in_pixels(width: object, height: object) -> tuple[int, int] | None:
-    """Width and height as annotated; None where the source leaves them out or writes 0.
-
-    Raises:
-        ValueError: something else than whole numbers.
-    """
-    if not width or not height or (number(width), number(height)) == (0, 0):
+    """Width and height as annotated; None where the source leaves them out, or writes 0 or what is no size."""
+    try:
+        sides = number(width), number(height)
+    except ValueError:
         return None
-    sides = number(width), number(height)
-    if min(sides) < 1 or any(side != int(side) for side in sides):
-        raise ValueError("width and height are not whole numbers above 0")
-    return int(sides[0]), int(sides[1])
+    return (int(sides[0]), int(sides[1])) if min(sides) >= 1 else None
 
 
 @dataclass
 class Source:
-    """All that a reader found; ``categories`` in the order in which they are to be numbered."""
+    """All that a reader found.
+
+    Attributes:
+        categories: in the order in which they are to be numbered.
+        split: of pictures that no annotation mentions.
+    """
 
     categories: dict[str, None] = field(default_factory=dict)
     images: list[SourceImage] = field(default_factory=list)
     boxes: int = 0
+    split: Callable[[str], str | None] = split_of
 
     def add(self, image: SourceImage) -> None:
         """Keep an image, and its categories that are new.

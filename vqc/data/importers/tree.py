@@ -9,6 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from vqc.errors import DataError
 from vqc.files import read_at_most
 
 PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+MASKS = {"SegmentationClass", "SegmentationObject"}  # Pascal VOC's folders of pictures that are no photographs
 MOST_FILES = 500_000
 END_BYTES = 2**16
 SPLIT_NAME = re.compile(r"(?:obj_)?(train|val|test)(?:ing|id|idation)?(?:\d{4}|_data)?")
@@ -28,6 +30,7 @@ class Tree:
     Attributes:
         files: relative to the root, with forward slashes, sorted.
         pictures: those of them that can be photographs, by their suffix.
+        ambiguous: pictures that were asked for by a name which others share.
         outside: links that lead out of the root; they are not among the files.
         only: the one annotation file to read, where the user named a file and not a folder.
 
@@ -53,7 +56,9 @@ class Tree:
             if len(found) > MOST_FILES:
                 raise DataError(f"{self.root}: more than {MOST_FILES:,} files; expected the folder of one export")
         self.files = sorted(found)
-        self.pictures = [file for file in self.files if file.lower().endswith(PICTURES)]
+        pictures = [file for file in self.files if file.lower().endswith(PICTURES)]
+        self.pictures = [file for file in pictures if not MASKS & set(PurePosixPath(file).parts)]
+        self.ambiguous: set[str] = set()
 
     def documents(self, *suffixes: str) -> list[str]:
         """Files of one of these suffixes that may hold annotations."""
@@ -74,8 +79,15 @@ class Tree:
         return content
 
     def text(self, file: str, most_bytes: int) -> str:
-        """As ``content``, decoded from UTF-8; raises the same."""
-        return self.content(file, most_bytes).decode("utf-8-sig")
+        """As ``content``, decoded from UTF-8; raises also where it is not."""
+        try:
+            return self.content(file, most_bytes).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise ValueError("not UTF-8") from None
+
+    def lines(self, file: str, most_bytes: int) -> list[str]:
+        """As ``text``: the lines that are not empty, without spaces around them; raises the same."""
+        return [line.strip() for line in self.text(file, most_bytes).split("\n") if line.strip()]
 
     def ends(self, file: str) -> bytes:
         """The first and last bytes of a file, enough to tell what it is; nothing where it cannot be read."""
@@ -120,8 +132,21 @@ class Tree:
             raise ValueError("no such picture")
         best = scores[max(scores)]
         if len(best) > 1:
+            self.ambiguous.update(best)
             raise ValueError("several pictures of that name")
         return best[0]
+
+    def picture_of(self, name: str, document: str, split: str | None) -> str:
+        """As ``picture``; where no picture has that name, the one that is named as its document.
+
+        Raises:
+            ValueError: there is none, or several.
+        """
+        stem = PurePosixPath(document).stem
+        for other in (name, *(stem + suffix for suffix in PICTURES)):
+            with suppress(ValueError):
+                return self.picture(other, document, split)
+        return self.picture(name, document, split)
 
     @cached_property
     def _by_name(self) -> defaultdict[str, list[str]]:

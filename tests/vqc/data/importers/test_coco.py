@@ -111,7 +111,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a shape of fewer than two points": {"bbox": None, "segmentation": [[5]]},
     "a mask without run lengths": {"bbox": None, "segmentation": {"size": [48, 64], "counts": "o" * 99}},
     "an empty mask": {"bbox": None, "segmentation": {"size": [48, 64], "counts": [3072]}},
-    "of an image that is not listed": {"image_id": 7},
+    "of an image that is not listed, or whose id others have": {"image_id": 7},
 }
 
 
@@ -148,3 +148,12 @@ def test_a_broken_file_ends_the_import(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.json"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("id_", [None, 1.5, 1])
+def test_an_image_without_an_id_of_its_own_does_not_become_a_good_part(id_: object, tmp_path: Path) -> None:
+    exports.pictures(tmp_path)
+    exports.coco(tmp_path / "a.json")
+    images.edit_json(tmp_path / "a.json", lambda d: d["images"][2].update(id=id_))
+    source, _ = read(tmp_path)
+    assert [bool(image.refused) for image in source.images] == [False, id_ == 1, True]

@@ -6,35 +6,44 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import exports, images
-from vqc.data.dataset import load_data
+from vqc.data.dataset import load_data, read_image
 from vqc.data.importers.formats import FORMATS
 from vqc.data.importers.importing import import_data
 from vqc.errors import DataError
 from vqc.files import file_sha256
 
-PLAIN = {"cvat": exports.cvat, "label studio": exports.label_studio}
-SPLIT = {"roboflow": exports.roboflow}
 
-
-@pytest.mark.parametrize("tool", PLAIN)
+@pytest.mark.parametrize("tool", exports.PLAIN)
 def test_a_source_without_splits_is_one_folder(tool: str, tmp_path: Path) -> None:
-    found = import_data(PLAIN[tool](tmp_path / "in"), tmp_path / "out")
-    assert exports.boxes_of(tmp_path / "out/annotations.json") == exports.TRUTH
+    found = import_data(exports.PLAIN[tool](tmp_path / "in"), tmp_path / "out")
+    assert found.format == tool.split()[0]
+    boxes = exports.boxes_of(tmp_path / "out/annotations.json")
+    for name, expected in exports.TRUTH.items():
+        assert [category for category, _ in boxes.pop(name)] == [category for category, _ in expected]
+    assert not boxes
     assert list(found.categories) == ["scratch", "dent"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"images", "annotations.json"}
     assert not found.tally.counts
 
 
-@pytest.mark.parametrize("tool", SPLIT)
+@pytest.mark.parametrize("tool", exports.SPLIT)
 def test_a_source_with_splits_trains(tool: str, tmp_path: Path) -> None:
-    import_data(SPLIT[tool](tmp_path / "in"), tmp_path / "out")
+    found = import_data(exports.SPLIT[tool](tmp_path / "in"), tmp_path / "out")
+    assert found.format == tool.split()[0]
+    assert {what for what, _ in found.tally.counts} <= {"categories"}
     data = load_data(tmp_path / "out")
     assert [split.name for split in data.splits] == ["train", "val", "test"]
-    assert [(split.good, split.defective, split.boxes) for split in data.splits] == [(1, 2, 3)] * 3
     assert [category.name for category in data.categories] == ["scratch", "dent"]
+    boxes = np.array([xyxy for boxes in exports.TRUTH.values() for _, xyxy in boxes])
+    for number, split in enumerate(data.splits):
+        assert [len(image.boxes) for image in split.images] == [1, 2, 0]
+        np.testing.assert_allclose(np.concatenate([image.boxes for image in split.images]), boxes, atol=1e-3)
+        for name, image in zip(exports.TRUTH, split.images, strict=True):  # these pictures, not others of their name
+            np.testing.assert_array_equal(read_image(image), images.rgb(100 * number + int(name[4])))
 
 
 def test_our_own_layout_comes_in_as_it_is(tmp_path: Path) -> None:
@@ -155,6 +164,15 @@ def test_a_defective_part_does_not_become_a_good_one(tmp_path: Path) -> None:
     found = import_data(root, tmp_path / "out")
     assert found.tally.counts["images", "no box of it can be used"] == 1
     assert "rgb-1.png" not in exports.boxes_of(tmp_path / "out/annotations.json")
+
+
+def test_a_picture_that_may_be_annotated_does_not_become_a_good_one(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    for number, folder in enumerate(("a", "b")):
+        exports.pictures(root / folder, seed=100 * number)
+    exports.coco(root / "a.json")
+    with pytest.raises(DataError, match="no image of it can be used; 6 images: perhaps annotated"):
+        import_data(root, tmp_path / "out", unlabelled="good")
 
 
 def test_an_image_in_no_split_is_told(tmp_path: Path) -> None:
