@@ -149,6 +149,13 @@ class TrainConfig(Record):
         0.1, ge=0, lt=1, description="share of all steps in which the rate rises linearly"
     )
     clip_norm: StrictFloat = Field(10.0, gt=0, description="largest 2-norm of the whole gradient of a step")
+    ema_decay: StrictFloat = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the old in the moving average of the weights, per step, such as 0.999; the average is "
+        "what is evaluated and kept; 0: the weights themselves are",
+    )
     score_floor: StrictFloat | None = Field(
         None,
         ge=0,

@@ -40,6 +40,7 @@ from vqc.hardware.precision import Precision, choose_precision
 from vqc.models.build import build_detector, move_detector
 from vqc.models.checkpoint import ModelInfo
 from vqc.seeding import stream_seed
+from vqc.training.ema import first_average, move_average
 from vqc.training.gradient_accumulation import GradientAccumulation
 from vqc.training.state import LoopState, load_state
 
@@ -186,6 +187,8 @@ def _step(state: LoopState, group: Sequence[Batch], done: _Trained, gradient: Gr
     )
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        move_average(state.average, state.model, decay=config.ema_decay, step=state.step)
     state.step += 1
     done.steps += 1
 
@@ -201,7 +204,8 @@ def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopS
     optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     categories = tuple((category.id, category.name) for category in data.categories)
     info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
-    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler())
+    average = first_average(model) if config.ema_decay else None
+    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler(), average=average)
 
 
 def _score(
@@ -211,7 +215,7 @@ def _score(
     config = state.info.config
     first = None if batches is None else batches * config.batch_size
     prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
-    found = detect(state.model, prepared, images.split, size=config.image_size, precision=precision, micro=micro)
+    found = detect(state.evaluated, prepared, images.split, size=config.image_size, precision=precision, micro=micro)
     return coco_scores(images.split, found)
 
 

@@ -21,17 +21,27 @@ from vqc.errors import ModelError
 from vqc.models.checkpoint import MODEL, ModelInfo, read_checkpoint, write_checkpoint
 
 OPTIMIZER = "optimizer."
+TRAINED = "trained."  # the model that training changes, where its average is the one under MODEL
 
 
 @dataclass(kw_only=True)
 class LoopState:
-    """Everything that training changes: saved whole, loaded whole."""
+    """Everything that training changes: saved whole, loaded whole.
+
+    ``average`` is the moving average of ``model`` (``vqc.training.ema``), None without one.
+    """
 
     info: ModelInfo
     step: int
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    average: nn.Module | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is evaluated and kept: the average where there is one."""
+        return self.model if self.average is None else self.average
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -59,7 +69,9 @@ class Snapshot:
 
 def snapshot_of(state: LoopState, report: EpochReport) -> Snapshot:
     """A copy of the state of a run and its last epoch's report. Waits for the GPU."""
-    tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
+    tensors = {MODEL + name: tensor for name, tensor in state.evaluated.state_dict().items()}
+    if state.average is not None:
+        tensors |= {TRAINED + name: tensor for name, tensor in state.model.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in slots.items()}
     return Snapshot(
@@ -107,7 +119,9 @@ def load_state(path: Path, state: LoopState) -> None:
         raise ModelError(f"{path}: is of another configuration or of other data; expected the run's own checkpoint")
     if "step" not in found.header:
         raise ModelError(f"{path}: holds a model alone, expected the state of a training run")
-    found.load_weights(state.model)
+    found.load_weights(state.evaluated)
+    if state.average is not None:
+        state.model.load_state_dict(found.under(TRAINED))
     slots: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in found.under(OPTIMIZER).items():
         index, _, slot = name.partition(".")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.images import write_data
 from vqc.config import Augmentation, TrainConfig
@@ -19,6 +20,7 @@ from vqc.data.dataset import Data, ImageRecord, Split, load_data
 from vqc.data.loader import FittedImages, training_batches
 from vqc.errors import DataError, ModelError, NonFiniteLossError
 from vqc.models.build import build_detector
+from vqc.models.checkpoint import load_model
 from vqc.training.loop import Epoch, fit, learning_rate_at
 from vqc.training.state import read_report, snapshot_of
 
@@ -46,8 +48,12 @@ def figures(epoch: Epoch) -> dict[str, object]:
     return epoch.report.model_dump(exclude=MEASURED)
 
 
+def content(model: nn.Module) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+
+
 def weights(epoch: Epoch) -> dict[str, bytes]:
-    return {name: tensor.numpy().tobytes() for name, tensor in epoch.state.model.state_dict().items()}
+    return content(epoch.state.model)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,20 @@ def test_a_detector_that_draws_samples_is_resumed_too(tiny: Data, tmp_path: Path
     snapshot_of(first.state, first.report).write_state(tmp_path / "last")
     straight, resumed = next(run), next(fit(settings, tiny, resume_from=tmp_path / "last"))
     assert figures(resumed) == figures(straight)
+    assert weights(resumed) == weights(straight)
+
+
+def test_a_run_with_an_average_is_resumed_too_and_keeps_the_average(tiny: Data, tmp_path: Path) -> None:
+    settings = config(num_epochs=2, ema_decay=0.5)
+    run = fit(settings, tiny)
+    first = next(run)
+    snapshot = snapshot_of(first.state, first.report)
+    snapshot.write_state(tmp_path / "last")
+    snapshot.write_model(tmp_path / "best")
+    assert content(load_model(tmp_path / "best")[0]) == content(first.state.evaluated) != weights(first)
+    straight, resumed = next(run), next(fit(settings, tiny, resume_from=tmp_path / "last"))
+    assert figures(resumed) == figures(straight)
+    assert content(resumed.state.evaluated) == content(straight.state.evaluated)
     assert weights(resumed) == weights(straight)
 
 
