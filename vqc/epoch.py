@@ -55,6 +55,9 @@ class EpochReport(Record):
     micro_batch: int | None = Field(
         None, description="fewest images computed at once, below the batch size where memory ran out; None: unknown"
     )
+    allocator: str | None = Field(
+        None, description="settings of torch's CUDA allocator, read back from it; None without a GPU"
+    )
     machine: MachineUse | None = Field(None, description="training and evaluation; None: unknown")
     measured_ms: int | None = Field(None, description="Unix time of the epoch's end in milliseconds; None: unknown")
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/guide.py [--config configs/train_config.json] [--data DIR]
 
-Each row trains two epochs in a process of its own (torch reads the allocator's settings once) and shows the second:
+Each row trains two epochs in a process of its own (a cache would spoil the next figure) and shows the second:
 the first one chooses kernels and fills caches. Rows that only a GPU can fill are left open where there is none.
 """
 

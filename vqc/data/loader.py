@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -138,14 +139,22 @@ def _batches(
 def _collate(images: FittedImages, write: WriteImage, indices: tuple[int, ...]) -> Batch:
     """The batch of these images; ``write`` puts each one directly into its place and returns what is on it."""
     on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # a run on the CPU must not start CUDA
-    pixels = torch.empty((len(indices), *images.size, 3), dtype=torch.uint8, pin_memory=on_gpu)
+    pixels = _empty((len(indices), *images.size, 3), pinned=on_gpu)
     written = [write(index, out) for index, out in zip(indices, pixels.numpy(), strict=True)]
     targets = [{"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)} for boxes, labels in written]
     channels_last = pixels.permute(0, 3, 1, 2)  # NCHW in name, NHWC in memory
     return Batch(images=channels_last, targets=targets, indices=indices)
 
 
+def _empty(shape: tuple[int, ...], *, pinned: bool) -> torch.Tensor:
+    """uint8 of this shape; not pinned where the system has no more such memory, which is less than all there is."""
+    with suppress(RuntimeError):
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    return torch.empty(shape, dtype=torch.uint8)
+
+
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # pin_memory changes nothing where it is pinned already
+    if device.type == "cuda":
+        with suppress(RuntimeError):  # then the CPU waits for the copy below
+            tensor = tensor.pin_memory()  # changes nothing where it is pinned already
+    return tensor.to(device, non_blocking=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,15 +22,30 @@ from vqc.errors import InfeasibleError
 from vqc.hardware.gpu import CONTEXT_GB, GB
 
 T = TypeVar("T")
-# What CUDA's libraries, and the CPU's allocator, say in a plain RuntimeError.
-MESSAGES = ("CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA out of memory", "can't allocate memory")
+# What CUDA, its libraries, and the CPU's allocator say in a plain RuntimeError where memory ran out.
+CERTAIN = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+)
+# What the libraries say where their workspaces found no memory, but for other reasons too, such as a broken driver.
+POSSIBLE = ("unable to find an engine to execute this computation", "CUBLAS_STATUS_NOT_INITIALIZED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error means that memory ran out, of the GPU or of the machine."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or _says(error, CERTAIN)
+
+
+def may_be_out_of_memory(error: BaseException) -> bool:
+    """Whether it may mean that: worth another try with fewer images."""
+    return is_out_of_memory(error) or _says(error, POSSIBLE)
+
+
+def _says(error: BaseException, messages: Sequence[str]) -> bool:
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
 
 
 def out_of_memory_message(what: str, error: BaseException) -> str:
@@ -68,6 +83,7 @@ class MicroBatch:
 
         Raises:
             InfeasibleError: not even one image at a time fits.
+            RuntimeError: an error of ``attempt`` that has another cause, or may have one and came for one image too.
         """
         last_chance = False
         while True:
@@ -75,7 +91,7 @@ class MicroBatch:
             try:
                 return attempt(size)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not may_be_out_of_memory(error) or (last_chance and not is_out_of_memory(error)):
                     raise
                 message = out_of_memory_message(f"{what}, even on one image,", error)
             # Outside of the handler: the error's traceback holds the tensors that did not fit.

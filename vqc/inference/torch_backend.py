@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqc.errors import ModelError
-from vqc.hardware.memory import free_memory, is_out_of_memory
+from vqc.hardware.memory import free_memory, may_be_out_of_memory
 from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
 from vqc.inference.predictor import Predictor, cpu_label
@@ -79,7 +79,7 @@ class _TorchBackend:
                 found += detect_batch(self._model, images_to_tensor(part), self._precision)
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not may_be_out_of_memory(error):
                     raise
             free_memory()  # outside of the handler: the error's traceback holds the tensors that did not fit
             if len(part) > 1:

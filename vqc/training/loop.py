@@ -25,7 +25,7 @@ from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_ba
 from vqc.epoch import EpochReport, MachineUse, Scores
 from vqc.errors import InfeasibleError
 from vqc.evaluation.coco_metrics import coco_scores, detect
-from vqc.hardware.allocator import allocator_environment
+from vqc.hardware.allocator import allocator_in_force, set_allocator
 from vqc.hardware.gpu import gpu_uuid
 from vqc.hardware.heap import freed_memory_kept
 from vqc.hardware.memory import (
@@ -238,6 +238,7 @@ def _report(
         peak_vram_gb=peak_vram_gb(precision.device),
         peak_ram_gb=peak_ram_gb(),
         micro_batch=done.micro_batch,
+        allocator=allocator_in_force() if precision.device.type == "cuda" else None,
         machine=machine,
         measured_ms=time.time_ns() // 1_000_000,
     )
@@ -245,16 +246,13 @@ def _report(
 
 @contextmanager
 def backend_settings(config: TrainConfig) -> Iterator[None]:
-    """The run's choices among torch's global settings, restored when the run ends.
-
-    Not the allocator's: torch reads them once, when a process first uses a GPU.
-    """
+    """The run's choices among torch's global settings, restored at its end; the allocator's hold until the next run."""
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
     torch.set_float32_matmul_precision(config.gpu_optimization.matmul_precision)
+    set_allocator(config.gpu_optimization)
     try:
-        with allocator_environment(config.gpu_optimization):
-            yield
+        yield
     finally:
         torch.backends.cudnn.benchmark = before[0]
         torch.set_float32_matmul_precision(before[1])

@@ -330,3 +330,12 @@ def test_batches_for_a_gpu_lie_where_it_fetches_them(images: FittedImages) -> No
     batch = next(evaluation_batches(images, batch_size=4, threads=1))
     assert batch.images.is_pinned()
     assert bits(iter([batch.to(torch.device("cuda")).to(torch.device("cpu"))])) == bits(iter([batch]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a system that refuses pinned memory")
+def test_without_pinned_memory_batches_lie_elsewhere(images: FittedImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = bits(evaluation_batches(images, batch_size=4, threads=0))
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    with pytest.raises(RuntimeError):
+        torch.empty(1, pin_memory=True)
+    assert bits(evaluation_batches(images, batch_size=4, threads=0)) == expected

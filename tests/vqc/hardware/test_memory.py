@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tests.cards import out_of_memory
 from vqc.errors import InfeasibleError
-from vqc.hardware.memory import MicroBatch, Rollback, is_out_of_memory, reserve_optimizer_state
+from vqc.hardware.memory import MicroBatch, Rollback, is_out_of_memory, may_be_out_of_memory, reserve_optimizer_state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,19 +66,45 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         MicroBatch(size=4).fitted(mock.Mock(side_effect=RuntimeError("shapes")), images=4, what="a step")
 
 
+NO_ENGINE = RuntimeError("GET was unable to find an engine to execute this computation")
+
+
 @pytest.mark.parametrize(
-    ("error", "memory"),
+    ("error", "certain", "possible"),
     [
-        (out_of_memory(), True),
-        (MemoryError(), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("CUDA error: device-side assert triggered"), False),
-        (ValueError("CUDA out of memory"), False),
+        (out_of_memory(), True, True),
+        (MemoryError(), True, True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), True, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True, True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True, True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), False, True),
+        (NO_ENGINE, False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, False),
+        (ValueError("CUDA out of memory"), False, False),
     ],
+    ids=str,
 )
-def test_running_out_is_told_by_type_or_words(error: Exception, memory: bool) -> None:
-    assert is_out_of_memory(error) is memory
+def test_running_out_is_told_by_type_or_words(error: Exception, certain: bool, possible: bool) -> None:
+    assert (is_out_of_memory(error), may_be_out_of_memory(error)) == (certain, possible)
+
+
+def test_what_may_be_memory_is_tried_with_fewer_images() -> None:
+    micro = MicroBatch(size=8)
+
+    def attempt(size: int) -> int:
+        if size > 2:
+            raise NO_ENGINE
+        return size
+
+    assert micro.fitted(attempt, images=8, what="a step") == 2
+
+
+def test_what_may_be_memory_is_the_error_itself_where_one_image_meets_it_too() -> None:
+    attempt = mock.Mock(side_effect=NO_ENGINE)
+    with pytest.raises(RuntimeError, match="unable to find an engine"):
+        MicroBatch(size=4).fitted(attempt, images=4, what="a step")
+    assert [call.args for call in attempt.call_args_list] == [(4,), (2,), (1,), (1,)]
 
 
 def test_only_running_statistics_are_copied_and_taken_back() -> None:

@@ -1,9 +1,7 @@
-"""The machine's figures, the thermal guard, the allocator's settings: on readings that are given."""
+"""The machine's figures and the thermal guard, on readings that are given."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqc.config import GpuOptimization
 from vqc.epoch import MachineUse
 from vqc.hardware import monitor
-from vqc.hardware.allocator import VARIABLE, allocator_environment, allocator_settings
 from vqc.hardware.gpu import GpuReading
 from vqc.hardware.monitor import CpuClock, MachineReading, Monitor, machine_text, read_machine
 from vqc.hardware.thermal import HYSTERESIS_C, cool_down, heat_warning
@@ -193,50 +189,3 @@ def test_above_80_degrees_it_warns_once(temperature_c: float | None, warned: boo
     said = heat_warning(temperature_c, warned=warned)
     assert (said is not None) == warns
     assert said is None or "expected at most 80 °C" in said
-
-
-# The allocator
-
-
-@pytest.mark.parametrize(
-    ("values", "platform", "settings"),
-    [
-        ({}, "linux", ""),
-        ({"max_split_size_mb": 512}, "win32", "max_split_size_mb:512"),
-        ({"expandable_segments": True}, "linux", "expandable_segments:True"),
-        ({"expandable_segments": True}, "win32", ""),
-        (
-            {"max_split_size_mb": 512, "expandable_segments": True},
-            "linux",
-            "max_split_size_mb:512,expandable_segments:True",
-        ),
-    ],
-)
-def test_settings_in_torchs_spelling(values: dict[str, object], platform: str, settings: str) -> None:
-    assert allocator_settings(GpuOptimization.model_validate(values), platform=platform) == settings
-
-
-@pytest.mark.parametrize("by_hand", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_what_the_user_set_by_hand_holds(by_hand: str) -> None:
-    environment = {by_hand: "backend:native"}
-    with allocator_environment(GpuOptimization(max_split_size_mb=512), environment):
-        assert environment == {by_hand: "backend:native"}
-    assert environment == {by_hand: "backend:native"}
-
-
-def test_the_environment_is_given_back() -> None:
-    environment: dict[str, str] = {}
-    with allocator_environment(GpuOptimization(max_split_size_mb=512), environment):
-        assert environment == {VARIABLE: "max_split_size_mb:512"}
-    assert environment == {}
-
-
-def test_torch_itself_takes_them_from_a_run() -> None:
-    """In a process of its own: torch reads them once. This machine needs no GPU for that."""
-    code = (
-        "import torch\nfrom vqc.config import TrainConfig\nfrom vqc.training.loop import backend_settings\n"
-        "config = TrainConfig(gpu_optimization={'max_split_size_mb': 512})\n"
-        "with backend_settings(config): print(torch._C._accelerator_getAllocatorSettings())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "max_split_size_mb:512"
