@@ -97,13 +97,8 @@ def _run(session: Session, machines: Machines, arguments: argparse.Namespace) ->
         display.start()
         crashed = True
         try:
-            ray_backend.run(
-                controller,
-                session.data,
-                resources=resources_of(settings, machines),
-                folder=folder,
-                cache=cache_folder(results),
-            )
+            resources, cache = resources_of(settings, machines), cache_folder(results)
+            ray_backend.run(controller, session.data, resources=resources, folder=folder, cache=cache)
             crashed = False
         finally:
             _each(
@@ -327,7 +322,7 @@ def _parser() -> argparse.ArgumentParser:
     def setting(name: str, path: str, metavar: str, text: str, kind: Callable[[str], object] = str) -> None:
         flag(name, dest=SETTING + path, type=kind, metavar=metavar, help=text)
 
-    setting("--trials", "budget.trials", "N", "configurations to try (30)", int)
+    setting("--trials", "budget.trials", "N", "configurations to try (30; on a GPU for at most 8 h)", int)
     setting("--hours", "budget.hours", "H", "search for so long, however many trials that is", float)
     flag("--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop")
     flag("--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)")

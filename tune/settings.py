@@ -11,6 +11,7 @@ from pydantic import Field, PlainValidator, StrictBool, StrictFloat, StrictInt, 
 from vqc.config import Record, TrainConfig, parse_record, read_json
 from vqc.errors import ConfigError, nearest
 
+LEAST_EPOCHS, MOST_EPOCHS = 6, 100  # of a full training that is given in steps
 INSIDE = 0.3819660112501051  # share of a range at which a value inside it is tried: on no grid
 
 
@@ -123,6 +124,12 @@ class SearchSettings(Record):
     threads_per_trial: StrictInt | None = Field(
         None, ge=1, description="CPU threads of a trial; none given: by the number of cores"
     )
+    full_training_steps: StrictInt | None = Field(
+        None,
+        ge=1,
+        description="optimiser steps of a full training of the default: num_epochs becomes what it takes on the data, "
+        f"{LEAST_EPOCHS} to {MOST_EPOCHS}, unless --epochs says it; none given: num_epochs as it is",
+    )
     keep_leaders: StrictInt = Field(3, ge=1, description="trials whose best checkpoint is kept")
     checkpoint_every_s: StrictFloat = Field(
         0.0, ge=0, description="seconds of training that a resumed trial may repeat; 0: none, each epoch is written"
@@ -171,13 +178,22 @@ def with_params(base: TrainConfig, params: Mapping[str, float | int | str]) -> T
     return parse_record(TrainConfig, {**base.model_dump(), **params}, source="trial")
 
 
+def scaled_to_data(settings: SearchSettings, images: int) -> SearchSettings:
+    """The settings with the epochs that ``full_training_steps`` takes on so many training images, where it is given."""
+    if settings.full_training_steps is None:
+        return settings
+    epochs = round(settings.full_training_steps / settings.train.steps_per_epoch(images))
+    epochs = min(max(LEAST_EPOCHS, epochs), MOST_EPOCHS)
+    return settings.model_copy(update={"train": settings.train.model_copy(update={"num_epochs": epochs})})
+
+
 def load_settings(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
     """Settings from a file, with the command line's flags put over it.
 
     Args:
         path: its ``train`` is a training configuration or the name of its file, relative to this one.
-        flags: by their path in the settings, such as ``train.model``. Hours without trials lift the file's limit on
-            trials.
+        flags: by their path in the settings, such as ``train.model``. Trials or hours take the place of the file's
+            budget, of both its limits.
 
     Raises:
         ConfigError: with every problem found.
@@ -188,7 +204,7 @@ def load_settings(path: Path, flags: Mapping[str, Any]) -> SearchSettings:
         raise ConfigError(str(path), [f'{key}: expected inside "budget": {{"{key}": ...}}' for key in outside])
     if isinstance(values.get("train", {}), str):
         values["train"] = read_json(path.parent / values["train"])
-    if "budget.hours" in flags and "budget.trials" not in flags:
+    if any(key.startswith("budget.") for key in flags):
         values["budget"] = {}
     for key, value in flags.items():
         *parents, name = key.split(".")

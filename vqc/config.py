@@ -8,6 +8,7 @@ Python would take ``true`` for 1.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -185,6 +186,10 @@ class TrainConfig(Record):
                 f"augmentation.quarter_turn: expected 0, because image_size {height} x {width} is not square"
             )
         return self
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Optimiser steps over so many training images; the last batch and the last step may be smaller."""
+        return math.ceil(math.ceil(images / self.batch_size) / self.gpu_optimization.gradient_accumulation_steps)
 
     @model_validator(mode="before")
     @classmethod

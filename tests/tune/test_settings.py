@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tune.settings import Budget, Dimension, SearchSettings, load_settings, with_params
+from tune.settings import Budget, Dimension, SearchSettings, load_settings, scaled_to_data, with_params
 from vqc.config import TrainConfig, parse_record
 from vqc.errors import ConfigError
 
@@ -135,13 +135,13 @@ def test_a_training_file_that_is_missing_is_named(tmp_path: Path) -> None:
     ("in_file", "flags", "expected"),
     [
         ({"trials": 9, "hours": 8.0}, {}, Budget(trials=9, hours=8.0)),
-        ({"trials": 9, "hours": 8.0}, {"budget.trials": 2}, Budget(trials=2, hours=8.0)),
+        ({"trials": 9, "hours": 8.0}, {"budget.trials": 2}, Budget(trials=2)),
         ({"trials": 9}, {"budget.hours": 6.0}, Budget(hours=6.0)),
         ({"trials": 9}, {"budget.hours": 6.0, "budget.trials": 5}, Budget(trials=5, hours=6.0)),
     ],
     ids=str,
 )
-def test_hours_given_alone_lift_the_limit_on_trials(
+def test_a_limit_that_is_given_takes_the_place_of_the_files_budget(
     tmp_path: Path, in_file: dict[str, float], flags: dict[str, float], expected: Budget
 ) -> None:
     assert load_settings(write(tmp_path / "search.json", budget=in_file), flags).budget == expected
@@ -160,3 +160,22 @@ def test_a_settings_file_of_version_1_is_told_where_its_budget_belongs(tmp_path:
 def test_image_sizes_are_those_of_the_space_or_the_one_size(space: dict[str, Any], sizes: list[int]) -> None:
     settings = parse_record(SearchSettings, {"train": {"image_size": 128}, "space": space}, source="test")
     assert settings.image_sizes() == sizes
+
+
+@pytest.mark.parametrize(
+    ("steps", "images", "train", "epochs"),
+    [
+        (None, 850, {}, 50),
+        (3000, 850, {}, 28),  # 107 steps an epoch
+        (3000, 850, {"batch_size": 4}, 14),
+        (3000, 850, {"gradient_accumulation_steps": 2}, 56),
+        (3000, 20, {}, 100),
+        (3000, 100_000, {}, 6),
+    ],
+)
+def test_epochs_are_what_a_full_training_takes_on_the_data(
+    steps: int | None, images: int, train: dict[str, int], epochs: int
+) -> None:
+    values = {"train": train, "space": SPACE, "full_training_steps": steps}
+    settings = SearchSettings.model_validate(values)
+    assert scaled_to_data(settings, images).train.num_epochs == epochs

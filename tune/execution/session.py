@@ -21,7 +21,7 @@ from tune.history.table import Table
 from tune.paths import find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_points, distinct_points
-from tune.settings import Budget, SearchSettings, load_settings
+from tune.settings import Budget, SearchSettings, load_settings, scaled_to_data
 from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
@@ -122,6 +122,8 @@ def new_session(
     data, findings = load_with_warnings(chosen, image_sizes=[(px, px) for px in settings.image_sizes()])
     train, weights = resolve_weights(settings.train)
     settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
+    if "train.num_epochs" not in flags:
+        settings = scaled_to_data(settings, len(data.train.images))
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
     remarks = [settings_remark, data_remark, f"Trials start from {weights}.", points_remark, *warning_lines(findings)]
     started = SearchStarted(

@@ -17,6 +17,7 @@ from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import repeated
 from tune.reporting.conclusions import edges, is_finished, ranking
 from tune.reporting.eta import EpochCost, Estimate
+from vqc.config import TrainConfig
 from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from tune.settings import SearchSettings
 
+MACHINE_SETTINGS = {"gpu_optimization", "num_workers", "seed"}  # decide how it is computed, not what
 WIDEST = 42  # characters that the searched values may take in columns of their own, of 80
 
 
@@ -71,7 +73,7 @@ def plan(
     expected: Estimate | None = None,
     checkpoints: tuple[int, int] | None = None,
 ) -> RenderableType:
-    """What the search will do: trials, epochs, rungs, space, data, time, and where to watch it.
+    """What the search will do and what not: trials, epochs, rungs, space, data, time, and where to watch it.
 
     Args:
         data_summary: label -> value, as the data describes itself; nested values become "name number" lists.
@@ -86,15 +88,22 @@ def plan(
     space = settings.space.items()
     rows = [
         ("search", f"{what}, {settings.concurrent} at a time{limit}"),
+        *_training_rows(settings, data_summary),
         ("stops", _stops(settings)),
         ("goal", f"the highest {queries.metric_name(settings.metric)} on the val split"),
         ("detector", settings.train.model),
         ("space", "; ".join(f"{name} {queries.range_text(dimension)}" for name, dimension in space)),
+        ("not tried", f"other values of {', '.join(_fixed(settings))}"),
         *_data_rows(data_summary),
-        *_time_rows(costs, expected),
+        *_time_rows(settings, costs, expected),
         *([] if checkpoints is None else [("checkpoints", _written(settings, *checkpoints, expected))]),
     ]
     return sheet("The plan", rows, _link_rows(links))
+
+
+def _fixed(settings: SearchSettings) -> list[str]:
+    """Names of the training settings that every trial has in common."""
+    return [name for name in TrainConfig.model_fields if name not in settings.space.keys() | MACHINE_SETTINGS]
 
 
 def _stops(settings: SearchSettings) -> str:
@@ -104,15 +113,32 @@ def _stops(settings: SearchSettings) -> str:
     return f"trials pause at epoch {rungs} and only the best are promoted; the default is trained in full at the end"
 
 
-def _time_rows(costs: Sequence[EpochCost], expected: Estimate | None) -> list[tuple[str, str]]:
+def _training_rows(settings: SearchSettings, data_summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    images, train = data_summary.get("images", {}).get("train"), settings.train
+    if images is None:
+        return []
+    steps = train.num_epochs * train.steps_per_epoch(images)
+    return [("a full training", f"{steps:,} steps with the default's batches of {train.batch_size}")]
+
+
+def _time_rows(
+    settings: SearchSettings, costs: Sequence[EpochCost], expected: Estimate | None
+) -> list[tuple[str, str]]:
+    hours, trials = settings.budget.hours, settings.budget.trials
     if expected is None:
-        return [("time", "measured by the first trial, and shown from its first epoch on")]
+        most = "" if hours is None else f"at most {hours:g} h, the end of it for the default and the repeats; "
+        return [("time", f"{most}measured by the first trial, and shown from its first epoch on")]
     sizes = [
         f"{cost.image_size} px {'does not fit' if cost.epoch_s is None else duration(cost.epoch_s)}" for cost in costs
     ]
     low, mean, high = map(duration, (expected.low_s, expected.mean_s, expected.high_s))
     whole = f"about {mean}; {low} if the cheapest image size wins, {high} if the dearest does"
-    return [("an epoch", ", ".join(sizes)), ("time", whole)]
+    rows = [("an epoch", ", ".join(sizes)), ("time", whole)]
+    if expected.trials is not None:
+        fits = trials is not None and expected.trials >= trials
+        room = "all trials" if fits else f"about {count_text(expected.trials, 'trial')}; others are not tried"
+        rows.append((f"in {hours:g} h", room))
+    return rows
 
 
 def _written(settings: SearchSettings, state_bytes: int, weights_bytes: int, expected: Estimate | None) -> str:

@@ -18,7 +18,7 @@ from statistics import fmean, median
 from tune.history.queries import epoch_s
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import rung_epochs
-from tune.settings import SearchSettings
+from tune.settings import Budget, SearchSettings
 
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
 PROMOTED = 0.4  # of those that reach a rung, at least, by the end of the search: measured
@@ -38,11 +38,15 @@ class EpochCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Seconds of a search: with all image sizes tried alike, and with the cheapest or the dearest one alone."""
+    """Seconds of a search: with all image sizes tried alike, and with the cheapest or the dearest one alone.
+
+    ``trials``: configurations that the hours have room for, with all sizes tried alike; None without hours.
+    """
 
     mean_s: float
     low_s: float
     high_s: float
+    trials: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +67,20 @@ def whole_search(settings: SearchSettings, costs: Sequence[EpochCost]) -> Estima
     known = [cost.epoch_s for cost in costs if cost.epoch_s is not None]
     hours_s = math.inf if settings.budget.hours is None else settings.budget.hours * 3600
 
-    def total_s(epoch_s: float) -> float:
-        if settings.budget.trials is None:
-            return hours_s
-        rest_s = _rest_s([], settings, _Pace(new_s=epoch_s, leaders_s=epoch_s, between_s=BETWEEN_S))
-        return min(rest_s / settings.concurrent, hours_s)
+    def needed_s(trials: int, epoch_s: float) -> float:
+        asked = settings.model_copy(update={"budget": Budget(trials=trials)})
+        return _rest_s([], asked, _Pace(new_s=epoch_s, leaders_s=epoch_s, between_s=BETWEEN_S)) / settings.concurrent
 
-    return Estimate(mean_s=total_s(fmean(known)), low_s=total_s(min(known)), high_s=total_s(max(known)))
+    def total_s(epoch_s: float) -> float:
+        trials = settings.budget.trials
+        return hours_s if trials is None else min(needed_s(trials, epoch_s), hours_s)
+
+    room = None
+    if settings.budget.hours is not None:
+        few = settings.confirm + 1  # from so many on, each trial adds the same
+        few_s, more_s = (needed_s(trials, fmean(known)) for trials in (few, few + 1))
+        room = max(1, few + math.floor((hours_s - few_s) / (more_s - few_s)))
+    return Estimate(mean_s=total_s(fmean(known)), low_s=total_s(min(known)), high_s=total_s(max(known)), trials=room)
 
 
 def time_left_s(table: Table, now_ms: int) -> float | None:

@@ -142,7 +142,7 @@ def _train_epoch(
 ) -> _Trained:
     config = state.info.config
     accumulate = config.gpu_optimization.gradient_accumulation_steps
-    steps = math.ceil(math.ceil(len(images) / config.batch_size) / accumulate) * config.num_epochs
+    steps = config.steps_per_epoch(len(images)) * config.num_epochs
     groups = _grouped(training_batches(images, config, epoch=epoch), accumulate)
     done = _Trained()
     started_s = time.monotonic()

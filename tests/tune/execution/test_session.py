@@ -154,12 +154,22 @@ def test_shares_of_a_gpu_are_for_those_who_have_one(tmp_path: Path, gpus: bool, 
     assert new(tmp_path, gpus=gpus, gpus_per_trial="auto").settings.concurrent == together
 
 
-@pytest.mark.parametrize(("gpus", "sizes"), [(True, (320, 416, 512, 640)), (False, (96, 128, 160))])
-def test_the_settings_are_those_for_the_machines(tmp_path: Path, gpus: bool, sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "flags", "sizes", "budget", "epochs"),
+    [
+        (True, {}, (320, 416, 512, 640), Budget(trials=30, hours=8.0), 100),
+        (True, {"train.num_epochs": 3, "budget.trials": 5}, (320, 416, 512, 640), Budget(trials=5), 3),
+        (False, {}, (96, 128, 160), Budget(trials=30), 10),
+    ],
+)
+def test_the_settings_are_those_for_the_machines(
+    tmp_path: Path, gpus: bool, flags: dict[str, int], sizes: tuple[int, ...], budget: Budget, epochs: int
+) -> None:
     data = write_data(tmp_path / "data")
     session = new_session(
-        name="s", results=tmp_path, data_folder=data, config=None, flags={"train.model": "fcos_tiny"}, command="",
-        gpus=gpus,
+        name="s", results=tmp_path, data_folder=data, config=None, flags={"train.model": "fcos_tiny", **flags},
+        command="", gpus=gpus,
     )  # fmt: skip
     assert session.settings.space["image_size"].choices == sizes
+    assert (session.settings.budget, session.settings.train.num_epochs) == (budget, epochs)
     assert ("the CPU settings are used" in " ".join(session.remarks)) is not gpus

@@ -14,7 +14,7 @@ from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
 from tune.reporting.console import plan, show, summary
-from tune.reporting.eta import Estimate
+from tune.reporting.eta import EpochCost, Estimate
 from tune.settings import Budget, SearchSettings
 
 LINKS = {
@@ -86,6 +86,33 @@ def test_the_plan_says_what_checkpoints_take(budget: dict[str, float], expected:
     settings = search_settings(**budget).model_copy(update={"checkpoint_every_s": 120.0})
     made = plan(settings, {}, {}, expected=expected, checkpoints=(500_000_000, 166_000_000))
     assert said in " ".join(shown(made).split())
+
+
+def test_the_plan_says_what_is_not_tried_and_what_a_full_training_is() -> None:
+    text = " ".join(shown(plan(search_settings(), {"images": {"train": 100}}, {})).split())
+    assert "a full training 78 steps with the default's batches of 8" in text
+    assert "not tried other values of model, weights, num_epochs, weight_decay" in text
+
+
+@pytest.mark.parametrize(
+    ("budget", "room", "said"),
+    [
+        ({"trials": 30, "hours": 8.0}, 22, "in 8 h about 22 trials; others are not tried"),
+        ({"trials": 30, "hours": 8.0}, 30, "in 8 h all trials"),
+        ({"hours": 8.0}, 40, "in 8 h about 40 trials"),
+        ({"trials": 30}, None, "if the dearest does"),
+    ],
+)
+def test_the_plan_says_what_the_hours_have_room_for(budget: dict[str, float], room: int | None, said: str) -> None:
+    expected = Estimate(mean_s=3600, low_s=1800, high_s=7200, trials=room)
+    text = shown(
+        plan(search_settings(**budget), {}, {}, costs=[EpochCost(image_size=64, epoch_s=1)], expected=expected)
+    )
+    assert said in " ".join(text.split())
+
+
+def test_before_anything_is_measured_the_plan_has_the_hours() -> None:
+    assert "at most 8 h" in shown(plan(search_settings(trials=30, hours=8.0), {}, {}))
 
 
 def test_the_summary_names_the_best_the_gain_and_the_next_command() -> None:

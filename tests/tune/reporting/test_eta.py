@@ -120,6 +120,17 @@ def test_a_dry_run_foretells_the_search_between_its_cheapest_and_its_dearest_siz
     assert expected.low_s < expected.mean_s < expected.high_s
 
 
+@pytest.mark.parametrize("trials", [30, None])
+@pytest.mark.parametrize("hours", [0.2, 1.0, 8.0])
+def test_a_dry_run_counts_the_trials_that_the_hours_have_room_for(trials: int | None, hours: float) -> None:
+    costs = [EpochCost(image_size=size, epoch_s=seconds) for size, seconds in ((320, 20.0), (640, 60.0))]
+    room = whole_search(search_settings(trials=trials, hours=hours, confirm=2), costs).trials
+    assert room is not None
+    fits, does_not = (whole_search(search_settings(trials=n, confirm=2), costs).mean_s for n in (room, room + 1))
+    assert room == 1 or fits <= hours * 3600
+    assert does_not > hours * 3600
+
+
 def table_of(some: list[Event]) -> Table:
     table = Table()
     for event in some:
