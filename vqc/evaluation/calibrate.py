@@ -123,7 +123,8 @@ def promise(point: OperatingPoint) -> Iterator[str]:
     if not point.reached:
         yield (
             f"The goal of at most {goal} escapes is not reached: on {point.escape.count} of {total} defective val "
-            f"parts nothing is found at any threshold, and at most {point.tolerated} may pass."
+            f"parts nothing is found at any threshold, and at most {point.tolerated} may pass. "
+            "A detector trained with a lower score_floor returns fainter findings."
         )
         return
     if point.confidence is None:
