@@ -134,6 +134,15 @@ class TrainConfig(Record):
         "auto",
         description="start from ImageNet backbone weights, from random ones, or (auto) whichever can be had",
     )
+    frozen_stages: StrictInt | None = Field(
+        None,
+        ge=0,
+        description="stages of a pretrained backbone, its stem the first, that keep their weights; "
+        "none given: as is usual for the detector",
+    )
+    backbone_rate: StrictFloat = Field(
+        0.25, gt=0, le=1, description="learning rate of a pretrained backbone, as a share of the others'"
+    )
     image_size: ImageSize = Field(
         (512, 512),
         description="height and width in pixels, multiples of 32, or one number for a square; images are fitted in",
@@ -144,7 +153,10 @@ class TrainConfig(Record):
     )
     learning_rate: StrictFloat = Field(1e-4, gt=0, le=10, description="peak of the schedule, per step")
     weight_decay: StrictFloat = Field(
-        1e-4, ge=0, le=1, description="AdamW's decoupled decay, per step and unit of learning rate"
+        1e-4,
+        ge=0,
+        le=1,
+        description="AdamW's decoupled decay, per step and unit of learning rate; none for norms and biases",
     )
     warmup_fraction: StrictFloat = Field(
         0.1, ge=0, lt=1, description="share of all steps in which the rate rises linearly"

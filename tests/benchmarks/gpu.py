@@ -28,7 +28,7 @@ from tune.history.journal import read_table
 from tune.history.table import Table
 from vqc.config import Record
 from vqc.data.synthetic import write_sample
-from vqc.models.registry import ARCHITECTURES
+from vqc.models.registry import OFFERED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REPORT = Path(__file__).with_name("GPU.md")
@@ -53,9 +53,9 @@ class Scale:
 
 
 FULL = Scale(
-    models=tuple(name for name in ARCHITECTURES if name != "fcos_tiny"),
+    models=OFFERED,
     sizes=tuple(GUIDE_GB),
-    speed_models=tuple(ARCHITECTURES),
+    speed_models=OFFERED,
     search_model="fasterrcnn_mobilenet_v3_large_fpn",
     search_sizes=(320, 416, 512, 640, 768, 896, 1024),
     search_batches=(2, 4, 8, 16),

@@ -34,7 +34,7 @@ from vqc.data.dataset import load_data
 from vqc.data.loader import FittedImages, training_batches
 from vqc.data.synthetic import write_sample
 from vqc.models.build import build_detector
-from vqc.models.lite import fcos_tiny
+from vqc.models.lite import STRIDES, light_detector
 from vqc.training.loop import fit
 
 Plain = tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]
@@ -52,6 +52,7 @@ class Case:
 
 CASES = (
     Case(model="fcos_tiny", image_size=128, batch_size=8, steps=6),
+    Case(model="fcos_lite0", image_size=320, batch_size=4, steps=4),
     Case(model="ssdlite320_mobilenet_v3_large", image_size=320, batch_size=4, steps=4),
     Case(model="fasterrcnn_mobilenet_v3_large_320_fpn", image_size=320, batch_size=2, steps=2),
     Case(model="fasterrcnn_mobilenet_v3_large_fpn", image_size=320, batch_size=2, steps=2),
@@ -80,8 +81,8 @@ def configured(case: Case, *, blocks: int) -> TrainConfig:
 
 def plain_model(config: TrainConfig, num_classes: int) -> Any:
     """Torchvision's own detector with the weights that ``fit()`` begins with, told the size of its images."""
-    if config.model == "fcos_tiny":
-        model: Any = fcos_tiny(num_classes + 1)
+    if config.model in STRIDES:
+        model: Any = light_detector(config, num_classes + 1, load_backbone=False)
         model.transform.min_size, model.transform.max_size = (config.image_size[0],), config.image_size[1]
     else:
         size = (

@@ -133,7 +133,7 @@ def test_ctrl_c_ends_after_the_epoch_and_resume_goes_on(place: Path) -> None:
 MISTAKES = {
     "no data": (["--data", "nowhere"], "nowhere: no such folder"),
     "no trials": (["--data", "data", "--trials", "0"], "--trials: got 0"),
-    "unknown model": (["--data", "data", "--model", "fcos_tinny"], "did you mean 'fcos_tiny'?"),
+    "unknown model": (["--data", "data", "--model", "fcos_lite"], "did you mean 'fcos_lite0'?"),
     "unknown key": (["--data", "data", "--config", "wrong.json"], "confrim: unknown key; did you mean 'confirm'?"),
     "no JSON": (["--data", "broken"], "not JSON: line 1"),
     "nothing to resume": (["--resume"], "no search was run here"),

@@ -15,13 +15,14 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from vqc.models.registry import ARCHITECTURES
+    from vqc.models.registry import ARCHITECTURES, OFFERED
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
     table.add_column("pretrained backbone")
     table.add_column("what it is")
-    for name, architecture in ARCHITECTURES.items():
+    for name in OFFERED:
+        architecture = ARCHITECTURES[name]
         weights = (architecture.backbone_weights or "none").partition("_Weights")[0]
         table.add_row(name, weights, architecture.note)
     Console(highlight=False).print(table)

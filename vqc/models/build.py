@@ -1,4 +1,4 @@
-"""Name -> torchvision detector of one fixed input size.
+"""Name -> detector of one fixed input size.
 
 Every detector here takes ``uint8 [N, 3, H, W]`` RGB batches that are already fitted to its size. In training it
 also takes targets (``boxes`` float32 [n, 4] xyxy pixels, ``labels`` int64 [n] in 1..C) and returns its loss terms,
@@ -25,13 +25,13 @@ from torchvision.models.detection.ssd import SSD
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
 from vqc.models.anchors import FixedAnchors
-from vqc.models.lite import fcos_tiny
+from vqc.models.lite import STRIDES, light_detector
 from vqc.models.norms import settle_norms
-from vqc.models.registry import ARCHITECTURES, check_model
+from vqc.models.registry import ARCHITECTURES, check_model, frozen_stages
 from vqc.seeding import stream_seed
 
 TRAINS_ON_ONE_CELL = ("ssdlite320_mobilenet_v3_large",)  # these train batch norm on maps of one cell
-BACKBONES = ("backbone.body.", "backbone.features.")  # what torchvision's backbone weights are loaded into
+BACKBONES = ("backbone.body.", "backbone.features.")  # the modules that backbone weights are loaded into
 
 
 def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool = True) -> nn.Module:
@@ -49,10 +49,8 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
         raise ModelError("weights: 'auto' must be resolved before a detector is built")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))
-        if config.model == "fcos_tiny":
-            model: Any = fcos_tiny(num_classes + 1)
-        else:
-            model = _torchvision(config, num_classes, load_backbone)
+        build = light_detector if config.model in STRIDES else _torchvision
+        model: Any = build(config, num_classes + 1, load_backbone=load_backbone)
     settle_norms(model, pretrained=BACKBONES if config.weights == "backbone" else ())
     _answer_in_float32(model)
     model.transform = _Normalise(model.transform)
@@ -111,11 +109,16 @@ def _count_images(model: Any, inputs: tuple[Any, ...]) -> None:
     model.loss_count = len(inputs[0])
 
 
-def _torchvision(config: TrainConfig, num_classes: int, load_backbone: bool) -> Any:
-    wanted = ARCHITECTURES[config.model].backbone_weights if config.weights == "backbone" else None
-    own = {"norm_layer": partial(_BatchNorm, eps=0.001, momentum=0.03)} if config.model in TRAINS_ON_ONE_CELL else {}
+def _torchvision(config: TrainConfig, num_classes: int, *, load_backbone: bool) -> Any:
+    options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": num_classes}
+    if config.weights == "backbone":
+        known = ARCHITECTURES[config.model]
+        trained = known.stages - frozen_stages(config)
+        options |= {"weights_backbone": known.backbone_weights, "trainable_backbone_layers": trained}
+    if config.model in TRAINS_ON_ONE_CELL:
+        options["norm_layer"] = partial(_BatchNorm, eps=0.001, momentum=0.03)
     with _backbone_weights(_stored_tensors if load_backbone else _random_tensors):
-        return get_model(config.model, weights=None, weights_backbone=wanted, num_classes=num_classes + 1, **own)
+        return get_model(config.model, **options)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A detector of 0.6 million parameters for machines without a GPU: FCOS over two levels of plain convolutions."""
+"""The light detectors: torchvision's FCOS over three small maps, and a backbone of 0.6 million parameters for tests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.ops import FeaturePyramidNetwork
 
+from vqc.config import TrainConfig
+from vqc.models.efficientnet_lite import lite0_pyramid
+from vqc.models.registry import frozen_stages
+
+CHANNELS = 64
+STRIDES = {"fcos_lite0": (8, 16, 32), "fcos_lite0_fine": (4, 8, 16), "fcos_tiny": (8, 16, 32)}
 FIRST_DISTANCE = 1.5  # in strides, from a cell to each side of its box: at torchvision's 0 the ReLU passes no gradient
 
 
@@ -37,7 +43,7 @@ class _TinyBackbone(nn.Module):
     plane in memory.
     """
 
-    out_channels = 64
+    out_channels = CHANNELS
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,14 +59,24 @@ class _TinyBackbone(nn.Module):
         return OrderedDict((name, one.contiguous()) for name, one in maps.items())
 
 
-def fcos_tiny(num_classes: int) -> FCOS:
-    """The detector with random weights from torch's global stream, behind torchvision's own transform.
+def light_detector(config: TrainConfig, num_classes: int, *, load_backbone: bool) -> FCOS:
+    """One of ``STRIDES``, its random weights from torch's global stream, behind torchvision's own transform.
 
     Args:
         num_classes: the background counted.
+        load_backbone: False where pretrained weights are loaded over anyway.
     """
-    anchors = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
-    backbone = _TinyBackbone()
-    head = FCOSHead(backbone.out_channels, 1, num_classes, num_convs=2)
+    strides, pixels = STRIDES[config.model], {}
+    if config.model == "fcos_tiny":
+        backbone: nn.Module = _TinyBackbone()
+    else:
+        pretrained = config.weights != "none"
+        frozen = frozen_stages(config)
+        backbone = lite0_pyramid(
+            strides, channels=CHANNELS, pretrained=pretrained, load=load_backbone, frozen_stages=frozen
+        )
+        pixels = {"image_mean": [127 / 255] * 3, "image_std": [128 / 255] * 3}
+    anchors = AnchorGenerator([(stride,) for stride in strides], [(1.0,)] * len(strides))
+    head = FCOSHead(CHANNELS, 1, num_classes, num_convs=2)
     nn.init.constant_(head.regression_head.bbox_reg.bias, FIRST_DISTANCE)
-    return FCOS(backbone, num_classes, anchor_generator=anchors, head=head, topk_candidates=300)
+    return FCOS(backbone, num_classes, anchor_generator=anchors, head=head, topk_candidates=300, **pixels)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from vqc.config import TrainConfig
 from vqc.errors import ModelError, nearest
 
 
@@ -12,53 +14,58 @@ from vqc.errors import ModelError, nearest
 class Architecture:
     """One detector.
 
-    ``backbone_weights``: torchvision's name of the ImageNet weights of its backbone, None where there are none.
+    ``backbone_weights``: the name of the ImageNet weights of its backbone, torchvision's where it has them; None where
+    there are none.
+    ``stages``: of the backbone, from the input on; the first ``frozen_stages`` keep pretrained weights unless the
+    configuration says how many.
     ``score_threshold``: detections below it are not returned.
+    ``for_tests``: too weak for use.
     """
 
     backbone_weights: str | None
+    stages: int = 0
+    frozen_stages: int = 0
     score_threshold: float = 0.05
     note: str
+    for_tests: bool = False
 
+
+_resnet50 = partial(Architecture, backbone_weights="ResNet50_Weights.IMAGENET1K_V1", stages=5, frozen_stages=2)
+_mobilenet = partial(
+    Architecture, backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1", stages=6, frozen_stages=3
+)
+_lite0 = partial(Architecture, backbone_weights="EfficientNet_Lite0_Weights.IMAGENET1K", stages=8, frozen_stages=3)
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "fasterrcnn_resnet50_fpn": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="the guide's choice: two stages, accurate, heavy"
-    ),
-    "fasterrcnn_resnet50_fpn_v2": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="deeper heads with norms"
-    ),
-    "fasterrcnn_mobilenet_v3_large_fpn": Architecture(
-        backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1", note="two stages on a light backbone"
-    ),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": Architecture(
-        backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1",
-        note="the same with fewer proposals, for small images",
-    ),
-    "retinanet_resnet50_fpn": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="one stage, focal loss"
-    ),
-    "retinanet_resnet50_fpn_v2": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="group norm heads, GIoU loss"
-    ),
-    "fcos_resnet50_fpn": Architecture(
-        backbone_weights="ResNet50_Weights.IMAGENET1K_V1", note="one stage without anchors"
-    ),
-    "ssdlite320_mobilenet_v3_large": Architecture(
-        backbone_weights="MobileNet_V3_Large_Weights.IMAGENET1K_V1",
-        score_threshold=0.01,
-        note="the fastest of torchvision",
+    "fcos_lite0": _lite0(note="3.3 million parameters, one stage without anchors: for a CPU or a small GPU"),
+    "fcos_lite0_fine": _lite0(stages=6, note="the same with twice as fine maps, for defects of a few pixels"),
+    "fasterrcnn_resnet50_fpn": _resnet50(note="the guide's choice: two stages, accurate, heavy"),
+    "fasterrcnn_resnet50_fpn_v2": _resnet50(note="deeper heads with norms"),
+    "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet(note="two stages on a light backbone"),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _mobilenet(note="the same with fewer proposals, for small images"),
+    "retinanet_resnet50_fpn": _resnet50(note="one stage, focal loss"),
+    "retinanet_resnet50_fpn_v2": _resnet50(note="group norm heads, GIoU loss"),
+    "fcos_resnet50_fpn": _resnet50(note="one stage without anchors"),
+    "ssdlite320_mobilenet_v3_large": _mobilenet(
+        frozen_stages=0, score_threshold=0.01, note="the fastest of torchvision"
     ),
     "fcos_tiny": Architecture(
-        backbone_weights=None, note="0.6 million parameters, trained from random weights: for a CPU"
+        backbone_weights=None, note="0.6 million parameters, trained in a second", for_tests=True
     ),
 }
+OFFERED = tuple(name for name, architecture in ARCHITECTURES.items() if not architecture.for_tests)
 
 
 def check_model(name: str) -> None:
     """Raise ``ModelError`` with the nearest right name unless ``name`` is a detector."""
     if name not in ARCHITECTURES:
         raise ModelError(
-            f"model: got '{name}', expected one of {', '.join(ARCHITECTURES)}{nearest(name, ARCHITECTURES)}",
+            f"model: got '{name}', expected one of {', '.join(OFFERED)}{nearest(name, OFFERED)}",
             command="vqc models",
         )
+
+
+def frozen_stages(config: TrainConfig) -> int:
+    """How many stages of its backbone keep their pretrained weights: as configured, else as usual for the detector."""
+    known = ARCHITECTURES[config.model]
+    return known.frozen_stages if config.frozen_stages is None else min(config.frozen_stages, known.stages)

@@ -42,6 +42,7 @@ from vqc.models.checkpoint import ModelInfo
 from vqc.seeding import stream_seed
 from vqc.training.ema import first_average, move_average
 from vqc.training.gradient_accumulation import GradientAccumulation
+from vqc.training.optimizer import adamw, set_rate
 from vqc.training.state import LoopState, load_state
 
 SANITY_BATCHES = 2
@@ -171,8 +172,7 @@ def _train_epoch(
 def _step(state: LoopState, group: Sequence[Batch], done: _Trained, gradient: GradientAccumulation) -> None:
     """One optimiser step on the mean loss of a group of batches: rate, gradient, unscale, clip, step, zero."""
     config = state.info.config
-    for setting in state.optimizer.param_groups:
-        setting["lr"] = done.learning_rate
+    set_rate(state.optimizer, done.learning_rate)
     for batch in group:
         for name, term in gradient.add(batch, share=1 / len(group)).items():
             done.losses[name] = done.losses.get(name, 0.0) + term * len(batch.indices)
@@ -200,12 +200,11 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
     model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     categories = tuple((category.id, category.name) for category in data.categories)
     info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
     average = first_average(model) if config.ema_decay else None
-    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=precision.scaler(), average=average)
+    optimizer, scaler = adamw(model, config), precision.scaler()
+    return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=scaler, average=average)
 
 
 def _score(

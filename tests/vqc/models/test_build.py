@@ -21,7 +21,7 @@ from vqc.models.build import build_detector, loss_count, move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
 from vqc.models.registry import ARCHITECTURES, check_model
 
-LIGHT = {"fcos_tiny", "ssdlite320_mobilenet_v3_large"}
+LIGHT = {"fcos_lite0", "fcos_tiny", "ssdlite320_mobilenet_v3_large"}
 
 
 def every(names: Iterable[str]) -> pytest.MarkDecorator:
@@ -107,6 +107,7 @@ def test_batches_of_good_parts_and_of_one_image_train(name: str, counts: tuple[i
     "name",
     [
         "ssdlite320_mobilenet_v3_large",
+        "fcos_lite0",
         pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", marks=pytest.mark.slow),
         pytest.param("fcos_resnet50_fpn", marks=pytest.mark.slow),
     ],
@@ -244,10 +245,13 @@ def test_labels_have_room_for_every_category(classes: int) -> None:
     assert all(math.isfinite(float(term.detach())) for term in terms.values())
 
 
-def test_pixels_are_normalised_as_the_backbone_expects() -> None:
-    model = build_detector(config(), num_classes=1)
+IMAGENET = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+
+
+@pytest.mark.parametrize(("name", "expected"), [("fcos_tiny", IMAGENET), ("fcos_lite0", torch.ones(3))])
+def test_pixels_are_normalised_as_the_backbone_expects(name: str, expected: Tensor) -> None:
+    model = build_detector(config(name), num_classes=1)
     images, _ = model.get_submodule("transform")(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8))
-    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(images.tensors[0, :, 0, 0], expected)
     assert images.image_sizes == [(64, 64)]
 

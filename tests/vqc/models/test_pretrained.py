@@ -58,6 +58,11 @@ def test_a_detector_without_backbone_weights(weights: str) -> None:
     assert resolve_weights(config(weights=weights)) == (config(), "random initial weights")
 
 
+def test_lite0_has_its_weights_without_a_network(offline: None) -> None:
+    decided, told = resolve_weights(config("fcos_lite0", weights="auto"))
+    assert (decided.weights, told) == ("backbone", "backbone weights EfficientNet_Lite0_Weights.IMAGENET1K")
+
+
 def test_backbone_weights_that_do_not_exist() -> None:
     with pytest.raises(ModelError, match="there are no backbone weights for 'fcos_tiny', expected 'none' or 'auto'"):
         resolve_weights(config(weights="backbone"))

@@ -89,10 +89,18 @@ def test_resumed_is_as_if_never_stopped(tiny: Data, straight: Run, after: int, w
     assert weights(epoch) == straight.weights
 
 
-@pytest.mark.slow
-def test_a_detector_that_draws_samples_is_resumed_too(tiny: Data, tmp_path: Path) -> None:
-    """Faster R-CNN's losses draw anchors at random in every step."""
-    settings = config(model="fasterrcnn_mobilenet_v3_large_320_fpn", num_epochs=2)
+@pytest.mark.parametrize(
+    ("name", "weights_"),
+    [
+        ("fcos_lite0", "backbone"),
+        pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", "none", marks=pytest.mark.slow),
+    ],
+)
+def test_groups_of_parameters_and_drawn_samples_are_resumed_too(
+    name: str, weights_: str, tiny: Data, tmp_path: Path
+) -> None:
+    """A pretrained backbone has a rate of its own; Faster R-CNN's losses draw anchors at random in every step."""
+    settings = config(model=name, weights=weights_, num_epochs=2)
     run = fit(settings, tiny)
     first = next(run)
     snapshot_of(first.state, first.report).write_state(tmp_path / "last")
@@ -165,10 +173,12 @@ def test_accumulation_steps_on_the_mean_of_the_batches_gradients(tiny: Data) -> 
     settings = config(num_epochs=1, gpu_optimization={**FLOAT32, "gradient_accumulation_steps": 2})
     (epoch,) = fit(settings, tiny)
     model = build_detector(settings, num_classes=2)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    matrices, vectors = ([one for one in model.parameters() if (one.dim() > 1) == many] for many in (True, False))
+    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], weight_decay=1e-4)
     batches = list(training_batches(FittedImages(tiny, "train", size=(64, 64), cache=None), settings, epoch=1))
     for step, group in enumerate([batches[:2], batches[2:]]):
-        optimizer.param_groups[0]["lr"] = learning_rate_at(step, steps=2, config=settings)
+        for one in optimizer.param_groups:
+            one["lr"] = learning_rate_at(step, steps=2, config=settings)
         optimizer.zero_grad()
         for batch in group:
             (sum(model(batch.images, batch.targets).values()) / len(group)).backward()
