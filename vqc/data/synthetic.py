@@ -27,7 +27,7 @@ from vqc.errors import DataError
 from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
-SAMPLE_IMAGES: Mapping[str, int] = {"train": 128, "val": 48, "test": 64}
+SAMPLE_IMAGES: Mapping[str, int] = {"train": 48, "val": 40, "test": 48}
 SAMPLE_VERSION = 2  # to be raised when the same seed writes other bytes
 SIDE_PX = 224
 JPEG_QUALITY = 92
@@ -218,7 +218,7 @@ def _scratch(rng: np.random.Generator, lamp: float, size_px: float, contrast: fl
     """A thin, slightly bent line that tapers off, bright where metal is bare or dark where dirt sits in it."""
     # Never along an axis: a box thinner than 6 px is hard for any detector and looks like grain.
     angle = math.radians(rng.uniform(27, 63)) + math.pi / 2 * rng.integers(2)
-    alpha = _line(rng, angle, size_px, bend=0.1)
+    alpha = _line(rng, angle, 1.3 * size_px, bend=0.1)
     # The burr beside the groove lies in shadow on the side away from the lamp.
     burr = np.roll(alpha, (round(1.4 * math.sin(lamp)), round(1.4 * math.cos(lamp))), (0, 1))
     core = np.float32(1.5 * contrast * rng.choice((-1.0, 1.0), p=(0.4, 0.6)))
@@ -227,7 +227,7 @@ def _scratch(rng: np.random.Generator, lamp: float, size_px: float, contrast: fl
 
 def _fibre(rng: np.random.Generator, lamp: float, size_px: float, contrast: float) -> _Mark:
     """No defect: a thread of cloth that lies on the part, as thin as a scratch, bent far more and without a burr."""
-    alpha = _line(rng, rng.uniform(0, 2 * math.pi), size_px, bend=0.45)
+    alpha = _line(rng, rng.uniform(0, 2 * math.pi), 1.3 * size_px, bend=0.45)
     return _Mark("", alpha, -np.float32(1.5 * contrast) * alpha)
 
 
