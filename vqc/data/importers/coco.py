@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from itertools import accumulate, chain
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vqc.data.annotations import Xyxy, read_document
 from vqc.data.findings import Report
@@ -30,7 +33,8 @@ from vqc.data.importers.tree import Tree, split_named, split_of
 from vqc.errors import DataError
 
 LISTS = ("categories", "images", "annotations")
-MOST_DIGITS = 8  # of a compressed run length, five bits each: more than any picture has pixels
+MOST_DIGITS = 8  # of a compressed run length, five bits each
+MOST_RUN = 2**31  # of one run: more pixels than any picture has
 
 Entry = Mapping[str, Any]
 
@@ -176,42 +180,46 @@ def _xyxy(entry: Entry) -> Xyxy:
 
 
 def around_runs(mask: Entry) -> Xyxy:
-    """The box around a mask of run lengths: zeros and ones in turn, column after column."""
+    """The box around a mask of run lengths: zeros and ones in turn, column after column.
+
+    Raises:
+        ValueError: it is no such mask, or has no ones.
+    """
     counts, size = mask.get("counts"), mask.get("size")
     if not isinstance(size, list) or not size or number(size[0]) < 1:
         raise ValueError("a mask without a size")
     height = int(number(size[0]))
-    runs = list(_uncompressed(counts)) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(type(run) is int and 0 <= run <= 2**31 for run in runs):
+    if isinstance(counts, str):
+        runs = _uncompressed(counts)
+    elif isinstance(counts, list) and all(type(run) is int and 0 <= run <= MOST_RUN for run in counts):
+        runs = np.array(counts, dtype=np.int64)
+    else:
         raise ValueError("a mask without run lengths")
-    ends = [0, *accumulate(runs)]
-    ones = [(start, end - 1) for start, end in zip(ends[1::2], ends[2::2], strict=False) if end > start]
-    if not ones:
+    ends = np.concatenate([[0], np.cumsum(runs)])
+    first, last = ends[1:-1:2], ends[2::2] - 1
+    first, last = first[first <= last], last[first <= last]
+    if not len(first):
         raise ValueError("an empty mask")
-    rows = [
-        (0, height - 1) if start // height < last // height else (start % height, last % height) for start, last in ones
-    ]
-    top, bottom = min(first for first, _ in rows), max(last for _, last in rows) + 1
-    return ones[0][0] // height, top, ones[-1][1] // height + 1, bottom
+    whole = first // height < last // height  # from one column into the next
+    top, bottom = np.where(whole, 0, first % height), np.where(whole, height - 1, last % height)
+    return float(first[0] // height), float(top.min()), float(last[-1] // height + 1), float(bottom.max() + 1)
 
 
-def _uncompressed(text: str) -> Iterator[int]:
+def _uncompressed(text: str) -> NDArray[np.int64]:
     """Run lengths of pycocotools' text: digits of five bits, the lowest first; from the third on, differences.
 
-    https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c, ``rleFrString``.
+    https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c, ``rleFrString``: 32 says that another digit
+    follows, 16 of the last digit is the sign, and a difference is to the length two before.
     """
-    runs: list[int] = []
-    run = digits = 0
-    for letter in text:
-        value = ord(letter) - 48
-        if not 0 <= value < 64 or digits == MOST_DIGITS:
-            raise ValueError("a mask without run lengths")
-        run |= (value & 31) << 5 * digits
-        digits += 1
-        if value & 32:
-            continue
-        if value & 16:
-            run -= 1 << 5 * digits
-        runs.append(run + (runs[-2] if len(runs) > 2 else 0))
-        run = digits = 0
-    return iter(runs)
+    values = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(values & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if not len(ends) or ends[-1] != len(values) - 1 or values.min() < 0 or (ends - starts).max() >= MOST_DIGITS:
+        raise ValueError("a mask without run lengths")
+    places = 5 * (np.arange(len(values)) - np.repeat(starts, ends - starts + 1))
+    runs = np.add.reduceat((values & 31) << places, starts)
+    runs -= np.where(values[ends] & 16, 32 << places[ends], 0)
+    runs[1::2], runs[2::2] = np.cumsum(runs[1::2]), np.cumsum(runs[2::2])
+    if runs.min() < 0 or runs.max() > MOST_RUN:
+        raise ValueError("a mask without run lengths")
+    return runs

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
+from vqc.data.annotations import MOST_LETTERS
 from vqc.errors import DataError
 from vqc.files import read_at_most
 
@@ -21,6 +22,7 @@ PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".
 MASKS = {"SegmentationClass", "SegmentationObject"}  # Pascal VOC's folders of pictures that are no photographs
 MOST_FILES = 500_000
 END_BYTES = 2**16
+INDEXED = 3  # last parts of a path by which pictures are looked up: many folders may hold a picture of one name
 SPLIT_NAME = re.compile(r"(?:obj_)?(train|val|test)(?:ing|id|idation)?(?:\d{4}|_data)?")
 
 
@@ -114,20 +116,17 @@ class Tree:
         Raises:
             ValueError: there is none, or several.
         """
-        plain = unquote(name) if "://" in name else name
-        plain = plain.replace("\\", "/")
+        plain = (unquote(name) if "://" in name else name)[:MOST_LETTERS].replace("\\", "/")
         given = PurePosixPath(plain).parts
         parts = tuple(part for part in given if part not in ("..", "/") and not part.endswith(":"))
         foreign = parts != given or bool(PureWindowsPath(plain).drive)
         scores: dict[tuple[int, bool, int, bool], list[str]] = defaultdict(list)
-        for file in self._by_name[parts[-1].lower()] if parts else ():
-            own = PurePosixPath(file).parts
+        for file in self._ending(parts, shorter=foreign):
+            own, its_split = PurePosixPath(file).parts, split_of(file)
             equal = _shared(own[::-1], parts[::-1])
-            its_split = split_of(file)
             if (equal == len(parts) or foreign) and (not split or its_split in (None, split)):
-                scores[equal, its_split == split, _shared(own, PurePosixPath(beside).parts), own[-1] == parts[-1]] += [
-                    file
-                ]
+                nearness = _shared(own, PurePosixPath(beside).parts)
+                scores[equal, its_split == split, nearness, own[-1] == parts[-1]].append(file)
         if not scores:
             raise ValueError("no such picture")
         best = scores[max(scores)]
@@ -148,12 +147,20 @@ class Tree:
                 return self.picture(other, document, split)
         return self.picture(name, document, split)
 
+    def _ending(self, parts: Sequence[str], *, shorter: bool) -> Sequence[str]:
+        """Pictures whose last parts are the last of these, or ``shorter`` where there is none, but for capitals."""
+        most = min(len(parts), INDEXED)
+        ends = ["/".join(parts[-count:]).lower() for count in range(most, 0, -1)]
+        return next((found for end in ends[: None if shorter else 1] if (found := self._by_end.get(end))), [])
+
     @cached_property
-    def _by_name(self) -> defaultdict[str, list[str]]:
-        """Last part of a picture's path, in small letters -> pictures."""
-        found: defaultdict[str, list[str]] = defaultdict(list)
+    def _by_end(self) -> dict[str, list[str]]:
+        """The last part of a picture's path, the last two and so on, in small letters -> pictures."""
+        found: dict[str, list[str]] = {}
         for file in self.pictures:
-            found[PurePosixPath(file).name.lower()].append(file)
+            parts = PurePosixPath(file).parts
+            for count in range(1, min(len(parts), INDEXED) + 1):
+                found.setdefault("/".join(parts[-count:]).lower(), []).append(file)
         return found
 
 
