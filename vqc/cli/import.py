@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
     imported = import_data(args.source, args.out, format_=args.format, unlabelled=args.unlabelled)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     _show(console, imported)
-    if "" not in imported.splits:
-        console.print(f"  next: {as_typed(f'vqc check --data {quoted(args.out)}')}")
+    out = quoted(args.out)
+    split = f"vqc split --data {out} --out {quoted(args.out.with_name(f'{args.out.name}-split'))}"
+    console.print(f"  next: {as_typed(split if '' in imported.splits else f'vqc check --data {out}')}")
     return 0
 
 

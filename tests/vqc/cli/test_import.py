@@ -31,6 +31,14 @@ def test_what_came_in_and_what_did_not(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["check", "--data", str(tmp_path / "out")]) == 0
 
 
+def test_what_has_no_splits_is_to_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = exports.cvat(tmp_path / "in")
+    assert main(["import", str(root), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "The source has no splits: train, val and test are still to be made." in shown
+    assert shown.endswith(f"vqc split --data {tmp_path / 'out'} --out {tmp_path / 'out-split'}\n")
+
+
 def test_a_name_with_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = exports.cvat(tmp_path / "in")
     hostile = "[red]a\x1b[2J.png"

@@ -34,6 +34,7 @@ from vqc.errors import DataError
 
 LISTS = ("categories", "images", "annotations")
 MOST_DIGITS = 8  # of a compressed run length, five bits each
+MOST_LETTERS_OF_A_MASK = 10**6
 MOST_RUN = 2**31  # of one run: more pixels than any picture has
 
 Entry = Mapping[str, Any]
@@ -211,6 +212,8 @@ def _uncompressed(text: str) -> NDArray[np.int64]:
     https://github.com/cocodataset/cocoapi/blob/master/common/maskApi.c, ``rleFrString``: 32 says that another digit
     follows, 16 of the last digit is the sign, and a difference is to the length two before.
     """
+    if len(text) > MOST_LETTERS_OF_A_MASK:
+        raise ValueError("a mask of too many runs")
     values = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(values & 32 == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])

@@ -75,6 +75,8 @@ def import_data(
     splits, joined = _splits(usable, tally)
     if not any(splits.values()):
         raise DataError(f"{tree.root}: no image of it can be used; {_most_frequent(tally)}")
+    if not found.categories:
+        raise DataError(f"{tree.root}: no category has a name; {_most_frequent(tally)}")
     try:
         with new_folder(out) as draft:
             for split, images in splits.items():

@@ -202,6 +202,14 @@ def test_a_source_that_has_nothing_to_give_says_why(tmp_path: Path) -> None:
         import_data(tmp_path / "in", tmp_path / "out")
 
 
+def test_a_source_without_categories_is_refused(tmp_path: Path) -> None:
+    root = exports.label_studio_yolo(tmp_path / "in")
+    (root / "classes.txt").write_text("", encoding="utf-8")
+    (root / "labels/rgb-1.txt").unlink()
+    with pytest.raises(DataError, match="no category has a name; 2 boxes: of a class that has no name"):
+        import_data(root, tmp_path / "out", unlabelled="good")
+
+
 def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
     exports.cvat(tmp_path / "in")
     (tmp_path / "out").mkdir()

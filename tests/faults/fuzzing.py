@@ -1,0 +1,102 @@
+"""Files that are damaged at random, and what reading one of them may cost at the most."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.faults.conftest import Row
+from tests.watching import Watch
+from vqc.errors import DataError
+
+LINUX = sys.platform == "linux"
+
+# Put in place of any value or byte of a sound file.
+FRAGMENTS = (
+    "", "null", "NaN", "-Infinity", "1e400", "-1e400", "9" * 5000, "1e-999999999", "0" * 300, "-0", "true", "[]", "{}",
+    '""', '"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\\"', "\ufeff", "\x00", "'a'", "/* */", "[" * 3000,
+    '{"a":' * 3000, "[[[[[[[[" + "]" * 8, '"' + "x" * 20_000 + '"', '{"id": 1, "id": 2, "id": "1"}', ",", ":", "}", "]",
+)  # fmt: skip
+NAMES = (
+    "../secret.png", "../../secret.png", "../../../secret.png", "..\\..\\..\\secret.png", "a/../../../secret.png",
+    "/etc/passwd", "//host/share/a.png", "\\\\host\\share\\a.png", "C:\\a.png", "c:a.png", "C:/a.png",
+    "file:///etc/passwd", "~/.ssh/id_rsa", "$HOME/a.png",
+    "CON", "nul.png", "COM1", "LPT1.png", "a\0.png", "rgb-1.png\0.jpg", "\ud800.png",
+    "rgb-1.png/", "rgb-1.png/.", "./rgb-1.png", ".", "..", "...", " ", "loop", "loop/rgb-1.png",
+    "round/round/rgb-1.png",
+    "out.png", "a" * 300 + ".png", "d/" * 3000, "\u202egnp.a", "rgb-1.png ", "rgb-1.png.", "rgb-1.png::$DATA",
+    "*", "%s",
+)  # fmt: skip
+
+
+@dataclass
+class Worst:
+    """Files that were read and those of them that could be used; the longest time for one, and the most memory."""
+
+    files: int = 0
+    used: int = 0
+    seconds: float = 0.0
+    mb: float = 0.0
+    most_s: float = 2.0
+    most_mb: float = 500.0
+
+    def measure(self, read: Callable[[], object], watch: Watch, *allowed: Path) -> str:
+        """Read one; nothing but files below ``allowed`` may be opened, and only a sentence, returned, may be raised."""
+        watch.opened.clear()
+        if LINUX:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+        before_mb, started_s = psutil.Process().memory_info().rss / 2**20, time.process_time()  # not what others use
+        said, watch.on = "", True
+        try:
+            read()
+            self.used += 1
+        except DataError as error:
+            said = str(error)
+        finally:
+            watch.on = False
+        self.seconds = max(self.seconds, time.process_time() - started_s)
+        self.mb = max(self.mb, _peak_mb() - before_mb)
+        self.files += 1
+        assert "Traceback" not in said
+        assert len(said) < 20_000
+        folders = [
+            path.resolve() for path in (*allowed, Path(sys.prefix), Path(sys.base_prefix))
+        ]  # and what is imported
+        assert [path for path in watch.opened if not any(map(Path(path).resolve().is_relative_to, folders))] == []
+        return said
+
+    def record(self, record: Callable[[Row], None], *, fault: str) -> None:
+        """Keep the row, and hold all of them to the limits."""
+        lost = int(self.seconds > self.most_s) + int(self.mb > self.most_mb)
+        record(Row(fault=fault, injected=self.files, lost=lost, again_s=self.seconds))
+        assert self.seconds <= self.most_s
+        assert self.mb <= self.most_mb
+
+
+def _peak_mb() -> float:
+    if not LINUX:
+        return 0.0
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def battered(content: bytes, seed: int, hits: int) -> bytes:
+    """A file with bytes changed, cut out, doubled, or replaced by a fragment."""
+    draw = random.Random(seed)
+    changed = bytearray(content)
+    for _ in range(hits):
+        at, length = draw.randrange(len(changed) + 1), draw.choice((0, 1, 1, 2, 8, 100))
+        put = draw.choice((
+            bytes(draw.randrange(256) for _ in range(draw.randrange(1, 5))),
+            draw.choice(FRAGMENTS).encode("utf-8", "surrogatepass"),
+            bytes(changed[at : at + length]) * 2,
+            b"",
+        ))  # fmt: skip
+        changed[at : at + length] = put
+    return bytes(changed)
