@@ -75,7 +75,9 @@ class GpuOptimization(Record):
         1, ge=1, description="batches per optimiser step; the step sees their mean"
     )
     cudnn_benchmark: StrictBool = Field(
-        True, description="let cuDNN choose the fastest convolution for the fixed input size"
+        True,
+        description="let cuDNN choose the fastest convolution for the fixed input size; off where a detector convolves "
+        "proposals, whose number varies",
     )
     matmul_precision: Literal["highest", "high", "medium"] = Field(
         "high", description="float32 products on tensor cores; high is TF32"
@@ -124,7 +126,8 @@ def _with_second_spelling(schema: dict[str, Any]) -> None:
 class TrainConfig(Record):
     """All that decides what a training run computes, but for the data.
 
-    Equal configurations on equal data give equal results on the same hardware and versions.
+    Equal configurations on equal data give equal results on a CPU, with equal versions and threads. On CUDA they
+    differ by rounding, which grows as they train: see ``vqc.training.loop``.
     """
 
     model_config = ConfigDict(json_schema_extra=_with_second_spelling)

@@ -41,8 +41,9 @@ class EpochReport(Record):
     learning_rate: float = Field(description="of the epoch's last step")
     losses: dict[str, float] = Field(description="mean of each loss term over the epoch's images, and 'total'")
     grad_norm: float | None = Field(
-        description="mean over steps of the gradient's 2-norm before clipping; None: overflowed"
+        description="mean over the steps not skipped of the gradient's 2-norm before clipping; None: all skipped"
     )
+    skipped_steps: int = Field(0, ge=0, description="steps of the epoch without effect: a float16 gradient overflowed")
     scores: Scores
     data_s: float = Field(ge=0, description="waiting for batches")
     train_s: float = Field(ge=0, description="the epoch's steps, waiting for batches included")

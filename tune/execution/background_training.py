@@ -25,31 +25,51 @@ class _ClosedError(BaseException):
     """Ends the training between two steps; a ``BaseException``, so that nothing in the training catches it."""
 
 
+class TrainingThread:
+    """One thread for all trials of a worker: torch keeps cuDNN's chosen algorithms by thread (its Conv_v8.cpp)."""
+
+    def __init__(self) -> None:
+        self._given: SimpleQueue[tuple[Callable[[], None], threading.Event]] = SimpleQueue()
+        threading.Thread(target=self._run, name="training", daemon=True).start()  # a killed worker does not wait for it
+
+    def begin(self, work: Callable[[], None]) -> threading.Event:
+        """Run ``work``, which raises nothing, after all that was given before; the event is set at its end."""
+        ended = threading.Event()
+        self._given.put((work, ended))
+        return ended
+
+    def _run(self) -> None:
+        while True:
+            work, ended = self._given.get()
+            work()
+            del work  # it holds the trial, and with it tensors
+            ended.set()
+
+
 class BackgroundTraining(Iterator[EpochReport]):
     """The reports in their order; errors of training and writing come where the report would have come.
 
     Nothing is trained before the first report is asked for. ``close()`` ends the training after its present step.
 
     Args:
-        training: makes the epochs; runs in a thread of its own.
+        training: makes the epochs; runs in ``thread``.
         waits_after: says of an epoch whether the next one begins only when its report is asked for.
     """
 
-    def __init__(self, training: Training, *, waits_after: Callable[[int], bool]) -> None:
-        self._training, self._waits_after = training, waits_after
+    def __init__(self, training: Training, *, thread: TrainingThread, waits_after: Callable[[int], bool]) -> None:
+        self._training, self._thread, self._waits_after = training, thread, waits_after
         self._reports: SimpleQueue[Future[EpochReport] | None] = SimpleQueue()
         self._changed = threading.Condition()
         self._asked = self._begun = 0  # reports asked for, epochs whose training was begun
         self._closed = False
-        self._trainer: threading.Thread | None = None
+        self._ended: threading.Event | None = None
 
     def __next__(self) -> EpochReport:
         with self._changed:
             self._asked += 1
             self._changed.notify_all()
-        if self._trainer is None and not self._closed:
-            self._trainer = threading.Thread(target=self._train, name="training", daemon=True)
-            self._trainer.start()
+        if self._ended is None and not self._closed:
+            self._ended = self._thread.begin(self._train)
         coming = None if self._closed else self._reports.get()
         if coming is None:
             self._reports.put(None)  # for whoever asks again
@@ -61,9 +81,8 @@ class BackgroundTraining(Iterator[EpochReport]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        if self._trainer is not None:
-            self._trainer.join()
-            self._trainer = None
+        if self._ended is not None:
+            self._ended.wait()
         self._reports = SimpleQueue()  # what is in it may hold tensors
 
     def _train(self) -> None:

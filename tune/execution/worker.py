@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import torch
 
-from tune.execution.background_training import BackgroundTraining, Measured
+from tune.execution.background_training import BackgroundTraining, Measured, TrainingThread
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
@@ -95,7 +95,8 @@ class Worker:
             torch.cuda.init()  # type: ignore[no-untyped-call]
             cap_vram(vram_gb, share=share, device=torch.device("cuda", 0))
         spare_core = torch.cuda.is_available() or (os.cpu_count() or 1) > threads
-        self._data, self._reports = data, reports or (train_in_background if spare_core else train)
+        in_background = partial(train_in_background, thread=TrainingThread()) if spare_core else train
+        self._data, self._reports = data, reports or in_background
         self._epochs: Iterator[EpochReport] = iter(())
         gc.collect()
         gc.freeze()  # what the imports made stays for good: each collection between trials would walk through it
@@ -135,11 +136,12 @@ def train(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
         yield report
 
 
-def train_in_background(assignment: Assignment, data: Data) -> BackgroundTraining:
+def train_in_background(assignment: Assignment, data: Data, *, thread: TrainingThread) -> BackgroundTraining:
     """The same, the next epoch in training while one is written and decided on."""
     decided = assignment.decided_after
     return BackgroundTraining(
         lambda on_step: _measured(assignment, data, on_step),
+        thread=thread,
         waits_after=lambda epoch: decided is None or epoch in decided,
     )
 

@@ -19,6 +19,7 @@ class Architecture:
     ``stages``: of the backbone, from the input on; the first ``frozen_stages`` keep pretrained weights unless the
     configuration says how many.
     ``score_threshold``: detections below it are not returned.
+    ``convolves_proposals``: convolutions work on as many maps as there are proposals, which varies.
     ``for_tests``: too weak for use.
     """
 
@@ -26,6 +27,7 @@ class Architecture:
     stages: int = 0
     frozen_stages: int = 0
     score_threshold: float = 0.05
+    convolves_proposals: bool = False
     note: str
     for_tests: bool = False
 
@@ -40,7 +42,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "fcos_lite0": _lite0(note="3.3 million parameters, one stage without anchors: for a CPU or a small GPU"),
     "fcos_lite0_fine": _lite0(stages=6, note="the same with twice as fine maps, for defects of a few pixels"),
     "fasterrcnn_resnet50_fpn": _resnet50(note="the guide's choice: two stages, accurate, heavy"),
-    "fasterrcnn_resnet50_fpn_v2": _resnet50(note="deeper heads with norms"),
+    "fasterrcnn_resnet50_fpn_v2": _resnet50(convolves_proposals=True, note="deeper heads with norms"),
     "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet(note="two stages on a light backbone"),
     "fasterrcnn_mobilenet_v3_large_320_fpn": _mobilenet(note="the same with fewer proposals, for small images"),
     "retinanet_resnet50_fpn": _resnet50(note="one stage, focal loss"),

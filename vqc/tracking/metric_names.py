@@ -22,6 +22,7 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
         **{metric_name("loss", name): value for name, value in report.losses.items()},
         "train/learning_rate": report.learning_rate,
         "train/grad_norm": report.grad_norm,
+        "train/skipped_steps": report.skipped_steps,
         "time/data_s": report.data_s,
         "time/train_s": report.train_s,
         "time/eval_s": report.eval_s,

@@ -3,6 +3,12 @@
 ``vqc train``, the trials of a search and the final runs all use it. A run is a function of its configuration and data:
 each epoch's order, augmentation and sampling come from (seed, epoch), the learning rate from the step. So a run that is
 resumed after epoch k computes what it would have computed without stopping.
+
+On a CPU that is so to the last digit, with equal versions and an equal number of threads. On CUDA the initial weights,
+batches, augmentation and learning rates are equal to the last digit, but no sum need be: RoIAlign's and indexing's
+backward passes add in whatever order their threads arrive, and with ``cudnn_benchmark`` each process times cuDNN's
+algorithms anew and may choose others. Rounding grows over the steps, so two runs end with different weights, and a
+resumed run is one more draw. A test in ``tests/vqc/training/test_loop.py``, marked ``gpu``, measures how far off.
 """
 
 from __future__ import annotations
@@ -39,6 +45,7 @@ from vqc.hardware.monitor import Monitor
 from vqc.hardware.precision import Precision, choose_precision
 from vqc.models.build import build_detector, move_detector
 from vqc.models.checkpoint import ModelInfo
+from vqc.models.registry import ARCHITECTURES
 from vqc.seeding import stream_seed
 from vqc.training.ema import first_average, move_average
 from vqc.training.gradient_accumulation import GradientAccumulation
@@ -120,7 +127,10 @@ def learning_rate_at(step: int, *, steps: int, config: TrainConfig) -> float:
 
 @dataclass(kw_only=True)
 class _Trained:
-    """Sums over one epoch's steps; losses and norms stay on the device until the epoch's end."""
+    """Sums over one epoch's steps; losses, norms and overflows stay on the device until the epoch's end.
+
+    ``skipped``: steps without effect, because a gradient was not finite; ``grad_norm`` is summed over the others.
+    """
 
     images: int = 0
     steps: int = 0
@@ -130,6 +140,7 @@ class _Trained:
     micro_batch: int = 0
     losses: dict[str, torch.Tensor] = field(default_factory=dict)
     grad_norm: torch.Tensor | float = 0.0
+    skipped: torch.Tensor | int = 0
 
 
 def _train_epoch(
@@ -162,11 +173,25 @@ def _train_epoch(
                 on_step(state.step, steps)
     done.train_s = time.monotonic() - started_s
     done.micro_batch = gradient.micro.size
-    if not state.scaler.is_enabled() and not math.isfinite(float(done.grad_norm)):
+    _check_gradients(state, done, epoch)
+    return done
+
+
+def _check_gradients(state: LoopState, done: _Trained, epoch: int) -> None:
+    """Raise ``InfeasibleError`` where gradients were not finite and no lower loss scale can mend it.
+
+    The scale is halved at each step that overflows; below 1 the gradient itself overflows. The CPU waits for the GPU.
+    """
+    skipped = int(done.skipped)
+    if skipped and not state.scaler.is_enabled():
         raise InfeasibleError(
             f"a gradient of epoch {epoch} is not finite; learning rate {done.learning_rate:.3g}, expected a lower one"
         )
-    return done
+    if skipped == done.steps and state.scaler.get_scale() < 1:
+        raise InfeasibleError(
+            f"all {skipped} steps of epoch {epoch} overflowed float16, so nothing is learned; expected "
+            "'mixed_precision' 'bfloat16' or 'float32', or a lower learning rate"
+        )
 
 
 def _step(state: LoopState, group: Sequence[Batch], done: _Trained, gradient: GradientAccumulation) -> None:
@@ -180,8 +205,10 @@ def _step(state: LoopState, group: Sequence[Batch], done: _Trained, gradient: Gr
         if config.gpu_optimization.empty_cache_after_batch and torch.cuda.is_available():
             torch.cuda.empty_cache()
     state.scaler.unscale_(state.optimizer)
-    done.grad_norm = done.grad_norm + nn.utils.clip_grad_norm_(state.trainable, config.clip_norm)
-    # Waits too where it scales: it must know whether a gradient overflowed.
+    norm = nn.utils.clip_grad_norm_(state.trainable, config.clip_norm)
+    finite = norm.isfinite()  # else the scaler skips the step; a fused one is told so on the device, without waiting
+    done.skipped = done.skipped + ~finite
+    done.grad_norm = done.grad_norm + norm.where(finite, 0.0)
     gradient.micro.fitted(
         lambda _: state.scaler.step(state.optimizer), images=config.batch_size, what="the optimiser's step"
     )
@@ -222,13 +249,14 @@ def _report(
     state: LoopState, done: _Trained, scores: Scores, precision: Precision, *, eval_s: float, machine: MachineUse
 ) -> EpochReport:
     """The epoch's figures. The CPU waits for the GPU here, once an epoch."""
-    norm = float(done.grad_norm) / done.steps
+    skipped = int(done.skipped)
     return EpochReport(
         epoch=state.info.epoch,
         step=state.step,
         learning_rate=done.learning_rate,
         losses={name: float(total) / done.images for name, total in done.losses.items()},
-        grad_norm=norm if math.isfinite(norm) else None,
+        grad_norm=float(done.grad_norm) / (done.steps - skipped) if skipped < done.steps else None,
+        skipped_steps=skipped,
         scores=scores,
         data_s=done.data_s,
         train_s=done.train_s,
@@ -247,7 +275,8 @@ def _report(
 def backend_settings(config: TrainConfig) -> Iterator[None]:
     """The run's choices among torch's global settings, restored at its end; the allocator's hold until the next run."""
     before = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark
+    varying = ARCHITECTURES[config.model].convolves_proposals  # each new number of them would be timed anew
+    torch.backends.cudnn.benchmark = config.gpu_optimization.cudnn_benchmark and not varying
     torch.set_float32_matmul_precision(config.gpu_optimization.matmul_precision)
     set_allocator(config.gpu_optimization)
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.builders import epoch_report
-from tune.execution.background_training import BackgroundTraining, Measured
+from tune.execution.background_training import BackgroundTraining, Measured, TrainingThread
+from tune.execution.background_training import Training as Epochs
 from vqc.errors import InfeasibleError
 from vqc.files import write_atomically
 
@@ -66,9 +67,13 @@ def never(epoch: int) -> bool:
     return False
 
 
+def ahead_of(training: Epochs, *, waits_after: Callable[[int], bool] = never) -> BackgroundTraining:
+    return BackgroundTraining(training, thread=TrainingThread(), waits_after=waits_after)
+
+
 def test_the_reports_come_in_order_each_after_its_checkpoint() -> None:
     training = Training()
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     for epoch in range(1, 5):
         assert next(ahead).epoch == epoch
         assert f"written {epoch}" in training.events
@@ -80,7 +85,7 @@ def test_the_reports_come_in_order_each_after_its_checkpoint() -> None:
 
 def test_nothing_is_trained_before_it_is_asked_for() -> None:
     training = Training()
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     assert training.settled() == []
     ahead.close()
     assert training.events == []
@@ -89,7 +94,7 @@ def test_nothing_is_trained_before_it_is_asked_for() -> None:
 def test_the_next_epoch_trains_while_the_checkpoint_is_written() -> None:
     training = Training()
     training.disk.clear()
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     reports: list[int] = []
     asking = threading.Thread(target=lambda: reports.append(next(ahead).epoch))
     asking.start()
@@ -103,7 +108,7 @@ def test_the_next_epoch_trains_while_the_checkpoint_is_written() -> None:
 
 def test_training_is_no_more_than_one_epoch_ahead() -> None:
     training = Training()
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     next(ahead)
     assert training.reached("trained 2")
     assert "begun 3" not in training.settled()
@@ -114,7 +119,7 @@ def test_training_is_no_more_than_one_epoch_ahead() -> None:
 
 def test_a_checkpoint_is_not_written_before_its_report_is_asked_for() -> None:
     training = Training()
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     next(ahead)
     assert training.reached("trained 2")
     assert "written 2" not in training.settled()  # were the first report lost now, it could not be measured again
@@ -125,7 +130,7 @@ def test_a_checkpoint_is_not_written_before_its_report_is_asked_for() -> None:
 
 def test_after_an_epoch_that_is_judged_training_waits_for_the_verdict() -> None:
     training = Training()
-    ahead = BackgroundTraining(training, waits_after=lambda epoch: epoch == 2)
+    ahead = ahead_of(training, waits_after=lambda epoch: epoch == 2)
     next(ahead)
     next(ahead)
     assert "begun 3" not in training.settled()
@@ -136,14 +141,14 @@ def test_after_an_epoch_that_is_judged_training_waits_for_the_verdict() -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_an_error_comes_after_all_reports_before_it(waits: bool) -> None:
-    ahead = BackgroundTraining(Training(fails_in=3), waits_after=lambda _: waits)
+    ahead = ahead_of(Training(fails_in=3), waits_after=lambda _: waits)
     assert [next(ahead).epoch, next(ahead).epoch] == [1, 2]
     with pytest.raises(InfeasibleError, match="one image does not fit"):
         next(ahead)
 
 
 def test_a_checkpoint_that_cannot_be_written_comes_in_place_of_its_report() -> None:
-    ahead = BackgroundTraining(Training(disk_fails_at=2), waits_after=never)
+    ahead = ahead_of(Training(disk_fails_at=2))
     assert next(ahead).epoch == 1
     with pytest.raises(OSError, match="no space"):
         next(ahead)
@@ -172,14 +177,14 @@ def test_what_is_written_is_let_go_before_the_next_epoch_ends() -> None:
             yield epoch_report(epoch, ap50=0.1), write
             del write
 
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     assert [next(ahead).epoch for _ in range(3)] == [1, 2, 3]
     ahead.close()
 
 
 def test_let_go_it_stops_between_two_steps_and_closes_the_training() -> None:
     training = Training(slow_in=2)
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     next(ahead)
     assert training.reached("begun 2")
     closing = threading.Thread(target=ahead.close)
@@ -190,7 +195,6 @@ def test_let_go_it_stops_between_two_steps_and_closes_the_training() -> None:
     assert not closing.is_alive()
     assert training.events[-1] == "closed"
     assert "trained 2" not in training.events
-    assert "training" not in {thread.name for thread in threading.enumerate()}
     with pytest.raises(StopIteration):
         next(ahead)
 
@@ -203,8 +207,29 @@ def test_what_is_being_written_when_it_is_let_go_is_written_to_its_end(tmp_path:
                 lambda epoch=epoch: write_atomically(tmp_path / str(epoch), bytes(2**24)),
             )
 
-    ahead = BackgroundTraining(training, waits_after=never)
+    ahead = ahead_of(training)
     next(ahead)
     ahead.close()
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes in ({"1": 2**24}, {"1": 2**24, "2": 2**24})
+
+
+def test_trials_share_one_thread_and_leave_nothing_in_it() -> None:
+    thread, seen, kept = TrainingThread(), [], []
+
+    class Tensors:
+        """Stands for what a trial allocates."""
+
+    def training(on_step: Callable[[int, int], None]) -> Generator[Measured, None, None]:
+        tensors = Tensors()
+        kept.append(weakref.ref(tensors))
+        seen.append(threading.get_ident())
+        yield epoch_report(1, ap50=0.1), lambda: None
+        on_step(0, 1)
+
+    for _ in range(2):
+        ahead = BackgroundTraining(training, thread=thread, waits_after=never)
+        assert next(ahead).epoch == 1
+        ahead.close()
+        assert kept[-1]() is None
+    assert seen[0] == seen[1] != threading.get_ident()

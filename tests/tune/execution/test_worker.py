@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tune.execution.background_training import TrainingThread
 from tune.execution.worker import Assignment, Reports, Worker, train, train_in_background
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
@@ -17,7 +19,11 @@ from vqc.training.state import read_report
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=(64, 64), num_epochs=3, batch_size=4)
 
 
-WAYS = pytest.mark.parametrize("way", [train, train_in_background])
+def ahead(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
+    return train_in_background(assignment, data, thread=TrainingThread())
+
+
+WAYS = pytest.mark.parametrize("way", [train, ahead])
 
 
 def assignment(folder: Path, *, after_epoch: int = 0, every_s: float = 0.0, rung: int | None = None) -> Assignment:
@@ -59,7 +65,7 @@ def test_checkpoints_are_there_before_the_report(tiny: Data, tmp_path: Path, way
 
 def test_weights_are_the_same_to_the_last_byte_whichever_way(tiny: Data, tmp_path: Path) -> None:
     weights = []
-    for name, way in {"plain": train, "ahead": train_in_background}.items():
+    for name, way in {"plain": train, "ahead": ahead}.items():
         reports = list(way(assignment(tmp_path / name), tiny))
         assert [report.epoch for report in reports] == [1, 2, 3]
         model, _ = load_model(tmp_path / name / "t" / "last.safetensors")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,10 +21,11 @@ from tests.images import write_data
 from vqc.config import Augmentation, TrainConfig
 from vqc.data.dataset import Data, ImageRecord, Split, load_data
 from vqc.data.loader import FittedImages, training_batches
-from vqc.errors import DataError, ModelError, NonFiniteLossError
+from vqc.errors import DataError, InfeasibleError, ModelError, NonFiniteLossError
+from vqc.hardware.precision import FIRST_SCALE, Precision
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import load_model
-from vqc.training.loop import Epoch, fit, learning_rate_at
+from vqc.training.loop import Epoch, backend_settings, fit, learning_rate_at
 from vqc.training.state import read_report, snapshot_of
 
 MEASURED = {"data_s", "train_s", "eval_s", "images_per_s", "peak_vram_gb", "peak_ram_gb", "machine", "measured_ms"}
@@ -237,7 +241,68 @@ def test_torchs_settings_are_taken_back(tiny: Data) -> None:
     assert (torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()) == before
 
 
+@pytest.mark.parametrize(
+    ("model", "benchmark"), [("ssdlite320_mobilenet_v3_large", True), ("fasterrcnn_resnet50_fpn_v2", False)]
+)
+def test_convolutions_whose_size_varies_are_not_timed(model: str, benchmark: bool) -> None:
+    with backend_settings(config(model=model)):
+        assert torch.backends.cudnn.benchmark is benchmark
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["fcos_tiny", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+@pytest.mark.parametrize("benchmark", [False, True])
+def test_two_runs_on_a_gpu_differ_by_rounding_alone(tiny: Data, model: str, benchmark: bool) -> None:
+    """Writes how far off (pytest -s). The tolerance is a guess as long as no card was there."""
+    settings = config(model=model, gpu_optimization={**FLOAT32, "cudnn_benchmark": benchmark})
+    one, other = (next(fit(settings, tiny)) for _ in range(2))
+    losses = [epoch.report.losses["total"] for epoch in (one, other)]
+    pairs = zip(one.state.trainable, other.state.trainable, strict=True)
+    moved = max(float((a - b).abs().max().detach()) for a, b in pairs)
+    sys.stdout.write(f"{model}, benchmark {benchmark}: losses {losses}, weights at most {moved:.3g} apart\n")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 # Ends
+
+
+@pytest.fixture
+def overflowing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], bool]], None]:
+    """Runs in float16 on the CPU, where a gradient is infinite in the steps (counted from 0) that are named."""
+
+    def begin(overflows: Callable[[int], bool]) -> None:
+        def built(config: TrainConfig, *, num_classes: int) -> torch.nn.Module:
+            model, steps = build_detector(config, num_classes=num_classes), itertools.count()
+            first = next(model.parameters())
+            first.register_hook(lambda grad: grad * math.inf if overflows(next(steps)) else grad)
+            return model
+
+        half = Precision(device=torch.device("cpu"), dtype=torch.float16)
+        monkeypatch.setattr("vqc.training.loop.choose_precision", lambda config, gpu: half)
+        monkeypatch.setattr("vqc.training.loop.build_detector", built)
+
+    return begin
+
+
+def test_steps_that_overflow_are_counted_and_change_nothing(
+    tiny: Data, overflowing: Callable[[Callable[[int], bool]], None]
+) -> None:
+    overflowing(lambda step: step < 5)  # the first epoch of three steps, and two of the second
+    first, second = itertools.islice(fit(config(), tiny), 2)
+    assert (first.report.step, first.report.skipped_steps, first.report.grad_norm) == (3, 3, None)
+    assert second.report.skipped_steps == 2
+    assert second.report.grad_norm is not None
+    assert second.report.grad_norm > 0
+    assert second.state.scaler.get_scale() == FIRST_SCALE / 2**5
+
+
+def test_an_epoch_of_overflows_at_any_scale_is_infeasible(
+    tiny: Data, overflowing: Callable[[Callable[[int], bool]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vqc.hardware.precision.FIRST_SCALE", 4.0)
+    overflowing(lambda step: True)
+    with pytest.raises(InfeasibleError, match="all 3 steps of epoch 1 overflowed float16"):
+        next(fit(config(), tiny))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_reaches_the_weights(tiny: Data) -> None:
