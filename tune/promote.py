@@ -190,11 +190,11 @@ class _Bench:
     def scores(self, model: nn.Module, info: ModelInfo, split: str, *, precision: Precision) -> Scores:
         """As training scores val: the same batches, so that equal weights give equal figures."""
         config = info.config
-        images = FittedImages(self.data, split, size=config.image_size, cache=self.cache)
+        images = FittedImages(self.data, split, size=config.image_size, cache=self.cache, tiles=info.tiles)
         move_detector(model, precision.device)
         with backend_settings(config):
             batches = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers)
-            found = detect(model, batches, images.split, size=config.image_size, precision=precision)
+            found = detect(model, batches, images, precision=precision)
         return coco_scores(images.split, found)
 
     def export(self, model: nn.Module, info: ModelInfo, path: Path) -> tuple[ParityReport, Latency]:
@@ -203,7 +203,7 @@ class _Bench:
         Raises:
             ModelError: they do not find the same.
         """
-        fitted = FittedImages(self.data, "val", size=info.config.image_size, cache=self.cache)
+        fitted = FittedImages(self.data, "val", size=info.config.image_size, cache=self.cache, tiles=info.tiles)
         pictures = [read_image(record) for record in self.data.val.images[:LATENCY_IMAGES]]
         export_onnx(model.cpu(), info, path)
         exported, exact = open_predictor(path), Precision(device=torch.device("cpu"), dtype=torch.float32)

@@ -30,6 +30,7 @@ from vqc.errors import ConfigError, nearest
 
 ACCUMULATION = "gradient_accumulation_steps"
 MOST_WORKERS = 64
+SMALLEST_TILE_PX = 64
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
 
 
@@ -150,6 +151,13 @@ class TrainConfig(Record):
         (512, 512),
         description="height and width in pixels, multiples of 32, or one number for a square; images are fitted in",
     )
+    tile_px: StrictInt = Field(
+        0,
+        ge=0,
+        le=16_384,
+        description="side in photograph pixels of the square tiles into which photographs are cut, for training and "
+        "detection, each fitted to image_size; 0: the whole photograph at once",
+    )
     batch_size: StrictInt = Field(8, ge=1, le=1024, description="images per batch")
     num_epochs: StrictInt = Field(
         50, ge=1, le=10_000, description="passes over the training images; the schedule spans them"
@@ -194,12 +202,15 @@ class TrainConfig(Record):
     seed: StrictInt = Field(0, ge=0, lt=2**32, description="root of every random stream of the run")
 
     @model_validator(mode="after")
-    def _turns_fit(self) -> TrainConfig:
-        if self.augmentation.quarter_turn and self.image_size[0] != self.image_size[1]:
-            height, width = self.image_size
-            raise ValueError(
-                f"augmentation.quarter_turn: expected 0, because image_size {height} x {width} is not square"
-            )
+    def _squares_fit(self) -> TrainConfig:
+        height, width = self.image_size
+        for name, wanted in (("augmentation.quarter_turn", self.augmentation.quarter_turn), ("tile_px", self.tile_px)):
+            if wanted and height != width:
+                raise ValueError(f"{name}: expected 0, because image_size {height} x {width} is not square")
+        if 0 < self.tile_px < SMALLEST_TILE_PX:
+            raise ValueError(f"tile_px: got {self.tile_px}, expected 0 or at least {SMALLEST_TILE_PX}")
+        if self.tile_px and self.augmentation.copy_paste:
+            raise ValueError("augmentation.copy_paste: expected 0, because tiles of two photographs show other places")
         return self
 
     def steps_per_epoch(self, images: int) -> int:

@@ -6,6 +6,7 @@ resumption changes it.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -21,10 +23,10 @@ from numpy.typing import NDArray
 from vqc.config import TrainConfig, Workers
 from vqc.data.cache import cached_pixels
 from vqc.data.copy_paste import Donors, with_defects
-from vqc.data.dataset import Data, ImageRecord, read_image
-from vqc.data.letterbox import fit_image, fit_scale
+from vqc.data.dataset import Data, read_image
 from vqc.data.prefetch import prefetched
 from vqc.data.sampling import epoch_order, repeat_factors
+from vqc.data.tiling import TilePlan, View, boxes_in_view, plan_tiles, training_views, view_pixels, views_of, without
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
 
@@ -38,7 +40,7 @@ class Batch:
     """Images of one size and what is on them.
 
     ``images``: uint8 [N, 3, H, W] RGB. ``targets``: per image ``boxes`` float32 [n, 4] xyxy in pixels of the
-    fitted image and ``labels`` int64 [n] in 1..C. ``indices``: positions in the split.
+    fitted image and ``labels`` int64 [n] in 1..C. ``indices``: positions among the views.
     """
 
     images: torch.Tensor
@@ -60,46 +62,99 @@ class Batch:
 
 
 class FittedImages:
-    """The images of a split at one size, with their boxes and labels.
+    """The views of a split's photographs at one size, with their boxes and labels: whole photographs, or tiles.
 
-    ``self[i]`` is uint8 [H, W, 3], not to be changed; ``boxes[i]`` float32 [n, 4] xyxy in pixels of the fitted image
-    and ``labels[i]`` int64 [n] in 1..C, without the crowd regions. With a cache folder the images are decoded only
-    once; without one, or where it has no space for them, at each access. The pixels are the same.
+    ``self[i]`` is uint8 [H, W, 3], not to be changed; ``boxes[i]`` float32 [n, 4] xyxy in pixels of the fitted view
+    and ``labels[i]`` int64 [n] in 1..C, without the crowd regions; ``views[i]`` is the position of the photograph in
+    the split, and the view of it. With a cache folder photographs are decoded only once; without one, or where it has
+    no space for them, at each access. The pixels are the same.
+
+    Args:
+        tiles: how photographs are cut; None: each is one view.
+        for_training: tiles around the defects and some good ones (see ``training_views``) instead of all; the same for
+            every configuration, so that all trials share them.
     """
 
-    def __init__(self, data: Data, split: str, *, size: tuple[int, int], cache: Path | None) -> None:
+    def __init__(
+        self,
+        data: Data,
+        split: str,
+        *,
+        size: tuple[int, int],
+        cache: Path | None,
+        tiles: TilePlan | None = None,
+        for_training: bool = False,
+    ) -> None:
         import cv2
 
         cv2.setNumThreads(1)  # there is a thread for each image already
         self.split = data.split(split)
         self.size = size
+        self._tiles = tiles
         # A crowd region is ignored in scoring and is not one object.
-        self.boxes = [r.boxes[~r.crowd] * np.float32(fit_scale(r.width, r.height, size)) for r in self.split.images]
-        self.labels = [r.labels[~r.crowd] for r in self.split.images]
+        objects = [(r.boxes[~r.crowd], r.labels[~r.crowd]) for r in self.split.images]
+        self._of_image: list[list[View]] = []
+        for record, (boxes, _) in zip(self.split.images, objects, strict=True):
+            if tiles is not None and for_training:
+                random = Random(stream_seed(0, "tiles", record.image_id))
+                views = training_views(record.width, record.height, boxes, size, tiles, random=random)
+            else:
+                views = views_of(record.width, record.height, size, tiles)
+            self._of_image.append(views)
+        self.views = [(at, view) for at, views in enumerate(self._of_image) for view in views]
+        seen = [boxes_in_view(objects[at][0], view) for at, view in self.views]
+        self.boxes = [boxes for boxes, _, _ in seen]
+        self.labels = [objects[at][1][kept] for (at, _), (_, kept, _) in zip(self.views, seen, strict=True)]
+        self._rests = [rest for _, _, rest in seen]
         self._pixels = None
         if cache is not None:
             # Another release of a decoder may give other pixels.
             group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
+            if tiles is not None:
+                group += f"-{tiles.tile_px}-{tiles.overlap_px}-{tiles.whole:d}{for_training:d}"
             shape = (len(self), *size, 3)
             self._pixels = cached_pixels(cache, split, group=group, shape=shape, produce=self._all_fitted)
 
     def __len__(self) -> int:
-        return len(self.split.images)
+        return len(self.views)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        return self._fitted(self.split.images[index]) if self._pixels is None else np.asarray(self._pixels[index])
+        if self._pixels is not None:
+            return np.asarray(self._pixels[index])
+        at, _ = self.views[index]
+        return self._fitted(self._photograph(at), index)
 
-    def _fitted(self, record: ImageRecord) -> NDArray[np.uint8]:
-        return fit_image(read_image(record), self.size)
+    def _photograph(self, at: int) -> NDArray[np.uint8]:
+        return read_image(self.split.images[at])
+
+    def _fitted(self, photograph: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
+        return without(view_pixels(photograph, self.views[index][1], self.size), self._rests[index])
 
     def _all_fitted(self) -> Iterator[NDArray[np.uint8]]:
-        return prefetched(self._fitted, self.split.images, workers=os.cpu_count() or 1)  # the consumer only writes
+        """The pixels of all views in order; each photograph is decoded once."""
+        # The consumer only writes. Large photographs: no more than three are in memory at once.
+        workers = (os.cpu_count() or 1) if self._tiles is None else 2
+        firsts = [0, *itertools.accumulate(map(len, self._of_image))]
+
+        def fitted(at: int) -> list[NDArray[np.uint8]]:
+            photograph = self._photograph(at)
+            return [self._fitted(photograph, index) for index in range(firsts[at], firsts[at + 1])]
+
+        return itertools.chain.from_iterable(prefetched(fitted, range(len(self._of_image)), workers=workers))
+
+
+def tile_plan(config: TrainConfig, data: Data) -> TilePlan | None:
+    """How a run cuts photographs, with the overlap that the training defects need; None: not at all."""
+    if not config.tile_px:
+        return None
+    boxes = np.concatenate([r.boxes[~r.crowd] for r in data.train.images])
+    return plan_tiles(config.tile_px, boxes[:, 2:] - boxes[:, :2])
 
 
 def evaluation_batches(
     images: FittedImages, *, batch_size: int, threads: Workers, first: int | None = None
 ) -> Iterator[Batch]:
-    """The split in its order, not augmented; only the ``first`` images if given. ``threads`` as for ``prefetched``."""
+    """The views in order, not augmented; only the ``first`` of them if given. ``threads`` as for ``prefetched``."""
 
     def write(index: int, out: NDArray[np.uint8]) -> BoxesAndLabels:
         np.copyto(out, images[index])
@@ -109,7 +164,7 @@ def evaluation_batches(
 
 
 def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:
-    """One epoch in its random order, augmented; as many images as the split has, so the last batch may be smaller.
+    """One epoch in its random order, augmented; as many views as there are, so the last batch may be smaller.
 
     Args:
         epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from torch import nn
 from vqc.boxes import Boxes, areas_px2, xyxy_to_xywh
 from vqc.config import Record
 from vqc.data.dataset import Split
-from vqc.data.loader import Batch
+from vqc.data.loader import Batch, FittedImages
 from vqc.epoch import Scores
 from vqc.hardware.memory import MicroBatch
 from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
+from vqc.inference.merging import merge_views
 from vqc.inference.torch_backend import detect_batch
 
 IOU_50, IOU_75 = 0.5, 0.75
@@ -51,16 +53,15 @@ class ClassMatches:
 def detect(
     model: nn.Module,
     batches: Iterable[Batch],
-    split: Split,
+    images: FittedImages,
     *,
-    size: tuple[int, int],
     precision: Precision,
     micro: MicroBatch | None = None,
 ) -> list[Detections]:
-    """Detections on the images of the batches, in their order; the model is left in the mode it was in.
+    """Detections on the photographs of the batches, in their order; the model is left in the mode it was in.
 
     Args:
-        size: height and width that the batches were fitted to.
+        images: that the batches are of.
         micro: how many images at once, shrunk where memory runs out; None begins with whole batches.
 
     Raises:
@@ -69,27 +70,28 @@ def detect(
     was_training = model.training
     model.eval()
     micro = micro or MicroBatch(size=sys.maxsize)
-    found = []
+    found: list[tuple[int, Detections]] = []
     try:
         for batch in batches:
             attempt = partial(_detected, model, batch, precision)
             fitted = micro.fitted(attempt, images=len(batch.indices), what="detection")
-            found += as_annotated(split, batch, fitted, size=size)
+            found += zip(batch.indices, fitted, strict=True)
     finally:
         model.train(was_training)
-    return found
+    return on_photographs(images, found)
 
 
 def _detected(model: nn.Module, batch: Batch, precision: Precision, part_size: int) -> list[Detections]:
     return [one for part in batch.parts(part_size) for one in detect_batch(model, part.images, precision)]
 
 
-def as_annotated(
-    split: Split, batch: Batch, fitted: Sequence[Detections], *, size: tuple[int, int]
-) -> list[Detections]:
-    """Detections on the fitted images of a batch, in pixels of the images as annotated."""
-    pairs = zip((split.images[k] for k in batch.indices), fitted, strict=True)
-    return [one.in_image(r.image_id, width=r.width, height=r.height, size=size) for r, one in pairs]
+def on_photographs(images: FittedImages, found: Iterable[tuple[int, Detections]]) -> list[Detections]:
+    """Detections on fitted views, each with the view's position and in order, merged for each photograph."""
+    merged = []
+    for at, group in itertools.groupby(found, key=lambda pair: images.views[pair[0]][0]):
+        record, views = images.split.images[at], [(images.views[index][1], one) for index, one in group]
+        merged.append(merge_views(views, image_id=record.image_id, width=record.width, height=record.height))
+    return merged
 
 
 def coco_scores(split: Split, detections: Sequence[Detections]) -> Scores:

@@ -18,7 +18,7 @@ from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
 from vqc.evaluation.bootstrap import ScoreIntervals, score_intervals
 from vqc.evaluation.calibration_fit import CalibrationErrors, errors, samples_of
-from vqc.evaluation.coco_metrics import AreaScores, as_annotated, coco_scores, coco_scores_by_area
+from vqc.evaluation.coco_metrics import AreaScores, coco_scores, coco_scores_by_area, on_photographs
 from vqc.evaluation.detection_metrics import (
     Froc,
     Recall,
@@ -152,12 +152,12 @@ def evaluate(
 
 def detections_on(predictor: Predictor, data: Data, split: str) -> list[Detections]:
     """What the detector finds on the images of a split, with raw scores."""
-    images = FittedImages(data, split, size=predictor.image_size, cache=None)
-    found: list[Detections] = []
+    images = FittedImages(data, split, size=predictor.image_size, cache=None, tiles=predictor.tiles)
+    found: list[tuple[int, Detections]] = []
     for batch in evaluation_batches(images, batch_size=BATCH_SIZE, threads=1):
         fitted = predictor.detect_fitted(batch.images.permute(0, 2, 3, 1).numpy())
-        found += as_annotated(images.split, batch, fitted, size=predictor.image_size)
-    return found
+        found += zip(batch.indices, fitted, strict=True)
+    return on_photographs(images, found)
 
 
 def check_categories(model_path: Path, predictor: Predictor, data: Data) -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.letterbox import fit_scale
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detections:
@@ -49,12 +47,6 @@ class Detections:
     def best_first(self) -> Detections:
         """The same, sorted by falling score; equal scores keep their order."""
         return self[np.argsort(-self.scores, kind="stable")]
-
-    def in_image(self, image_id: int, *, width: int, height: int, size: tuple[int, int]) -> Detections:
-        """From pixels of the image fitted to ``size`` (height, width) to those of the image as annotated, clipped."""
-        limits = np.array([width, height] * 2, np.float32)
-        boxes = np.clip(self.boxes / np.float32(fit_scale(width, height, size)), np.float32(0), limits)
-        return replace(self, image_id=image_id, boxes=boxes)
 
     def reaching(self, thresholds: Mapping[int, float]) -> Detections:
         """Those that reach their class's threshold, label in 1..C -> lowest score that rejects a part.

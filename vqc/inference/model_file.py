@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.data.tiling import TilePlan
 from vqc.errors import ModelError
 from vqc.inference.calibration import load_calibration
 from vqc.inference.detections import Detections
@@ -75,6 +76,7 @@ def _open_onnx(path: Path, threads: int) -> Predictor:
             architecture=found["model"],
             categories=tuple((int(id_), str(name)) for id_, name in json.loads(found["categories"])),
             image_size=(height, width),
+            tiles=TilePlan.model_validate_json(tiles) if (tiles := found.get("tiles", "null")) != "null" else None,
             fingerprint=found["fingerprint"],
             epoch=int(found["epoch"]),
             weights_sha256=found["weights_sha256"],

@@ -55,6 +55,7 @@ def export_onnx(model: nn.Module, info: ModelInfo, path: Path) -> None:
         "epoch": str(info.epoch),
         "categories": json.dumps(info.categories),
         "image_size": json.dumps(info.config.image_size),
+        "tiles": "null" if info.tiles is None else info.tiles.model_dump_json(),
         "pad_value": str(PAD_VALUE),
         "fingerprint": info.fingerprint,
         "weights_sha256": weights_sha256(model),

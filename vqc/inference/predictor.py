@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.letterbox import fit_image
+from vqc.data.tiling import TilePlan, view_pixels, views_of
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
+from vqc.inference.merging import merge_views
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,9 @@ class Backend(Protocol):
     def __call__(self, images: NDArray[np.uint8]) -> list[Detections]: ...
 
 
+VIEWS_AT_ONCE = 16  # tiles in memory beside the photograph
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor:
     """A detector and what a user of it must know."""
@@ -42,14 +46,20 @@ class Predictor:
     fingerprint: str  # of the data it was trained on
     epoch: int  # finished epochs of its training
     weights_sha256: str  # in hex; equal in a file of weights and the ONNX file exported from them
+    tiles: TilePlan | None = None  # how photographs are cut; None: not at all
     calibration: Calibration | None = None
     model: nn.Module | None = None  # for gradients; None for an ONNX file
 
     def detect(self, image: NDArray[np.uint8], *, image_id: int = 0) -> Detections:
         """Detections on a picture [h, w, 3] RGB, in its pixels; scores are calibrated where a calibration is known."""
         height, width = image.shape[:2]
-        (fitted,) = self.detect_fitted(fit_image(image, self.image_size)[None])
-        return self.calibrated(fitted.in_image(image_id, width=width, height=height, size=self.image_size))
+        views = views_of(width, height, self.image_size, self.tiles)
+        found: list[Detections] = []
+        for at in range(0, len(views), VIEWS_AT_ONCE):
+            fitted = [view_pixels(image, view, self.image_size) for view in views[at : at + VIEWS_AT_ONCE]]
+            found += self.detect_fitted(np.stack(fitted))
+        pairs = list(zip(views, found, strict=True))
+        return self.calibrated(merge_views(pairs, image_id=image_id, width=width, height=height))
 
     def calibrated(self, raw: Detections) -> Detections:
         """The same detections with calibrated scores where a calibration is known."""

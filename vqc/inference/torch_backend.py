@@ -50,6 +50,7 @@ def torch_predictor(model: nn.Module, info: ModelInfo, *, precision: Precision |
         architecture=info.config.model,
         categories=info.categories,
         image_size=info.config.image_size,
+        tiles=info.tiles,
         fingerprint=info.fingerprint,
         epoch=info.epoch,
         weights_sha256=weights_sha256(model),

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from vqc.config import Record, TrainConfig
+from vqc.data.tiling import TilePlan
 from vqc.epoch import Scores
 from vqc.errors import ModelError
 from vqc.files import new_file
@@ -32,6 +33,7 @@ class ModelInfo(Record):
     config: TrainConfig
     categories: tuple[tuple[int, str], ...] = Field(description="id and name in the annotations, in label order")
     fingerprint: str = Field(description="of the data it was trained on")
+    tiles: TilePlan | None = Field(None, description="how photographs are cut; null: not at all")
     epoch: int = Field(ge=0, description="finished epochs")
     scores: Scores | None = Field(None, description="on val after that epoch")
 

@@ -27,7 +27,7 @@ from torch import nn
 
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
-from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
+from vqc.data.loader import Batch, FittedImages, evaluation_batches, tile_plan, training_batches
 from vqc.epoch import EpochReport, MachineUse, Scores
 from vqc.errors import InfeasibleError
 from vqc.evaluation.coco_metrics import coco_scores, detect
@@ -93,13 +93,17 @@ def fit(
     """
     with backend_settings(config), freed_memory_kept():
         precision = choose_precision(config, gpu=gpu)
-        images = {name: FittedImages(data, name, size=config.image_size, cache=cache) for name in ("train", "val")}
         state = _first_state(config, data, precision)
+        train, val = (
+            FittedImages(data, name, size=config.image_size, cache=cache, tiles=state.info.tiles,
+                         for_training=name == "train")
+            for name in ("train", "val")
+        )  # fmt: skip
         if resume_from is not None:
             load_state(resume_from, state)
         reserve_optimizer_state(state.optimizer)
         evaluated = MicroBatch(size=config.batch_size)
-        _score(state, images["val"], precision, evaluated, batches=SANITY_BATCHES)
+        _score(state, val, precision, evaluated, batches=SANITY_BATCHES)
         gradient = GradientAccumulation(state, precision)
         with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
             for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
@@ -107,9 +111,9 @@ def fit(
                 monitor.restart()
                 gradient.micro.grow()
                 evaluated.grow()
-                trained = _train_epoch(state, images["train"], epoch, gradient, precision=precision, on_step=on_step)
+                trained = _train_epoch(state, train, epoch, gradient, precision=precision, on_step=on_step)
                 started_s = time.monotonic()
-                scores = _score(state, images["val"], precision, evaluated)
+                scores = _score(state, val, precision, evaluated)
                 eval_s = time.monotonic() - started_s
                 state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
                 report = _report(state, trained, scores, precision, eval_s=eval_s, machine=monitor.use())
@@ -228,7 +232,9 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
     model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
     categories = tuple((category.id, category.name) for category in data.categories)
-    info = ModelInfo(config=config, categories=categories, fingerprint=data.fingerprint, epoch=0)
+    info = ModelInfo(
+        config=config, categories=categories, fingerprint=data.fingerprint, tiles=tile_plan(config, data), epoch=0
+    )
     average = first_average(model) if config.ema_decay else None
     optimizer, scaler = adamw(model, config), precision.scaler()
     return LoopState(info=info, step=0, model=model, optimizer=optimizer, scaler=scaler, average=average)
@@ -241,7 +247,7 @@ def _score(
     config = state.info.config
     first = None if batches is None else batches * config.batch_size
     prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
-    found = detect(state.evaluated, prepared, images.split, size=config.image_size, precision=precision, micro=micro)
+    found = detect(state.evaluated, prepared, images, precision=precision, micro=micro)
     return coco_scores(images.split, found)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tests.images import annotation, edit_json, image, save_rotated, write_data
 from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data
 from vqc.data.loader import FittedImages, evaluation_batches
+from vqc.data.tiling import TilePlan
 from vqc.evaluation.coco_metrics import coco_scores, detect
 from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections
@@ -216,11 +217,22 @@ def test_who_finds_everything_scores_1_at_any_size(turned: Data, size: tuple[int
     images = FittedImages(turned, "val", size=size, cache=None)
     oracle = Oracle(images).train()
     batches = evaluation_batches(images, batch_size=2, threads=0)
-    found = detect(oracle, batches, turned.val, size=size, precision=CPU)
+    found = detect(oracle, batches, images, precision=CPU)
     assert [one.image_id for one in found] == [one.image_id for one in turned.val.images]
     np.testing.assert_allclose(found[-1].boxes, [[4, 30, 24, 60]], rtol=1e-5)
     assert coco_scores(turned.val, found).ap == pytest.approx(1)
     assert oracle.training
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_who_finds_everything_on_the_tiles_scores_1_on_the_photographs(turned: Data, whole: bool) -> None:
+    """Also where several tiles show a defect, and where borders cut one."""
+    plan = TilePlan(tile_px=40, overlap_px=30, whole=whole)
+    images = FittedImages(turned, "val", size=(64, 64), cache=None, tiles=plan)
+    assert len(images) > 2 * len(turned.val.images)
+    found = detect(Oracle(images), evaluation_batches(images, batch_size=2, threads=0), images, precision=CPU)
+    assert [one.image_id for one in found] == [one.image_id for one in turned.val.images]
+    assert coco_scores(turned.val, found).ap == pytest.approx(1)
 
 
 def test_the_mode_is_put_back_after_an_error(turned: Data) -> None:
@@ -231,19 +243,5 @@ def test_the_mode_is_put_back_after_an_error(turned: Data) -> None:
     model = Broken().train()
     images = FittedImages(turned, "val", size=(64, 64), cache=None)
     with pytest.raises(RuntimeError, match="boom"):
-        detect(model, evaluation_batches(images, batch_size=2, threads=0), turned.val, size=(64, 64), precision=CPU)
+        detect(model, evaluation_batches(images, batch_size=2, threads=0), images, precision=CPU)
     assert model.training
-
-
-def test_detections_are_clipped_and_best_first() -> None:
-    boxes = np.array([[0, 0, 32, 32], [-4, 8, 70, 64]], np.float32)
-    fitted = Detections.from_output(boxes, np.array([0.2, 0.9], np.float32), np.array([1, 2]))
-    found = fitted.in_image(5, width=100, height=50, size=(64, 64))
-    assert found.boxes.tolist() == [[0, 12.5, 100, 50], [0, 0, 50, 50]]
-    assert (found.image_id, found.labels.tolist()) == (5, [2, 1])
-    assert found.boxes.dtype == np.float32
-
-
-def test_nothing_found_keeps_its_shape() -> None:
-    found = Detections.none().in_image(1, width=10, height=10, size=(64, 64))
-    assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))

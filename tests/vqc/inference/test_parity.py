@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.models import SIZE, decided, picture, stub_predictor
+from vqc.data.tiling import TilePlan
 from vqc.hardware.precision import Precision
 from vqc.inference import parity
 from vqc.inference.detections import Detections
@@ -51,6 +52,19 @@ def test_onnx_finds_what_torch_finds(tmp_path: Path) -> None:
     assert report.unmatched == 0
     assert report.worst_iou is not None
     assert report.worst_iou > 0.999
+
+
+def test_the_exported_file_cuts_photographs_by_itself(tmp_path: Path) -> None:
+    model, info = decided("fcos_tiny", SIZE)
+    info = info.model_copy(update={"tiles": TilePlan(tile_px=80, overlap_px=20, whole=True)})
+    ours, theirs = both(model, info, tmp_path)
+    assert theirs.tiles == info.tiles
+    photograph = picture(3, (150, 200))
+    expected, found = ours.detect(photograph), theirs.detect(photograph)
+    assert len(expected) == len(found) == 100
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    assert expected.boxes[:, 2].max() > 120  # beyond the first tile
 
 
 @pytest.mark.slow

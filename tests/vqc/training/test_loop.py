@@ -127,6 +127,18 @@ def test_a_run_with_an_average_is_resumed_too_and_keeps_the_average(tiny: Data, 
     assert weights(resumed) == weights(straight)
 
 
+def test_a_run_on_tiles_is_resumed_too_and_its_cache_changes_nothing(tiny: Data, tmp_path: Path) -> None:
+    settings = config(num_epochs=2, tile_px=64, batch_size=8)
+    run = fit(settings, tiny)
+    first = next(run)
+    assert first.state.info.tiles is not None
+    assert first.report.step > 9 / 8  # more tiles than photographs
+    snapshot_of(first.state, first.report).write_state(tmp_path / "last")
+    straight, resumed = next(run), next(fit(settings, tiny, resume_from=tmp_path / "last", cache=tmp_path / "cache"))
+    assert figures(resumed) == figures(straight)
+    assert weights(resumed) == weights(straight)
+
+
 def test_cache_and_workers_change_nothing(tiny: Data, straight: Run, tmp_path: Path) -> None:
     epochs = fit(config(num_workers=2), tiny, cache=tmp_path)
     assert [figures(epoch) for epoch in epochs] == straight.figures
