@@ -40,19 +40,24 @@ class Donors:
 def with_defects(image: NDArray[np.uint8], donor: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The image with what the donor shows inside of the boxes, faded out around them.
 
+    Each box gets the light of its new surroundings: the median of what the two photographs differ by is added to it.
+
     Args:
         image, donor: [H, W, 3], not changed.
         boxes: [n, 4] xyxy pixels, the defects of the donor.
 
     Returns:
-        [H, W, 3]: the donor's pixels inside the boxes, the image's from ``BLEND_PX`` outside of them on.
+        [H, W, 3]: the donor's pixels, lit alike, inside the boxes, the image's from ``BLEND_PX`` outside of them on.
     """
     import cv2
 
     half = BLEND_PX // 2
-    share = np.zeros(image.shape[:2], np.float32)
-    grown = np.hstack([np.floor(boxes[:, :2]) - half, np.ceil(boxes[:, 2:]) + half]).clip(0).astype(int)
-    for left, top, right, bottom in grown:
-        share[top:bottom, left:right] = 1
-    blended = image + cv2.blur(share, (2 * half + 1, 2 * half + 1))[..., None] * (donor.astype(np.float32) - image)
-    return np.asarray(blended.round(), np.uint8)
+    change, share = donor.astype(np.float32) - image, np.zeros(image.shape[:2], np.float32)
+    lit = np.zeros_like(change)
+    reach = np.hstack([np.floor(boxes[:, :2]) - BLEND_PX, np.ceil(boxes[:, 2:]) + BLEND_PX]).astype(int)
+    for left, top, right, bottom in reach:
+        whole = np.s_[max(top, 0) : bottom, max(left, 0) : right]
+        lit[whole] = change[whole] - np.median(change[whole], axis=(0, 1))
+        share[max(top + half, 0) : bottom - half, max(left + half, 0) : right - half] = 1
+    blended = image + cv2.blur(share, (2 * half + 1, 2 * half + 1))[..., None] * lit
+    return np.asarray(blended.round().clip(0, 255), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,23 +53,40 @@ def test_defects_are_pasted_with_the_stated_probability() -> None:
     assert 70 <= sum(donors.of(0, seed=seed) for seed in range(400)) <= 130  # 100 expected, standard deviation 8.7
 
 
-@given(st.integers(0, WIDTH - 2), st.integers(0, HEIGHT - 2), st.floats(0.5, WIDTH), st.floats(0.5, HEIGHT))
-def test_the_donor_is_seen_inside_the_box_and_the_part_away_from_it(x: int, y: int, w: float, h: float) -> None:
-    right, bottom = min(x + w, WIDTH), min(y + h, HEIGHT)
-    found = with_defects(flat(50), flat(200), np.array([[x, y, right, bottom]], np.float32))
+def donor_with(box: tuple[float, float, float, float]) -> np.ndarray:
+    """Of value 200, with a defect of value 100 on the left half of the box."""
+    left, top, right, bottom = box
+    pixels = flat(200)
+    pixels[int(top) : math.ceil(bottom), int(left) : math.ceil((left + right) / 2)] = 100
+    return pixels
+
+
+@given(st.integers(0, WIDTH - 8), st.integers(0, HEIGHT - 8), st.floats(4, 30), st.floats(4, 30))
+def test_the_defect_is_seen_in_the_light_of_the_part(x: int, y: int, w: float, h: float) -> None:
+    box = (x, y, min(x + w, WIDTH), min(y + h, HEIGHT))
+    donor = donor_with(box)
+    found = with_defects(flat(150), donor, np.array([box], np.float32))
     columns, rows = np.arange(WIDTH), np.arange(HEIGHT)
-    inside = np.outer((rows >= y) & (rows < bottom), (columns >= x) & (columns < right))
-    near = np.outer(
-        (rows >= y - BLEND_PX) & (rows < bottom + BLEND_PX), (columns >= x - BLEND_PX) & (columns < right + BLEND_PX)
-    )
-    assert (found[inside] == 200).all()
-    assert (found[~near] == 50).all()
-    assert ((found >= 50) & (found <= 200)).all()
+    inside = np.outer((rows >= box[1]) & (rows < box[3]), (columns >= box[0]) & (columns < box[2]))
+    assert np.array_equal(found[inside], donor[inside] - 50)
+    assert (found[~inside & (donor[..., 0] == 200)] == 150).all()
 
 
 def test_the_edge_fades_evenly() -> None:
-    line = with_defects(flat(0), flat(180), np.array([[20, 0, 30, HEIGHT]], np.float32))[24, 30 : 30 + BLEND_PX + 1, 0]
-    assert line.tolist() == [160, 140, 120, 100, 80, 60, 40, 20, 0]
+    """A ramp that the median leaves as it is: so many pixels are darker by 90 as are brighter."""
+    donor = flat(180)
+    donor[:, : 20 + 5] = 0
+    line = with_defects(flat(90), donor, np.array([[20, 0, 30, HEIGHT]], np.float32))[24, :, 0]
+    assert line[30 : 30 + BLEND_PX + 1].tolist() == [170, 160, 150, 140, 130, 120, 110, 100, 90]
+    assert line[20 - BLEND_PX - 1 : 20].tolist() == [90, 80, 70, 60, 50, 40, 30, 20, 10]
+
+
+@pytest.mark.parametrize("value", [5, 250])
+def test_values_stay_in_range(value: int) -> None:
+    donor = flat(128)
+    donor[12:18, 22:28] = [[255]] if value == 250 else [[0]]
+    found = with_defects(flat(value), donor, np.array([[20, 10, 30, 20]], np.float32))
+    assert found[15, 25, 0] == (255 if value == 250 else 0)
 
 
 def test_both_photographs_stay_as_they_are_and_equal_ones_give_the_same() -> None:
