@@ -13,26 +13,30 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.dataset import ImageRecord
-
 BLEND_PX = 8  # a pasted box fades out over so many pixels around it
 
 
 class Donors:
-    """Chooses whose defects a good part is shown with: those of a photograph of the same size."""
+    """Chooses whose defects a good view is shown with: those of a view of the same size, whole photographs or tiles.
 
-    def __init__(self, images: Sequence[ImageRecord], *, probability: float) -> None:
-        self._images, self._probability = images, probability
+    Args:
+        sizes: width and height of each view in pixels of its photograph.
+        labels: of each view's defects; none on a good one.
+    """
+
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], labels: Sequence[NDArray[np.int64]], *, probability: float
+    ) -> None:
+        self._sizes, self._labels, self._probability = sizes, labels, probability
         self._by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            if image.defective:
-                self._by_size[image.width, image.height].append(index)
+        for index, size in enumerate(sizes):
+            if len(labels[index]):
+                self._by_size[size].append(index)
 
     def of(self, index: int, *, seed: int) -> int:
-        """The image whose defects image ``index`` is shown with: its own position where it stays as it is."""
-        image, random = self._images[index], Random(seed)
-        donors = self._by_size.get((image.width, image.height))
-        if image.defective or donors is None or random.random() >= self._probability:
+        """The view whose defects view ``index`` is shown with: its own position where it stays as it is."""
+        donors, random = self._by_size.get(self._sizes[index]), Random(seed)
+        if len(self._labels[index]) or donors is None or random.random() >= self._probability:
             return index
         return random.choice(donors)
 

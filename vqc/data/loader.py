@@ -170,7 +170,8 @@ def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -
         epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.
     """
     augment = Augmenter(config.augmentation)
-    donors = Donors(images.split.images, probability=config.augmentation.copy_paste)
+    sizes = [(view.width, view.height) for _, view in images.views]
+    donors = Donors(sizes, images.labels, probability=config.augmentation.copy_paste)
 
     def write(index: int, out: NDArray[np.uint8]) -> BoxesAndLabels:
         pixels, source = images[index], donors.of(index, seed=stream_seed(config.seed, "paste", epoch, index))

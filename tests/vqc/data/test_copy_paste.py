@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,45 +10,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqc.data.copy_paste import BLEND_PX, Donors, with_defects
-from vqc.data.dataset import ImageRecord
 
 HEIGHT, WIDTH = 48, 64
-
-
-def record(*, boxes: int, width: int = WIDTH) -> ImageRecord:
-    return ImageRecord(
-        image_id=1,
-        path=Path("a.png"),
-        sha256="",
-        group="a",
-        width=width,
-        height=HEIGHT,
-        rotate=False,
-        boxes=np.tile(np.array([[4, 4, 9, 9]], np.float32), (boxes, 1)),
-        labels=np.ones(boxes, np.int64),
-        areas=np.full(boxes, 25, np.float32),
-        crowd=np.zeros(boxes, np.bool_),
-    )
 
 
 def flat(value: int) -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), value, np.uint8)
 
 
+NONE, ONE, TWO = (np.ones(count, np.int64) for count in range(3))
+SMALL, LARGE = (64, 48), (80, 48)
+
+
 def test_a_good_part_takes_the_defects_of_a_photograph_of_its_size() -> None:
-    images = [record(boxes=0), record(boxes=1), record(boxes=2), record(boxes=1, width=80)]
-    donors = Donors(images, probability=1.0)
+    donors = Donors([SMALL, SMALL, SMALL, LARGE], [NONE, ONE, TWO, ONE], probability=1.0)
     assert {donors.of(0, seed=seed) for seed in range(50)} == {1, 2}
     assert [donors.of(index, seed=0) for index in (1, 2, 3)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("images", [[record(boxes=0)] * 3, [record(boxes=0), record(boxes=1, width=80)]])
-def test_without_a_donor_of_its_size_a_good_part_stays_as_it_is(images: list[ImageRecord]) -> None:
-    assert Donors(images, probability=1.0).of(0, seed=1) == 0
+@pytest.mark.parametrize("second", [(SMALL, NONE), (LARGE, ONE)])
+def test_without_a_donor_of_its_size_a_good_part_stays_as_it_is(second: tuple[tuple[int, int], np.ndarray]) -> None:
+    assert Donors([SMALL, second[0]], [NONE, second[1]], probability=1.0).of(0, seed=1) == 0
 
 
 def test_defects_are_pasted_with_the_stated_probability() -> None:
-    donors = Donors([record(boxes=0), record(boxes=1)], probability=0.25)
+    donors = Donors([SMALL, SMALL], [NONE, ONE], probability=0.25)
     assert 70 <= sum(donors.of(0, seed=seed) for seed in range(400)) <= 130  # 100 expected, standard deviation 8.7
 
 

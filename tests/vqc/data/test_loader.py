@@ -17,6 +17,7 @@ from vqc.config import Augmentation, TrainConfig, Workers
 from vqc.data.dataset import Data, load_data, read_image
 from vqc.data.letterbox import PAD_VALUE, fit_image, fit_scale
 from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
+from vqc.data.tiling import TilePlan
 from vqc.errors import DataError
 
 SIZE = (64, 96)
@@ -190,6 +191,14 @@ def test_good_parts_are_shown_with_the_defects_of_others(images: FittedImages) -
     ]
     assert changed == [len(images.labels[index]) == 0 for index in batch.indices]
     assert all(one["labels"].tolist() == [1, 2] and one["boxes"].shape == (2, 4) for one in batch.targets)
+
+
+def test_more_tiles_than_photographs_are_trained_on(tiny: Data) -> None:
+    plan = TilePlan(tile_px=32, overlap_px=16, whole=False)
+    images = FittedImages(tiny, "train", size=(64, 64), cache=None, tiles=plan, for_training=True)
+    seen = [index for batch in training_batches(images, config(image_size=64), epoch=1) for index in batch.indices]
+    assert sorted(seen) == list(range(len(images)))
+    assert len(images) > len(tiny.train.images)
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"seed": 4}])
