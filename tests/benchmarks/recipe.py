@@ -37,6 +37,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "copy-paste": {"augmentation": {"copy_paste": 0.5}},
     "rare repeated": {"repeat_threshold": 0.5},
     "ema": {"ema_decay": 0.99},
+    "backbone at full rate": {"backbone_rate": 1.0},
+    "no stage frozen": {"frozen_stages": 0},
 }
 FIGURES = ("ap50", "ap", "cpu_s")
 
