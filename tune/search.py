@@ -325,7 +325,12 @@ def _parser() -> argparse.ArgumentParser:
     setting("--trials", "budget.trials", "N", "configurations to try (30; on a GPU for at most 8 h)", int)
     setting("--hours", "budget.hours", "H", "search for so long, however many trials that is", float)
     flag("--dry-run", action="store_true", help="measure an epoch, print the plan and its hours, and stop")
-    flag("--data", type=Path, metavar="DIR", help="folder with train/, val/ and test/ (data, or the sample)")
+    flag(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="photographs with train/, val/ and test/, or an export (data, or the sample)",
+    )
     flag("--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)")
     flag("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
     flag("--resume", action="store_true", help="continue the search NAME, or the latest")

@@ -25,7 +25,7 @@ from tune.settings import Budget, SearchSettings, load_settings, scaled_to_data
 from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
-from vqc.data.synthetic import choose_data
+from vqc.data.importers.choose import choose_data
 from vqc.errors import ConfigError, SearchError
 from vqc.models.registry import check_model
 from vqc.provenance import versions
@@ -103,12 +103,12 @@ def new_session(
     Args:
         gpus: whether the machines that the trials will run on have some.
         warm_start: name of an earlier search whose best configurations are tried first; without one, the portfolio's.
-        data_folder: in the guide's layout; None takes ``data/`` where there is one, else the generated sample.
+        data_folder: in the guide's layout or an export; None takes ``data/`` where there is one, else the sample.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
 
     Raises:
-        UserError: with everything that is wrong; nothing has been written but the sample.
+        UserError: with everything that is wrong; nothing has been written but the sample or an imported data set.
     """
     from vqc.models.pretrained import resolve_weights
 

@@ -27,7 +27,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="configs/train_config.json; without a GPU train_config_cpu.json"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with train/ and val/ (data, or the sample)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="photographs with train/ and val/, or an export (data, or the sample)"
+    )
     parser.add_argument("--gpu", type=int, metavar="N", help="index of the GPU (0)")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the configuration's")
     parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
@@ -68,7 +70,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import load_with_warnings
     from vqc.data.findings import warning_lines
-    from vqc.data.synthetic import choose_data
+    from vqc.data.importers.choose import choose_data
     from vqc.hardware.precision import choose_precision
     from vqc.models.pretrained import resolve_weights
     from vqc.results import check_name, new_name

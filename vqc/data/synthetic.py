@@ -56,21 +56,6 @@ class _Mark:
         return np.array([places.min(axis=0), places.max(axis=0) + 1])
 
 
-def choose_data(folder: Path | None, results: Path) -> tuple[Path, str]:
-    """The folder of data to use: the given one, else ``data/``, else the sample below ``results``, written if needed.
-
-    Returns:
-        The folder, and a sentence for the user where it is the sample, else nothing.
-
-    Raises:
-        DataError: the sample is needed and cannot be written.
-    """
-    if folder is not None or Path("data").is_dir():
-        return folder or Path("data"), ""
-    sample = write_sample(results / "sample")
-    return sample, f"No --data given and no folder 'data': the generated sample is used ({sample})."
-
-
 def write_sample(folder: Path, *, seed: int = 0, images: Mapping[str, int] = SAMPLE_IMAGES) -> Path:
     """Write ``folder/{train,val,test}/{images/,annotations.json}``, or keep it where it is already complete.
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from vqc.data.dataset import Data, check_data, load_data, read_image
-from vqc.data.synthetic import CATEGORIES, SAMPLE_IMAGES, SAMPLE_VERSION, choose_data, write_sample
+from vqc.data.synthetic import CATEGORIES, SAMPLE_VERSION, write_sample
 from vqc.errors import DataError
 
 FEW = {"train": 24, "val": 6, "test": 6}
@@ -151,20 +151,3 @@ def test_it_says_what_it_is(sample: Path) -> None:
     origin = json.loads((sample / "provenance.json").read_text(encoding="utf-8"))
     assert (origin["seed"], origin["version"], origin["images"]) == (0, SAMPLE_VERSION, FEW)
     assert "Generated" in (sample / "README.txt").read_text(encoding="utf-8")
-
-
-def test_given_data_come_before_the_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    assert choose_data(None, tmp_path / "results") == (Path("data"), "")
-    assert choose_data(Path("mine"), tmp_path / "results") == (Path("mine"), "")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-@pytest.mark.slow
-def test_the_sample_under_the_results_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder, said = choose_data(None, Path("results"))
-    assert folder == Path("results") / "sample"
-    assert str(folder) in said
-    assert load_data(folder).summary()["images"] == dict(SAMPLE_IMAGES)

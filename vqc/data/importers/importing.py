@@ -48,7 +48,12 @@ class Imported:
 
 
 def import_data(
-    source: Path, out: Path, *, format_: str | None = None, unlabelled: Unlabelled | None = None
+    source: Path,
+    out: Path,
+    *,
+    format_: str | None = None,
+    unlabelled: Unlabelled | None = None,
+    command: str | None = None,
 ) -> Imported:
     """Read a source and write ``out/{train,val,test}/{images/,annotations.json}``.
 
@@ -59,11 +64,12 @@ def import_data(
         format_: a key of ``FORMATS``; None recognises it.
         unlabelled: what pictures are that no annotation file mentions; None refuses them. An image that is mentioned
             and has no box is a good part.
+        command: of the same import, for messages that ask for a flag; None: into ``out``.
 
     Raises:
         DataError: the source cannot be read, needs a decision, or ``out`` cannot be written.
     """
-    command = f"vqc import {quoted(source)} --out {quoted(out)}"
+    command = command or f"vqc import {quoted(source)} --out {quoted(out)}"
     tree, tally = Tree(source), Tally()
     for link in tree.outside:
         tally.add("files", "a link that leads out of the folder", link)

@@ -63,6 +63,13 @@ class Tally:
         self.counts[key] += 1
         self.examples.setdefault(key, printable(example))
 
+    def lines(self) -> list[str]:
+        """A sentence for each reason, the most frequent first."""
+        return [
+            f"Left out or changed: {count:,} {what}: {reason}, such as {self.examples[what, reason]}."
+            for (what, reason), count in self.counts.most_common()
+        ]
+
     def leave_out(self, image: str, reason: object, *, boxes: int) -> None:
         """Count an image that is left out, and its boxes with it."""
         self.add("images", reason, image)
