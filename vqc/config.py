@@ -119,6 +119,23 @@ Workers = Annotated[
 ]
 
 
+STARTS = ("auto", "coco", "backbone", "none")
+
+
+def _weights(value: object) -> object:
+    if isinstance(value, str) and (value in STARTS or value.endswith(".safetensors") or {"/", "\\"} & set(value)):
+        return value
+    raise ValueError(f"expected {', '.join(STARTS)}, or the path of a model.safetensors or of its folder")
+
+
+class InitialModel(Record):
+    """The model that a run goes on from; the program fills it in where ``weights`` names a file."""
+
+    path: str = Field(description="of the .safetensors file")
+    sha256: str = Field(description="of that file; another one in its place is refused")
+    same_categories: StrictBool = Field(description="false: the part of the head that tells categories begins anew")
+
+
 def _with_second_spelling(schema: dict[str, Any]) -> None:
     named = {"type": "integer", "minimum": 1, "description": "the guide's second spelling of gpu_optimization's"}
     schema["properties"][ACCUMULATION] = named
@@ -134,10 +151,12 @@ class TrainConfig(Record):
     model_config = ConfigDict(json_schema_extra=_with_second_spelling)
 
     model: str = Field("fasterrcnn_resnet50_fpn", description="name of a detector: see 'vqc models'")
-    weights: Literal["auto", "backbone", "none"] = Field(
+    weights: Annotated[str, PlainValidator(_weights, json_schema_input_type=str)] = Field(
         "auto",
-        description="start from ImageNet backbone weights, from random ones, or (auto) whichever can be had",
+        description="what training starts from: coco (the whole detector but the part that tells categories), backbone "
+        "(ImageNet), none (random), auto (the first of these that can be had), or a model.safetensors or its folder",
     )
+    initial_model: InitialModel | None = Field(None, description="filled in where weights names a file")
     frozen_stages: StrictInt | None = Field(
         None,
         ge=0,

@@ -27,6 +27,7 @@ from vqc.data.dataset import Data, load_data, load_with_warnings
 from vqc.data.findings import warning_lines
 from vqc.data.importers.choose import choose_data
 from vqc.errors import ConfigError, SearchError
+from vqc.models.pretrained import check_initial_model, resolve_weights
 from vqc.models.registry import check_model
 from vqc.provenance import versions
 from vqc.results import check_name
@@ -110,8 +111,6 @@ def new_session(
     Raises:
         UserError: with everything that is wrong; nothing has been written but the sample or an imported data set.
     """
-    from vqc.models.pretrained import resolve_weights
-
     check_name(name)
     folder = results / name
     journal_bytes = _bytes_of(journal_of(folder))
@@ -120,7 +119,7 @@ def new_session(
     settings, settings_remark = _settings(config, flags, gpus=gpus)
     chosen, data_remark = choose_data(data_folder, results)
     data, findings = load_with_warnings(chosen, image_sizes=[(px, px) for px in settings.image_sizes()])
-    train, weights = resolve_weights(settings.train)
+    train, weights = resolve_weights(settings.train, [category.name for category in data.categories])
     settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
     if "train.num_epochs" not in flags:
         settings = scaled_to_data(settings, len(data.train.images))
@@ -203,6 +202,7 @@ def resumed_session(*, name: str | None, results: Path, flags: Mapping[str, Any]
     after.apply(resumed)
     with _spelled_as_flags(flags, str(folder)):
         settings = after.settings
+    check_initial_model(settings.train)
     done = sum(trial.state in ("completed", "stopped", "infeasible", "failed") for trial in table.searched)
     return Session(
         folder=folder,

@@ -19,11 +19,13 @@ def run(args: argparse.Namespace) -> int:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
-    table.add_column("pretrained backbone")
+    table.add_column("starts from")
     table.add_column("what it is")
     for name in OFFERED:
         architecture = ARCHITECTURES[name]
-        weights = (architecture.backbone_weights or "none").partition("_Weights")[0]
+        weights = (
+            "COCO" if architecture.coco_weights else (architecture.backbone_weights or "none").partition("_Weights")[0]
+        )
         table.add_row(name, weights, architecture.note)
     Console(highlight=False).print(table)
     return 0

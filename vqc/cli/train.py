@@ -88,7 +88,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     choose_precision(config, gpu=gpu)
     folder, remark = choose_data(args.data, args.results)
     data, findings = load_with_warnings(folder, image_sizes=[config.image_size])
-    config, weights = resolve_weights(config)
+    config, weights = resolve_weights(config, [category.name for category in data.categories])
     for line in filter(None, (remark, *warning_lines(findings), f"The detector starts from {weights}.")):
         print(line)
     command = shlex.join(["vqc", "train", *_typed_flags(args)])

@@ -8,7 +8,7 @@ scalars by name. In evaluation it returns per image ``boxes`` [m, 4] xyxy pixels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pickle import UnpicklingError
@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torchvision.models import WeightsEnum, get_model
+from torchvision.models import WeightsEnum, get_model, get_weight
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
+from torchvision.ops import FrozenBatchNorm2d
 
 from vqc.config import TrainConfig
 from vqc.errors import ModelError
@@ -30,8 +31,18 @@ from vqc.models.norms import settle_norms
 from vqc.models.registry import ARCHITECTURES, check_model, frozen_stages
 from vqc.seeding import stream_seed
 
-TRAINS_ON_ONE_CELL = ("ssdlite320_mobilenet_v3_large",)  # these train batch norm on maps of one cell
+REDUCED_TAIL = TRAINS_ON_ONE_CELL = ("ssdlite320_mobilenet_v3_large",)  # these train batch norm on maps of one cell
+# Modules whose weights are for certain categories.
+HEADS = ("roi_heads.box_predictor.", "head.classification_head.cls_logits.", "head.classification_head.module_list.")
+WITHOUT_EPS = ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn")  # the norms in their COCO weights have an eps of 0
 BACKBONES = ("backbone.body.", "backbone.features.")  # the modules that backbone weights are loaded into
+
+# What starts from pretrained statistics, by ``weights``.
+PRETRAINED: Mapping[str, Sequence[str]] = {
+    "none": (),
+    "backbone": BACKBONES,
+    "coco": ("backbone.", "roi_heads.box_head.", "head.regression_head."),
+}
 
 
 def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool = True) -> nn.Module:
@@ -45,13 +56,13 @@ def build_detector(config: TrainConfig, *, num_classes: int, load_backbone: bool
         ModelError: an unknown name, or backbone weights asked for that are not available.
     """
     check_model(config.model)
-    if config.weights == "auto":
-        raise ModelError("weights: 'auto' must be resolved before a detector is built")
+    if config.weights not in PRETRAINED:
+        raise ModelError(f"weights: '{config.weights}' must be resolved before a detector is built")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, "init"))
         build = light_detector if config.model in STRIDES else _torchvision
         model: Any = build(config, num_classes + 1, load_backbone=load_backbone)
-    settle_norms(model, pretrained=BACKBONES if config.weights == "backbone" else ())
+    settle_norms(model, pretrained=PRETRAINED[config.weights])
     _answer_in_float32(model)
     model.transform = _Normalise(model.transform)
     anchored = getattr(model, "rpn", model)
@@ -110,15 +121,31 @@ def _count_images(model: Any, inputs: tuple[Any, ...]) -> None:
 
 
 def _torchvision(config: TrainConfig, num_classes: int, *, load_backbone: bool) -> Any:
+    known, coco = ARCHITECTURES[config.model], config.weights == "coco"
     options: dict[str, Any] = {"weights": None, "weights_backbone": None, "num_classes": num_classes}
-    if config.weights == "backbone":
-        known = ARCHITECTURES[config.model]
+    # Where a builder gets backbone weights it freezes norms, as COCO's detectors have them; but COCO's SSDlite has the
+    # tail of one that gets none.
+    if config.weights == "backbone" or (coco and config.model not in REDUCED_TAIL):
         trained = known.stages - frozen_stages(config)
         options |= {"weights_backbone": known.backbone_weights, "trainable_backbone_layers": trained}
     if config.model in TRAINS_ON_ONE_CELL:
         options["norm_layer"] = partial(_BatchNorm, eps=0.001, momentum=0.03)
-    with _backbone_weights(_stored_tensors if load_backbone else _random_tensors):
-        return get_model(config.model, **options)
+    with _backbone_weights(_stored_tensors if load_backbone and not coco else _random_tensors):
+        model = get_model(config.model, **options)
+    if coco:
+        _begin_from_coco(model, config, load=load_backbone)
+    return model
+
+
+def _begin_from_coco(model: nn.Module, config: TrainConfig, *, load: bool) -> None:
+    """Load all but the head from torchvision's COCO weights, unless all is loaded over anyway."""
+    for layer in model.modules():
+        if isinstance(layer, FrozenBatchNorm2d) and config.model in WITHOUT_EPS:
+            layer.eps = 0.0
+    if load:
+        stored = _stored_tensors(get_weight(str(ARCHITECTURES[config.model].coco_weights)), progress=False)
+        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(HEADS)}
+        model.load_state_dict({name: one for name, one in stored.items() if not name.startswith(HEADS)} | own)
 
 
 @contextmanager

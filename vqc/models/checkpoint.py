@@ -55,10 +55,16 @@ class Checkpoint:
         """The tensors whose names start with ``prefix``, by the rest of their names."""
         return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
-    def load_weights(self, model: nn.Module) -> None:
-        """Copy the weights into ``model``; raises ``ModelError`` where their names or shapes differ."""
+    def load_weights(self, model: nn.Module, *, but: tuple[str, ...] = ()) -> None:
+        """Copy the weights into ``model``, without those whose names start as in ``but``.
+
+        Raises:
+            ModelError: names or shapes differ.
+        """
+        own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(but)}
+        stored = {name: tensor for name, tensor in self.under(MODEL).items() if not name.startswith(but)}
         try:
-            model.load_state_dict(self.under(MODEL))
+            model.load_state_dict(stored | own)
         except RuntimeError as error:
             first = str(error).splitlines()[1:2] or [str(error)]  # the headline names only torch's class
             raise ModelError(

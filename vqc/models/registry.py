@@ -14,6 +14,7 @@ from vqc.errors import ModelError, nearest
 class Architecture:
     """One detector.
 
+    ``coco_weights``: torchvision's name of weights of the whole detector, None where there are none.
     ``backbone_weights``: the name of the ImageNet weights of its backbone, torchvision's where it has them; None where
     there are none.
     ``stages``: of the backbone, from the input on; the first ``frozen_stages`` keep pretrained weights unless the
@@ -23,6 +24,7 @@ class Architecture:
     ``for_tests``: too weak for use.
     """
 
+    coco_weights: str | None = None
     backbone_weights: str | None
     stages: int = 0
     frozen_stages: int = 0
@@ -41,15 +43,33 @@ _lite0 = partial(Architecture, backbone_weights="EfficientNet_Lite0_Weights.IMAG
 ARCHITECTURES: Mapping[str, Architecture] = {
     "fcos_lite0": _lite0(note="3.3 million parameters, one stage without anchors: for a CPU or a small GPU"),
     "fcos_lite0_fine": _lite0(stages=6, note="the same with twice as fine maps, for defects of a few pixels"),
-    "fasterrcnn_resnet50_fpn": _resnet50(note="the guide's choice: two stages, accurate, heavy"),
-    "fasterrcnn_resnet50_fpn_v2": _resnet50(convolves_proposals=True, note="deeper heads with norms"),
-    "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet(note="two stages on a light backbone"),
-    "fasterrcnn_mobilenet_v3_large_320_fpn": _mobilenet(note="the same with fewer proposals, for small images"),
-    "retinanet_resnet50_fpn": _resnet50(note="one stage, focal loss"),
-    "retinanet_resnet50_fpn_v2": _resnet50(note="group norm heads, GIoU loss"),
-    "fcos_resnet50_fpn": _resnet50(note="one stage without anchors"),
+    "fasterrcnn_resnet50_fpn": _resnet50(
+        coco_weights="FasterRCNN_ResNet50_FPN_Weights.COCO_V1", note="the guide's choice: two stages, accurate, heavy"
+    ),
+    "fasterrcnn_resnet50_fpn_v2": _resnet50(
+        coco_weights="FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1",
+        convolves_proposals=True,
+        note="deeper heads with norms",
+    ),
+    "fasterrcnn_mobilenet_v3_large_fpn": _mobilenet(
+        coco_weights="FasterRCNN_MobileNet_V3_Large_FPN_Weights.COCO_V1", note="two stages on a light backbone"
+    ),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _mobilenet(
+        coco_weights="FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1",
+        note="the same with fewer proposals, for small images",
+    ),
+    "retinanet_resnet50_fpn": _resnet50(
+        coco_weights="RetinaNet_ResNet50_FPN_Weights.COCO_V1", note="one stage, focal loss"
+    ),
+    "retinanet_resnet50_fpn_v2": _resnet50(
+        coco_weights="RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1", note="group norm heads, GIoU loss"
+    ),
+    "fcos_resnet50_fpn": _resnet50(coco_weights="FCOS_ResNet50_FPN_Weights.COCO_V1", note="one stage without anchors"),
     "ssdlite320_mobilenet_v3_large": _mobilenet(
-        frozen_stages=0, score_threshold=0.01, note="the fastest of torchvision"
+        coco_weights="SSDLite320_MobileNet_V3_Large_Weights.COCO_V1",
+        frozen_stages=0,
+        score_threshold=0.01,
+        note="the fastest of torchvision",
     ),
     "fcos_tiny": Architecture(
         backbone_weights=None, note="0.6 million parameters, trained in a second", for_tests=True

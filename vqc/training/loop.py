@@ -45,6 +45,7 @@ from vqc.hardware.monitor import Monitor
 from vqc.hardware.precision import Precision, choose_precision
 from vqc.models.build import build_detector, move_detector
 from vqc.models.checkpoint import ModelInfo
+from vqc.models.pretrained import load_initial_model
 from vqc.models.registry import ARCHITECTURES
 from vqc.seeding import stream_seed
 from vqc.training.ema import first_average, move_average
@@ -81,7 +82,7 @@ def fit(
     """Train the configured detector; yields after every epoch, evaluated on val.
 
     Args:
-        config: with ``weights`` decided ('none' or 'backbone').
+        config: with ``weights`` decided (``vqc.models.pretrained``).
         resume_from: a state file of the same run; its epochs are not run again.
         cache: folder for fitted images, shared between runs; None decodes at each access.
         gpu: index of the CUDA device; None takes the first, or the CPU.
@@ -230,7 +231,9 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _first_state(config: TrainConfig, data: Data, precision: Precision) -> LoopState:
-    model = move_detector(build_detector(config, num_classes=len(data.categories)), precision.device)
+    model = build_detector(config, num_classes=len(data.categories), load_backbone=config.initial_model is None)
+    load_initial_model(model, config)
+    model = move_detector(model, precision.device)
     categories = tuple((category.id, category.name) for category in data.categories)
     info = ModelInfo(
         config=config, categories=categories, fingerprint=data.fingerprint, tiles=tile_plan(config, data), epoch=0
