@@ -159,7 +159,7 @@ def test_shares_of_a_gpu_are_for_those_who_have_one(tmp_path: Path, gpus: bool, 
     [
         (True, {}, (320, 416, 512, 640), Budget(trials=30, hours=8.0), 100),
         (True, {"train.num_epochs": 3, "budget.trials": 5}, (320, 416, 512, 640), Budget(trials=5), 3),
-        (False, {}, (96, 128, 160), Budget(trials=30), 10),
+        (False, {}, (224, 320, 448), Budget(trials=30), 10),
     ],
 )
 def test_the_settings_are_those_for_the_machines(
