@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vqc.data.findings import Finding, Severity
 
 SHOWN_PER_KIND = 20
+SPLIT_MENDS = {"same picture in two splits", "same part in two splits"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +32,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
+    from rich.markup import escape
 
     from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import check_data
+    from vqc.shell import as_typed, quoted
 
     root: Path = args.data
     if args.image_size is None:
@@ -48,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
         _show_findings(console, findings, severity)
     if data is None:
         console.print("[bold red]not usable[/] until the errors are corrected")
+        if {finding.kind for finding in findings if finding.severity == "error"} <= SPLIT_MENDS:
+            out = root.with_name(f"{root.resolve().name}-split")
+            console.print(f"  next: {escape(as_typed(f'vqc split --data {quoted(root)} --out {quoted(out)}'))}")
         return 2
     console.print("[bold green]usable[/]" + (", with warnings" if findings else ""))
     return 0

@@ -214,6 +214,8 @@ def check_data(
     if compare:
         check_groups(photos, report)
         check_look_alikes(photos, report)
+    if report.errors:
+        return None, report.findings
     images = [image for split in splits for image in split.images]
     for size in image_sizes:
         sides_px = [shorter_sides_px(r.boxes[~r.crowd], r.width, r.height, size) for r in images]
@@ -306,8 +308,8 @@ def read_split(root: Path, name: str, report: Report) -> tuple[Split, list[Photo
         )
         records.append(record)
         thumbnail = upright(picture.thumbnail, picture.orientation if rotate else 1)
-        sides_px = np.array([record.width, record.height] * 2, dtype=np.float32)
-        shares = record.boxes[~record.crowd] / sides_px
-        photos.append(Photo(split=name, image=image, sha256=record.sha256, thumbnail=thumbnail, boxes=shares))
+        photos.append(
+            Photo(split=name, image=image, path=record.path, sha256=record.sha256, rotate=rotate, thumbnail=thumbnail)
+        )
     split = Split(name=name, categories=annotations.categories, images=tuple(records))
     return split, photos, annotations.sha256

@@ -1,24 +1,27 @@
 """Photographs that show the same part: in two splits they make scores too good, in one they count a part twice.
 
 There are three signs, from the surest to the weakest: equal bytes, an equal ``group`` in the annotations, and pictures
-that look the same. The last compares grey thumbnails without their light, so edges and texture are left (``_detail``).
-Pairs that correlate on a coarse grid are moved, turned and scaled onto each other (``cv2.findTransformECC``:
-Evangelidis and Psarakis, PAMI 30, 2008); their similarity is the correlation of what overlaps. Different parts of one
-design look the same too, but their defects differ: the boxes of both pictures must lie in the same places. So a part
-with a defect and one without are never a pair.
+that look the same. The last are found in three steps. Thumbnails without their light, so with edges and texture alone
+(``_detail``), are compared with all others, each in the ``VIEWS`` of a camera that has moved. The nearest are moved,
+turned and scaled onto each other (``cv2.findTransformECC``: Evangelidis and Psarakis, PAMI 30, 2008). Those that then
+correlate are registered once more, at ``SIDE_PX``, and what differs is looked at place by place (``_difference``): two
+parts of one design before one camera differ at a defect, or in their texture; two photographs of one part differ only
+by noise, light and what the registration leaves at edges. Boxes are not asked: an annotation may be missing.
 
-The thresholds were found on DeepPCB (1,500), the generated sample (240) and copies of 240 of them with shifts to 3 % of
-the side, turns to 2 degrees, scales to 2 %, other light, noise and JPEG quality 80. Other parts of the sample reach a
-similarity of 0.80; 360 pairs of DeepPCB, where designs repeat, are above 0.85, and the boxes rule out all of them. Of
-the copies 96 to 100 % are found, of copies with twice those changes 51 to 71 %.
+The thresholds were found with ``tests/benchmarks/twins.py``, which has the figures.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,23 +29,37 @@ from numpy.typing import NDArray
 
 from vqc.data.annotations import ImageEntry
 from vqc.data.findings import Report, printable
-from vqc.data.image_io import THUMBNAIL_PX
+from vqc.data.image_io import THUMBNAIL_PX, grey_square, picture_bytes
+from vqc.errors import DataError
 
 LIGHT_PX = 4.0  # Gaussian sigma in thumbnail pixels: what is wider counts as light
 LEAST_CONTRAST = 1.0  # grey levels of detail, root mean square; below it there is only noise to compare
-COARSE_PX = 32
-COARSE_SIMILARITY = 0.3
-MOVED_SIMILARITY = 0.5  # of what is to be registered; the best of all whole shifts
-SIMILARITY = 0.85
-NEIGHBOURS = 3  # that are compared closely, for each photograph and split
-MOST_SHIFT_PX = 6
-MOST_DISTORTION = 0.15  # of the registration: how far each term of its matrix may be from no turn and no scaling
-PLACE_PX = 1.5  # thumbnail pixels, beside a quarter of its side, by which the centre of one defect's box may differ
-SHARED = 0.7  # of the boxes of each picture
+CROP, OFF_CENTRE = 0.9, 0.033
+# What another photograph may show of a part: scale, turn in degrees, and offsets down and right as shares of the side.
+VIEWS = ((1.0, 0, 0.0, 0.0), (1.0, 2, 0.0, 0.0), (1.0, -2, 0.0, 0.0), (CROP, 0, 0.0, 0.0)) + tuple(
+    (CROP, 0, down, right) for down in (-OFF_CENTRE, OFF_CENTRE) for right in (-OFF_CENTRE, OFF_CENTRE)
+)
+COARSE_PX = 16
+COARSE_SIMILARITY = 0.5
+NEIGHBOURS = 5  # that are compared closely, for each photograph and split
+THUMBNAILS_SIMILARITY = 0.65  # once they are registered
+SIMILARITY = 0.85  # of the registered photographs
+MOST_DISTORTION = 0.2  # how far each term of the registration's matrix may be from no turn and no scaling
+LEAST_OVERLAP = 0.65  # of the square, without its margins
+SIDE_PX = 256  # of the squares that are compared place by place
+MARGIN = 0.04  # of the side, not compared: a turn by 2 degrees leaves corners that no camera saw
+NOISE_PX = 1.5  # Gaussian sigma
+EDGE = 0.5  # pixels by which the registration may be off
+NOISE = 4.5  # median deviations that are noise: three standard deviations of a Gaussian
+PLACE_PX = 5  # side of the places that are compared
+MOST_DIFFERENCE = 0.2  # at any place, of the photograph's contrast
 LISTED = 3  # pairs that a finding names
 BLOCK = 1024  # rows of the similarity matrix at a time: 80 MB for 20,000 photographs
 
+SQUARES_KEPT = 1000  # 256 kB each
+
 Detail = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,15 +67,16 @@ class Photo:
     """One image of a split, as far as it is compared with others.
 
     Attributes:
+        rotate: whether EXIF's orientation is applied when the file is decoded.
         thumbnail: uint8 [THUMBNAIL_PX, THUMBNAIL_PX], grey, the whole image as annotated, squeezed into a square.
-        boxes: [n, 4] xyxy of its defects, as shares 0..1 of the image's width and height.
     """
 
     split: str
     image: ImageEntry
+    path: Path
     sha256: str
+    rotate: bool
     thumbnail: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
 
 
 def check_equal_files(photos: Sequence[Photo], report: Report) -> None:
@@ -91,8 +109,8 @@ def check_groups(photos: Sequence[Photo], report: Report) -> None:
             report.warning("same part in two splits", f"{second}/annotations.json", message)
 
 
-def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
-    """Pictures that look the same: a warning for each split, and for each pair of splits, that has any."""
+def check_look_alikes(photos: Sequence[Photo], report: Report) -> list[tuple[Photo, Photo, float]]:
+    """The pairs of ``look_alikes``: an error for each two splits that share any, a warning for each split."""
     found = look_alikes(photos)
     splits = list(dict.fromkeys(photo.split for photo in photos))
     for first, second in [*combinations(splits, 2), *zip(splits, splits, strict=True)]:
@@ -103,19 +121,20 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
             f"{printable(other.image.file_name)} and {printable(one.image.file_name)} ({similarity:.2f})"
             for one, other, similarity in pairs[:LISTED]
         )
-        count = (
-            f"{len({id(other) for _, other, _ in pairs})} of {sum(photo.split == second for photo in photos)} images"
-        )
+        count = f"{len({id(other) for _, other, _ in pairs})} of {sum(photo.split == second for photo in photos)}"
+        where = f"{second}/annotations.json"
         if first == second:
-            kind = "similar pictures"
-            message = f"{count} look like another one, such as {such}; if they show one part, give them one 'group'"
-        else:
-            kind = "similar pictures in two splits"
             message = (
-                f"{count} look like an image in {first}, such as {such}; scores of known parts are too good: "
+                f"{count} images look like another one, such as {such}; if they show one part, give them one 'group'"
+            )
+            report.warning("similar pictures", where, message)
+        else:
+            message = (
+                f"{count} images look like an image in {first}, such as {such}; scores of known parts are too good: "
                 "keep all images of a part in one split, or give different parts a different 'group'"
             )
-        report.warning(kind, f"{second}/annotations.json", message)
+            report.error("same part in two splits", where, message)
+    return found
 
 
 def look_alikes(photos: Sequence[Photo]) -> list[tuple[Photo, Photo, float]]:
@@ -124,15 +143,31 @@ def look_alikes(photos: Sequence[Photo]) -> list[tuple[Photo, Photo, float]]:
     Left out are equal files, which ``check_equal_files`` reports, and pairs whose ``group`` is known for both.
     """
     details = [_detail(photo.thumbnail) for photo in photos]
-    found = []
-    for one, other in _candidates(details, [photo.split for photo in photos]):
+    square = lru_cache(maxsize=SQUARES_KEPT)(lambda number: _square(photos[number]))
+
+    def compared(pair: tuple[int, int, Matrix]) -> tuple[Photo, Photo, float] | None:
+        one, other, matrix = pair
         first, second = photos[one], photos[other]
         if first.sha256 == second.sha256 or (first.image.group is not None and second.image.group is not None):
-            continue
-        similarity, matrix = _register(details[one], details[other])
-        if similarity >= SIMILARITY and _same_places(first.boxes, second.boxes, matrix):
-            found.append((first, second, similarity))
-    return sorted(found, key=lambda pair: -pair[2])
+            return None
+        similarity, matrix = _register(details[one], details[other], matrix, smooth_px=3)
+        if similarity < THUMBNAILS_SIMILARITY:
+            return None
+        similarity, matrix = _register(square(one), square(other), _enlarged(matrix), smooth_px=5)
+        alike = similarity >= SIMILARITY and _difference(square(one), square(other), matrix) <= MOST_DIFFERENCE
+        return (first, second, similarity) if alike else None
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # OpenCV lets go of Python's lock
+        pairs = [pair for pair in pool.map(compared, _candidates(photos, details)) if pair is not None]
+    return sorted(pairs, key=lambda pair: -pair[2])
+
+
+def _square(photo: Photo) -> NDArray[np.float32]:
+    """The photograph as annotated, grey, squeezed into [SIDE_PX, SIDE_PX]; all 0 where it cannot be read any more."""
+    try:
+        return grey_square(picture_bytes(photo.path), SIDE_PX, rotate=photo.rotate).astype(np.float32)
+    except DataError:
+        return np.zeros((SIDE_PX, SIDE_PX), dtype=np.float32)
 
 
 def _detail(thumbnail: NDArray[np.uint8]) -> Detail:
@@ -150,58 +185,120 @@ def _normed(detail: NDArray[Any], *, least: float) -> Detail:
     return centred / np.float32(norm) if norm > least else np.zeros_like(centred)
 
 
-def _candidates(details: Sequence[Detail], splits: Sequence[str]) -> list[tuple[int, int]]:
-    """Positions of pairs that correlate on a coarse grid: for each photograph its nearest ones in each split."""
+def _view_matrix(view: tuple[float, float, float, float]) -> Matrix:
+    """The affine [2, 3] from a thumbnail's pixels to those of a view of it."""
     import cv2
 
-    grid = (COARSE_PX, COARSE_PX)
-    coarse = [
-        _normed(np.asarray(cv2.resize(detail, grid, interpolation=cv2.INTER_AREA)), least=0.0) for detail in details
-    ]
-    flat = np.array(coarse, dtype=np.float32).reshape(len(coarse), COARSE_PX**2)
-    columns = {split: np.flatnonzero(np.array(splits) == split) for split in dict.fromkeys(splits)}
-    pairs: set[tuple[int, int]] = set()
-    for start in range(0, len(flat), BLOCK):
-        similarity = flat[start : start + BLOCK] @ flat.T
+    scale, turn_deg, down, right = view
+    middle = (THUMBNAIL_PX - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), turn_deg, 1 / scale)
+    moved = matrix[:, 2] + np.array([right, down]) * THUMBNAIL_PX / scale
+    return np.column_stack([matrix[:, :2], moved]).astype(np.float32)
+
+
+def _candidates(photos: Sequence[Photo], details: Sequence[Detail]) -> list[tuple[int, int, Matrix]]:
+    """Positions of pairs that correlate on a coarse grid, and roughly the affine [2, 3] from first to second.
+
+    They are, for each photograph and split, the nearest ones to any of its views.
+    """
+    if not photos:
+        return []
+    matrices = [_view_matrix(view) for view in VIEWS]
+    views = np.array([[_coarse(detail, matrix) for detail in details] for matrix in matrices])
+    splits = np.array([photo.split for photo in photos])
+    columns = [np.flatnonzero(splits == split) for split in dict.fromkeys(splits.tolist())]
+    pairs: dict[tuple[int, int], tuple[float, Matrix]] = {}
+    for start in range(0, len(photos), BLOCK):
+        similarity = views[0, start : start + BLOCK] @ views[0].T
+        for view in views[1:]:
+            np.maximum(similarity, view[start : start + BLOCK] @ views[0].T, out=similarity)
         rows = np.arange(len(similarity))
         similarity[rows, start + rows] = -1.0
-        for own in columns.values():
+        for own in columns:
             part = similarity[:, own]
             nearest = np.argpartition(-part, min(NEIGHBOURS, len(own)) - 1, axis=1)[:, :NEIGHBOURS]
-            near = np.take_along_axis(part, nearest, axis=1) >= COARSE_SIMILARITY
-            pairs |= {
-                (min(start + row, other), max(start + row, other))
-                for row, other in zip(np.nonzero(near)[0].tolist(), own[nearest[near]].tolist(), strict=True)
-            }
-    return sorted(pairs)
+            values = np.take_along_axis(part, nearest, axis=1)
+            for row, place in zip(*np.nonzero(values >= COARSE_SIMILARITY), strict=True):
+                one, other, value = int(start + row), int(own[nearest[row, place]]), float(values[row, place])
+                matrix = matrices[int(np.argmax(views[:, one] @ views[0, other]))]
+                key = (min(one, other), max(one, other))
+                if value > pairs.get(key, (-1.0, matrix))[0]:
+                    pairs[key] = value, matrix if one < other else _inverse(matrix)
+    return [(*key, matrix) for key, (_, matrix) in sorted(pairs.items())]
 
 
-def _register(first: Detail, second: Detail) -> tuple[float, NDArray[np.float32]]:
-    """The correlation of two details once the second lies on the first, and the affine [2, 3] from first to second."""
+def _coarse(detail: Detail, matrix: Matrix) -> NDArray[np.float32]:
+    """A view of a detail on the coarse grid: [COARSE_PX^2], mean 0 and norm 1."""
     import cv2
 
-    product = np.fft.rfft2(first).conj() * np.fft.rfft2(second)
-    around = np.fft.fftshift(np.fft.irfft2(product, s=first.shape))
-    middle = slice(THUMBNAIL_PX // 2 - MOST_SHIFT_PX, THUMBNAIL_PX // 2 + MOST_SHIFT_PX + 1)
-    down, right = np.unravel_index(np.argmax(around[middle, middle]), (2 * MOST_SHIFT_PX + 1,) * 2)
-    start = np.array([[1, 0, right - MOST_SHIFT_PX], [0, 1, down - MOST_SHIFT_PX]], dtype=np.float32)
-    shifted = float(around[middle, middle].max())
-    if shifted >= MOVED_SIMILARITY:
-        everywhere = np.full(first.shape, 255, dtype=np.uint8)
-        stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
-        with suppress(cv2.error):  # it found no way to make them more similar
-            moved, matrix = cv2.findTransformECC(first, second, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, 3)
-            if moved >= shifted and np.abs(matrix[:, :2] - np.eye(2)).max() <= MOST_DISTORTION:
-                return float(moved), np.asarray(matrix, dtype=np.float32)
-    return shifted, start
+    moved = cv2.warpAffine(detail, matrix, detail.shape, borderMode=cv2.BORDER_REFLECT)
+    return _normed(cv2.resize(moved, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA), least=0.0).ravel()
 
 
-def _same_places(first: NDArray[np.float32], second: NDArray[np.float32], matrix: NDArray[np.float32]) -> bool:
-    """Whether most boxes of each picture have their counterpart in the other; two without boxes agree."""
-    if len(first) == 0 or len(second) == 0:
-        return len(first) == len(second)
-    corners, others = first.reshape(-1, 2, 2) * THUMBNAIL_PX, second.reshape(-1, 2, 2) * THUMBNAIL_PX
-    moved = corners @ matrix[:, :2].T + matrix[:, 2]
-    apart = np.abs(moved.mean(axis=1)[:, None] - others.mean(axis=1)[None])
-    meet = (apart <= PLACE_PX + (others[:, 1] - others[:, 0])[None] / 4).all(axis=2)
-    return bool(min(meet.any(axis=0).mean(), meet.any(axis=1).mean()) >= SHARED)
+def _inverse(matrix: Matrix) -> Matrix:
+    import cv2
+
+    return np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float32)
+
+
+def _enlarged(matrix: Matrix) -> Matrix:
+    """The same affine between squares of ``SIDE_PX`` instead of thumbnails; pixels are counted at their centres."""
+    factor = SIDE_PX / THUMBNAIL_PX
+    moved = factor * matrix[:, 2] + (factor - 1) / 2 * (1 - matrix[:, :2].sum(axis=1))
+    return np.column_stack([matrix[:, :2], moved]).astype(np.float32)
+
+
+def _register(
+    first: NDArray[np.float32], second: NDArray[np.float32], start: Matrix, *, smooth_px: int
+) -> tuple[float, Matrix]:
+    """The correlation of two squares once the second lies on the first, and the affine [2, 3] from first to second."""
+    import cv2
+
+    everywhere = np.full(first.shape, 255, dtype=np.uint8)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
+    with suppress(cv2.error):  # it found no way to make them more similar
+        similarity, matrix = cv2.findTransformECC(
+            first, second, start.copy(), cv2.MOTION_AFFINE, stop, everywhere, smooth_px
+        )
+        if np.abs(matrix[:, :2] - np.eye(2)).max() <= MOST_DISTORTION:
+            return float(similarity), np.asarray(matrix, dtype=np.float32)
+    return 0.0, start
+
+
+def _difference(first: NDArray[np.float32], second: NDArray[np.float32], matrix: Matrix) -> float:
+    """How much two registered squares differ where they differ most, as a share of their contrast; 0 to about 10.
+
+    Not counted are another exposure, slow changes of light, noise, and what half a pixel of shift makes at edges. It is
+    infinite where too little of the two overlaps, or nothing is to be seen there.
+    """
+    import cv2
+
+    size, margin = first.shape, round(MARGIN * SIDE_PX)
+    inside = np.zeros(size, dtype=np.uint8)
+    inside[margin:-margin, margin:-margin] = 1
+    back = cv2.WARP_INVERSE_MAP
+    both = inside * cv2.warpAffine(inside, matrix, size, flags=cv2.INTER_NEAREST | back)
+    seen = both > 0
+    moved = cv2.GaussianBlur(cv2.warpAffine(second, matrix, size, flags=cv2.INTER_LINEAR | back), (0, 0), NOISE_PX)
+    fixed = cv2.GaussianBlur(first, (0, 0), NOISE_PX)
+    contrast = min(float(fixed[seen].std()), float(moved[seen].std())) if seen.mean() > LEAST_OVERLAP else 0.0
+    if contrast < LEAST_CONTRAST:
+        return math.inf
+    weight = both.astype(np.float32)
+    one, other = (fixed - fixed[seen].mean()) * weight, (moved - moved[seen].mean()) * weight
+    residual = one - (one * other).sum() / (other * other).sum() * other
+    residual -= _slow(residual) / np.maximum(_slow(weight), 1e-3)
+    residual = np.abs(residual)
+    step = np.ones((3, 3), dtype=np.uint8)
+    edge = np.maximum(cv2.dilate(fixed, step) - fixed, fixed - cv2.erode(fixed, step))
+    excess = np.maximum(residual - EDGE * edge - NOISE * np.median(residual[seen]), 0.0) * weight
+    return float(cv2.boxFilter(excess, -1, (PLACE_PX, PLACE_PX)).max()) / contrast
+
+
+def _slow(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A square without what is narrower than an eighth of its side."""
+    import cv2
+
+    small = cv2.resize(values, (THUMBNAIL_PX // 2, THUMBNAIL_PX // 2), interpolation=cv2.INTER_AREA)
+    smooth = cv2.GaussianBlur(small, (0, 0), LIGHT_PX)
+    return np.asarray(cv2.resize(smooth, values.shape, interpolation=cv2.INTER_LINEAR), dtype=np.float32)

@@ -95,21 +95,32 @@ def probe_picture(data: bytes) -> Picture:
     Raises:
         DataError: not a picture, truncated, too large or of a kind without colours; names no file.
     """
-    from PIL.Image import Resampling
-
     with _open(data) as image:
         width, height = image.size
-        # A JPEG at an eighth of its size: all bytes are still read, so a cut-off file is found, and sooner.
-        image.draft(None, (max(width // 8, THUMBNAIL_PX), max(height // 8, THUMBNAIL_PX)))
-        _load(image)
-        grey = _eight_bit(image).convert("L").resize((THUMBNAIL_PX, THUMBNAIL_PX), Resampling.BOX)
         return Picture(
             sha256=hashlib.sha256(data).hexdigest(),
             width=width,
             height=height,
+            thumbnail=_grey_square(image, THUMBNAIL_PX),
             orientation=_orientation(image),
-            thumbnail=np.asarray(grey),
         )
+
+
+def grey_square(data: bytes, side_px: int, *, rotate: bool) -> NDArray[np.uint8]:
+    """A picture, grey, squeezed into [side_px, side_px]; ``rotate`` and errors as for ``decode_picture``."""
+    with _open(data) as image:
+        pixels = _grey_square(image, side_px)
+        return upright(pixels, _orientation(image) if rotate else 1)
+
+
+def _grey_square(image: Image, side_px: int) -> NDArray[np.uint8]:
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    # A JPEG at an eighth of its size or more: all bytes are still read, so a cut-off file is found, and sooner.
+    image.draft(None, (max(width // 8, side_px), max(height // 8, side_px)))
+    _load(image)
+    return np.asarray(_eight_bit(image).convert("L").resize((side_px, side_px), Resampling.BOX))
 
 
 def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import images
 from vqc.cli.main import main
@@ -62,3 +64,19 @@ def test_small_defects_are_reported_for_the_image_size(tmp_path: Path, capsys: p
 def test_an_impossible_image_size_is_one_sentence(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--data", str(parts), "--image-size", "100"]) == 2
     assert "--image-size" in capsys.readouterr().err
+
+
+def test_a_part_in_two_splits_is_an_error_that_split_mends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = images.write_data(tmp_path / "parts", train=12, val=3)
+    rng = np.random.default_rng(0)
+    part = np.asarray(Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).resize((256, 192)))
+    for split, pixels in (("train", part), ("test", part // 10 * 9)):
+        Image.fromarray(pixels).save(root / split / "images/again.png")
+        entry = images.image(99, "again.png", (256, 192))
+        images.edit_json(root / split / "annotations.json", lambda d, entry=entry: d["images"].append(entry))
+    assert main(["check", "--data", str(root)]) == 2
+    shown = capsys.readouterr().out
+    assert "1 of 4 images look like an image in train, such as again.png and again.png" in shown
+    command = shown.rstrip().rpartition("vqc ")[2].split()
+    assert main(command) == 0
+    assert main(["check", "--data", f"{root}-split"]) == 0

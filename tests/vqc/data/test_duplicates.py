@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests import images
-from vqc.data.annotations import ImageEntry
-from vqc.data.dataset import Finding, check_data
+from vqc.data.dataset import check_data, read_split
 from vqc.data.duplicates import Photo, look_alikes
+from vqc.data.findings import Finding, Report
 
 SIDE_PX = 256
 DEFECT = (90.0, 60.0, 40.0, 30.0)  # xywh
@@ -64,9 +64,7 @@ def parts(first_seed: int) -> list[tuple[NDArray[np.uint8], dict[str, Any], bool
 
 
 def similar(root: Path) -> list[Finding]:
-    data, findings = check_data(root)
-    assert data is not None, findings
-    return [finding for finding in findings if finding.kind.startswith(("similar", "same"))]
+    return [finding for finding in check_data(root)[1] if finding.kind.startswith(("similar", "same"))]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +75,7 @@ def similar(root: Path) -> list[Finding]:
 def test_a_part_photographed_again_for_another_split_is_reported(tmp_path: Path, change: dict[str, float]) -> None:
     test = [*parts(20), (again(metal(1), **change), {}, True)]
     (finding,) = similar(write(tmp_path, {"train": parts(0), "val": parts(10), "test": test}))
-    assert (finding.severity, finding.kind) == ("warning", "similar pictures in two splits")
+    assert (finding.severity, finding.kind) == ("error", "same part in two splits")
     assert finding.where == "test/annotations.json"
     assert finding.message.startswith("1 of 4 images look like an image in train, such as test-4.jpg and train-2.jpg (")
 
@@ -89,15 +87,22 @@ def test_a_part_photographed_twice_in_one_split_is_reported(tmp_path: Path) -> N
     assert finding.message.startswith("1 of 4 images look like another one, such as train-4.jpg and train-1.jpg (")
 
 
-def test_a_good_part_of_the_same_design_is_another_part(tmp_path: Path) -> None:
+def with_hole(pixels: NDArray[np.uint8], place: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.circle(pixels.copy(), place, 6, 40, -1), np.uint8)
+
+
+@pytest.mark.parametrize("first", [metal(1), with_hole(metal(1), (60, 60))], ids=["good", "another hole"])
+def test_a_part_that_differs_at_one_place_is_another_part(tmp_path: Path, first: NDArray[np.uint8]) -> None:
+    """What is annotated does not matter: both have the same box."""
+    train = [*parts(20), (first, {}, True)]
+    val = [*parts(10), (again(with_hole(metal(1), (170, 120)), shift_px=3), {}, True)]
+    assert similar(write(tmp_path, {"train": train, "val": val})) == []
+
+
+def test_a_missing_annotation_hides_no_pair(tmp_path: Path) -> None:
     val = [*parts(10), (again(metal(1), shift_px=3), {}, False)]
-    assert similar(write(tmp_path, {"train": parts(0), "val": val})) == []
-
-
-def test_another_defect_makes_another_part(tmp_path: Path) -> None:
-    root = write(tmp_path, {"train": parts(0), "val": [*parts(10), (again(metal(1), shift_px=3), {}, True)]})
-    images.edit_json(root / "val/annotations.json", lambda d: d["annotations"][-1].update(bbox=[150, 170, 40, 30]))
-    assert similar(root) == []
+    (finding,) = similar(write(tmp_path, {"train": parts(0), "val": val}))
+    assert finding.kind == "same part in two splits"
 
 
 @pytest.mark.parametrize(("groups", "kinds"), [(("A", "B"), []), (("A", "A"), ["same part in two splits"])])
@@ -121,27 +126,38 @@ def test_a_rotated_file_is_compared_as_annotated(tmp_path: Path) -> None:
     assert "such as turned.jpg and train-1.jpg" in finding.message
 
 
-def photo(number: int, thumbnail: NDArray[np.uint8]) -> Photo:
-    return Photo(
-        split="train",
-        image=ImageEntry(image_id=number, file_name=str(number), width=64, height=64, group=None, where=""),
-        sha256=str(number),
-        thumbnail=thumbnail,
-        boxes=np.zeros((0, 4), np.float32),
-    )
+def photos(folder: Path, pictures: list[NDArray[np.uint8]]) -> list[Photo]:
+    (folder / "images").mkdir()
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(folder / f"images/{number}.bmp")  # as they are: no noise of a JPEG's
+    entries = [images.image(number, f"{number}.bmp", pixels.shape[::-1]) for number, pixels in enumerate(pictures)]
+    images.write_json(folder / "annotations.json", images.document(entries))
+    read = read_split(folder, "", Report())
+    assert read is not None
+    return read[1]
 
 
 @pytest.mark.parametrize("noise", [0, 1])
-def test_pictures_without_any_detail_are_not_alike(noise: int) -> None:
+def test_pictures_without_any_detail_are_not_alike(tmp_path: Path, noise: int) -> None:
     rng = np.random.default_rng(0)
-    flat = [photo(number, (rng.integers(0, noise + 1, (64, 64)) + 100).astype(np.uint8)) for number in range(4)]
-    assert look_alikes(flat) == []
+    flat = [(rng.integers(0, noise + 1, (64, 64)) + 100 + number).astype(np.uint8) for number in range(4)]
+    assert look_alikes(photos(tmp_path, flat)) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_few_pictures_are_compared_as_well(count: int) -> None:
-    thumbnail = cv2.resize(metal(0), (64, 64), interpolation=cv2.INTER_AREA)
-    assert len(look_alikes([photo(number, thumbnail) for number in range(count)])) == (count == 2)
+def test_few_pictures_are_compared_as_well(tmp_path: Path, count: int) -> None:
+    alike = [again(metal(0), light=1 - number / 10) for number in range(count)]
+    assert len(look_alikes(photos(tmp_path, alike))) == (count == 2)
+
+
+def test_a_cropped_picture_is_found(tmp_path: Path) -> None:
+    assert len(look_alikes(photos(tmp_path, [metal(0), metal(0)[20:250, 6:236]]))) == 1
+
+
+def test_a_picture_that_is_gone_meanwhile_is_not_alike(tmp_path: Path) -> None:
+    some = photos(tmp_path, [metal(0), again(metal(0))])
+    some[0].path.unlink()
+    assert look_alikes(some) == []
 
 
 def test_equal_files_are_reported_once(tmp_path: Path) -> None:
