@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks import gpu
-from tests.builders import events
-from tune.history.table import Table
+from tests.benchmarks.gpu_bench import FULL, REHEARSAL, Bench
+from tests.benchmarks.gpu_report import TABLES, report
+
+GPU_MD = Path(gpu.__file__).with_name("GPU.md")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -17,37 +19,69 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return gpu.main()
 
 
-def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("vqc.hardware.gpu.read_gpu", lambda: None)
-    assert run(monkeypatch, "--vram-gb", "6") == gpu.NO_GPU
+def written(folder: Path, *rows: dict[str, object]) -> Bench:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return Bench(scale=REHEARSAL, folder=folder, rehearsal=True)
+
+
+def test_without_a_gpu_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run(monkeypatch, "--out", str(tmp_path)) == gpu.NO_GPU
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_part_measured_again_replaces_its_section_and_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "GPU.md"
-    report = gpu.Report(
-        title="Within 6 GB of a card", sections={"memory": "| a |\n|---|\n\nOn Monday.", "speed": "slow"}
+def test_what_was_measured_to_its_end_is_not_measured_again(tmp_path: Path) -> None:
+    measured = {"call": "A", "case": "resume"}
+    bench = written(tmp_path, {**measured, "table": "resume"}, {**measured, "table": "failed"})
+    assert "resume" in gpu.left(bench, "A")
+    bench = written(tmp_path, {**measured, "table": "done"})
+    assert "resume" not in gpu.left(bench, "A")
+    assert "allocator" in gpu.left(bench, "A")
+
+
+def test_a_case_that_takes_too_long_is_stopped_and_loses_no_row(tmp_path: Path) -> None:
+    before = {"call": "A", "case": "worker", "table": "worker", "trial": 1}
+    bench = written(tmp_path, before)
+    gpu.run(bench, "A", "worker", seconds=0.1)
+    kept, failed = gpu.rows(tmp_path)
+    assert kept == before
+    assert (failed["table"], failed["why"]) == ("failed", "stopped after 0 s")
+
+
+def test_the_report_has_a_table_for_every_row_and_the_command_for_every_empty_one() -> None:
+    rows = [
+        {"table": "speed", "call": "C", "case": "speed x", "detector": "x", "times": 1.2345, "GPU busy": None},
+        {"table": "failed", "call": "C", "case": "switches", "why": "exit status 1"},
+        {"table": "failed", "call": "C", "case": "speed x", "why": "took too long"},
+        {"table": "done", "call": "C", "case": "speed x"},
+    ]
+    text = report(rows, {"card": "a card", "commit": "abc"})
+    assert "Measured: card a card, commit abc." in text
+    assert "| x | 1.23 |  |" in text
+    assert "| C | switches | exit status 1 |" in text
+    assert "took too long" not in text
+    assert "--call A" in text
+
+
+def test_the_tables_in_the_repository_are_empty_as_long_as_nothing_was_measured() -> None:
+    text = GPU_MD.read_text(encoding="utf-8")
+    assert "Nothing was measured yet" not in text or text == report([]), (
+        "python -m tests.benchmarks.gpu_report > tests/benchmarks/GPU.md"
     )
-    path.write_text(report.text(), encoding="utf-8")
-    assert gpu.Report.read(path, "Within 6 GB of a card") == report
-    assert gpu.Report.read(path, "Within 8 GB of a card").sections == {}
-    assert gpu.Report.read(tmp_path / "none", "x").sections == {}
 
 
-def test_lost_trials_and_skipped_steps_are_counted() -> None:
-    """Of the six trials one failed and one cannot fit. The made-up reports count steps in batches of 8: of the three
-    trials in batches of 4 with five epochs between them, half of the 160 steps are missing."""
-    table = Table()
-    for event in events():
-        table.apply(event)
-    assert gpu.ours(table) == "| vqc-tune | 6 | 1 | 1 | 80 |"
+def test_every_case_of_every_call_has_a_name_of_its_own() -> None:
+    names = [(call, name) for call, cases in gpu.CALLS.items() for name in cases(FULL)]
+    assert len(names) == len(set(names)) > 50
+    assert {call for call, _ in TABLES.values()} == {*gpu.CALLS, ""}
 
 
 @pytest.mark.slow
-def test_a_rehearsal_leaves_the_tables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "GPU.md"
-    assert run(monkeypatch, "--rehearse", "--out", str(path), "--parts", "memory", "speed") == 0
-    text = path.read_text(encoding="utf-8")
-    assert re.search(r"\| fcos_tiny \| 64 px, 4 \|  \| \d+\.\d\d \| \d+\.\d\d \| 4 \|", text)
-    assert re.search(r"\| fcos_tiny \| 64 px, 4 \| [\d.]+ \| [\d.]+ \| [\d.]+ \|", text)
-    assert "failed" not in text
+def test_a_rehearsal_fills_every_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["--rehearse", "--call", "A", "B", "C", "--out", str(tmp_path), "--deadline-s", "900"]
+    assert run(monkeypatch, *words) == 0, gpu.rows(tmp_path)
+    found = {row["table"] for row in gpu.rows(tmp_path)}
+    assert found == {name for name, (call, _) in TABLES.items() if call in ("A", "B", "C")} | {"done"}
+    assert "--call D" in (tmp_path / "GPU.md").read_text(encoding="utf-8")

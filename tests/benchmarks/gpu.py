@@ -1,312 +1,130 @@
-"""All that only a GPU can show, in one command; leaves a report in Markdown, ``tests/benchmarks/GPU.md``.
+"""All that only a GPU can show, on a bare machine with one for half an hour. Four calls of at most nine minutes:
 
-    python tests/benchmarks/gpu.py --vram-gb 6 [--peer PATH/TO/stock_search.py] [--data DIR] [--parts memory speed ...]
+    python -m tests.benchmarks.gpu --call A --out DIR     correctness; then B memory, C speed, D a search (needs Ray)
+    python -m tests.benchmarks.gpu --rehearse --out DIR   all of it on the CPU, tiny; the figures mean nothing
 
-Each part takes minutes on a fast card and can be run alone; what a part measured replaces its section of the report.
-Every measurement is a process of its own, capped to the budget. ``--rehearse`` runs the same lines on the CPU on tiny
-sizes, in seconds, so that they work when there is a card; its figures mean nothing.
+Every case is a process of its own, and every row is on the disk, in ``DIR/rows.jsonl``, before the next is measured.
+After the deadline, or a kill, the same command goes on with the cases that are left. The tables are in ``GPU.md``.
+
+The machine has Linux on x86-64, Python 3.12, torch 2.11.0+cu130 and torchvision 0.26.0, and no network. What else calls
+A to C need is carried there in one file of less than 64 MiB, unpacked, and put on ``PYTHONPATH``:
+
+    sh tests/benchmarks/gpu_carried.sh carried.tar.xz
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+import torch
 
-from tests.benchmarks.child import Job, Memory, Speed
-from tune.history.journal import read_table
-from tune.history.table import Table
-from vqc.config import Record
-from vqc.data.synthetic import write_sample
-from vqc.models.registry import OFFERED
+from tests.benchmarks import gpu_correctness, gpu_memory, gpu_search, gpu_speed
+from tests.benchmarks.gpu_bench import FULL, REHEARSAL, Bench, Case, Row, Scale
+from tests.benchmarks.gpu_report import report
+from vqc.files import LineFile, whole_lines, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-REPORT = Path(__file__).with_name("GPU.md")
-NO_GPU = 2
-GUIDE_GB = {(512, 8): 5.5, (640, 6): 5.8, (1024, 2): 5.9}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """How much is measured: as asked, or a rehearsal."""
-
-    models: tuple[str, ...]
-    sizes: tuple[tuple[int, int], ...]  # image size in pixels, images in a batch
-    speed_models: tuple[str, ...]
-    search_model: str
-    search_sizes: tuple[int, ...]
-    search_batches: tuple[int, ...]
-    trials: int
-    epochs: int
-    images: int
-    pack_size: tuple[int, int]
-
-
-FULL = Scale(
-    models=OFFERED,
-    sizes=tuple(GUIDE_GB),
-    speed_models=OFFERED,
-    search_model="fasterrcnn_mobilenet_v3_large_fpn",
-    search_sizes=(320, 416, 512, 640, 768, 896, 1024),
-    search_batches=(2, 4, 8, 16),
-    trials=30,
-    epochs=3,
-    images=64,
-    pack_size=(320, 4),
-)
-REHEARSAL = Scale(
-    models=("fcos_tiny",),
-    sizes=((64, 4),),
-    speed_models=("fcos_tiny",),
-    search_model="fcos_tiny",
-    search_sizes=(64, 96),
-    search_batches=(2, 4),
-    trials=2,
-    epochs=1,
-    images=8,
-    pack_size=(64, 4),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Where and with what a part measures."""
-
-    scale: Scale
-    vram_gb: float
-    data: Path
-    folder: Path
-    peer: Path | None
-
-    def job(self, model: str, size: int, batch: int, **values: Any) -> Job:
-        basis = {"model": model, "image_size": size, "batch_size": batch, "num_epochs": 2, "weights": "none"}
-        return Job.model_validate({"config": basis, "data": self.data, "vram_gb": self.vram_gb, **values})
-
-
-def start(mode: str, job: Job) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.child", mode, job.model_dump_json()]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", cwd=ROOT)
-
-
-def answer(process: subprocess.Popen[str]) -> str | None:
-    """What a child printed last; None where it failed."""
-    said, _ = process.communicate()
-    return said.strip().splitlines()[-1] if process.returncode == 0 and said.strip() else None
-
-
-def memory(bench: Bench) -> list[str]:
-    """Peaks of each detector beside the guide's, and how many images of a batch fitted at once."""
-    lines = [
-        "| detector | size, batch | the guide's, GB | peak, GB | with the context, GB | images at once |",
-        "|---|---|---|---|---|---|",
-    ]
-    for model in bench.scale.models:
-        for size, batch in bench.scale.sizes:
-            printed = answer(start("memory", bench.job(model, size, batch, images=bench.scale.images)))
-            guide = GUIDE_GB.get((size, batch), "")
-            if printed is None:
-                lines.append(f"| {model} | {size} px, {batch} | {guide} | failed | | |")
-                continue
-            found = Memory.model_validate_json(printed)
-            lines.append(
-                f"| {model} | {size} px, {batch} | {guide} | {found.peak_gb:.2f} | {found.device_gb:.2f} | "
-                f"{found.images_at_once} |"
-            )
-    return lines
-
-
-def speed(bench: Bench) -> list[str]:
-    """Images a second beside the plain torchvision loop, alternating, and how busy the GPU was."""
-    lines = [
-        "| detector | size, batch | plain, images/s | fit(), images/s | times | GPU busy |",
-        "|---|---|---|---|---|---|",
-    ]
-    size, batch = bench.scale.pack_size
-    for model in bench.scale.speed_models:
-        printed = answer(start("speed", bench.job(model, size, batch, images=bench.scale.images)))
-        if printed is None:
-            lines.append(f"| {model} | {size} px, {batch} | failed | | | |")
-            continue
-        found = Speed.model_validate_json(printed)
-        busy = "" if found.gpu_utilisation is None else f"{found.gpu_utilisation:.0%}"
-        ratio = found.images_per_s / found.plain_images_per_s
-        lines.append(
-            f"| {model} | {size} px, {batch} | {found.plain_images_per_s:.1f} | {found.images_per_s:.1f} "
-            f"| {ratio:.2f} | {busy} |"
-        )
-    return lines
-
-
-def packing(bench: Bench) -> list[str]:
-    """One run alone, and two and three at a time: images a second of them all."""
-    size, batch = bench.scale.pack_size
-    lines = ["| runs at a time | images/s of all | times one alone |", "|---|---|---|"]
-    alone = None
-    for together in (1, 2, 3):
-        job = bench.job(
-            bench.scale.search_model, size, batch, images=bench.scale.images, share=1 / together, plain=False
-        )
-        printed = [answer(process) for process in [start("speed", job) for _ in range(together)]]
-        found = [Speed.model_validate_json(one) for one in printed if one is not None]
-        if len(found) < together:
-            lines.append(f"| {together} | failed | |")
-            continue
-        total = sum(one.images_per_s for one in found)
-        alone = alone or total
-        lines.append(f"| {together} | {total:.1f} | {total / alone:.2f} |")
-    return lines
-
-
-def optimisations(bench: Bench) -> list[str]:
-    """The guide's choices one by one, clearing the cache after each batch among them."""
-    size, batch = bench.scale.pack_size
-    config = bench.folder / "guide.json"
-    config.write_text(bench.job(bench.scale.search_model, size, batch).config.model_dump_json(), encoding="utf-8")
-    script = Path(__file__).with_name("guide.py")
-    command = [sys.executable, str(script), "--config", str(config), "--data", str(bench.data)]
-    return subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True, cwd=ROOT).stdout.splitlines()
-
-
-def search(bench: Bench) -> list[str]:
-    """A search over sizes and batches of which many do not fit at once; the same space for the peer."""
-    scale = bench.scale
-    settings = {
-        "train": {"model": scale.search_model, "weights": "none", "num_epochs": scale.epochs},
-        "space": {
-            "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-            "image_size": {"choices": scale.search_sizes},
-            "batch_size": {"choices": scale.search_batches},
-        },
-        "rungs": [],  # every trial in full: it is memory that is tried here
-        "confirm": 0,
-        "trials": scale.trials,
-    }
-    path = bench.folder / "search.json"
-    path.write_text(json.dumps(settings), encoding="utf-8")
-    words = ["--config", str(path), "--data", str(bench.data), "--results", str(bench.folder / "results")]
-    words += ["--name", "gpu", "--vram-gb", str(bench.vram_gb)]
-    subprocess.run([sys.executable, str(ROOT / "tune" / "search.py"), *words], check=True, cwd=ROOT)
-    table = read_table(bench.folder / "results" / "gpu" / "journal.jsonl")
-    lines = ["| | trials | lost | infeasible | steps skipped |", "|---|---|---|---|---|", ours(table)]
-    return lines if bench.peer is None else [*lines, peers(bench, bench.peer)]
-
-
-def ours(table: Table) -> str:
-    states = [trial.state for trial in table.trials.values()]
-    lost = sum(state not in ("completed", "stopped", "infeasible") for state in states)
-    skipped = 0
-    images = table.header.data["images"]["train"]
-    for trial in table.trials.values():
-        expected = trial.epochs * -(-images // trial.config.batch_size)
-        skipped += expected - (trial.reports[-1].step if trial.reports else 0)
-    return f"| vqc-tune | {len(states)} | {lost} | {states.count('infeasible')} | {skipped} |"
-
-
-def peers(bench: Bench, script: Path) -> str:
-    """The peer in a process of its own, capped as ours are, by torch's own setting."""
-    scale = bench.scale
-    from vqc.hardware.gpu import read_gpu
-
-    gpu = read_gpu()
-    fraction = 1.0 if gpu is None else min(1.0, bench.vram_gb / gpu.total_gb)
-    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": f"per_process_memory_fraction:{fraction:.4f}"}
-    words = ["--data", str(bench.data), "--trials", str(scale.trials), "--epochs", str(scale.epochs)]
-    words += [
-        "--model",
-        scale.search_model,
-        "--out",
-        str(bench.folder / "peer"),
-        "--sizes",
-        *map(str, scale.search_sizes),
-    ]
-    words += ["--batches", *map(str, scale.search_batches)]
-    done = subprocess.run(
-        [sys.executable, str(script), *words], stdout=subprocess.PIPE, encoding="utf-8", check=False, env=environment
-    )
-    if done.returncode != 0:
-        return f"| peer | {scale.trials} | it ended with status {done.returncode} | | |"
-    printed = json.loads(done.stdout.strip().splitlines()[-1])
-    return f"| peer | {printed['trials']} | {printed['errors']} | | |"
-
-
-PARTS: Mapping[str, tuple[str, Callable[[Bench], list[str]]]] = {
-    "memory": ("Memory of each detector", memory),
-    "speed": ("Images a second", speed),
-    "packing": ("Several runs on one GPU", packing),
-    "optimisations": ("The guide's optimisations", optimisations),
-    "search": ("A search within the budget", search),
+CALLS: dict[str, Callable[[Scale], dict[str, Case]]] = {
+    "A": gpu_correctness.cases,
+    "B": gpu_memory.cases,
+    "C": gpu_speed.cases,
+    "D": gpu_search.cases,
 }
-
-
-class Report(Record):
-    """The sections measured so far."""
-
-    title: str
-    sections: dict[str, str] = Field(default_factory=dict)
-
-    def text(self) -> str:
-        body = [f"## {PARTS[name][0]}\n\n{self.sections[name]}" for name in PARTS if name in self.sections]
-        return "\n\n".join([f"# {self.title}", *body]) + "\n"
-
-    @classmethod
-    def read(cls, path: Path, title: str) -> Report:
-        """What was measured before on the same card."""
-        found = path.read_text(encoding="utf-8") if path.is_file() else ""
-        head, *rest = found.split("\n\n## ")
-        if head.strip() != f"# {title}":
-            return cls(title=title)
-        headings = {heading: name for name, (heading, _) in PARTS.items()}
-        pairs = (section.split("\n\n", 1) for section in rest)
-        return cls(title=title, sections={headings[heading]: body.rstrip() for heading, body in pairs})
-
-
-def measure(bench: Bench, parts: Sequence[str], path: Path, title: str) -> None:
-    """Run the parts and write the report after each."""
-    report = Report.read(path, title)
-    for name in parts:
-        heading, part = PARTS[name]
-        print(f"{heading} ...", flush=True)
-        section = "\n".join([*part(bench), "", f"Measured on {date.today()}."])
-        report = report.model_copy(update={"sections": {**report.sections, name: section}})
-        path.write_text(report.text(), encoding="utf-8")
-        print(section, flush=True)
+DEADLINE_S = 540.0
+CASE_S = 240.0
+NO_GPU = 2
+ROWS = "rows.jsonl"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vram-gb", type=float, default=6.0, help="budget; a bigger card is capped to it (6)")
-    parser.add_argument("--peer", type=Path, help="another search, to be given the same space")
-    parser.add_argument("--data", type=Path, help="folder with train/ and val/ (the generated sample)")
-    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--out", type=Path, default=REPORT, help="the report (tests/benchmarks/GPU.md)")
-    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU; the figures mean nothing")
+    parser.add_argument("--call", nargs="+", choices=list(CALLS), default=list(CALLS))
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for rows, the sample and caches")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="(GPU.md in DIR)")
+    parser.add_argument("--commit", default=None, help="where there is no git to ask")
+    parser.add_argument("--deadline-s", type=float, default=DEADLINE_S)
+    parser.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
     args = parser.parse_args()
-    from vqc.hardware.gpu import read_gpu
-
-    gpu = read_gpu()
-    if gpu is None and not args.rehearse:
+    if not args.rehearse and not torch.cuda.is_available():
         sys.stderr.write(
             "This benchmark measures a GPU and found none; --rehearse runs it on the CPU without meaning.\n"
         )
         return NO_GPU
-    card = "a rehearsal on the CPU" if args.rehearse or gpu is None else gpu.name
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        scale = REHEARSAL if args.rehearse else FULL
-        images = {"train": scale.images, "val": max(4, scale.images // 4), "test": 4}
-        data = args.data or write_sample(Path(folder) / "data", images=images)
-        bench = Bench(scale=scale, vram_gb=args.vram_gb, data=data.resolve(), folder=Path(folder), peer=args.peer)
-        measure(bench, args.parts, args.out, f"Within {args.vram_gb:g} GB of {card}")
-    return 0
+    out = args.out.resolve()
+    bench = Bench(scale=REHEARSAL if args.rehearse else FULL, folder=out, rehearsal=args.rehearse)
+    out.mkdir(parents=True, exist_ok=True)
+    where = {
+        "card": "a CPU, in a rehearsal" if args.rehearse else torch.cuda.get_device_name(),
+        "date": f"{date.today()}",
+    }
+    where |= {"commit": args.commit or commit(), "torch": torch.__version__}
+    until_s = time.monotonic() + args.deadline_s
+    for call in args.call:
+        for name in left(bench, call):
+            run(bench, call, name, seconds=min(CASE_S, until_s - time.monotonic()))
+            write_atomically(args.report or out / "GPU.md", report(rows(out), where).encode())
+    return 1 if any(left(bench, call) for call in args.call) else 0
+
+
+def left(bench: Bench, call: str) -> list[str]:
+    """Cases of a call that were not measured to their end, in their order."""
+    done = {(row["call"], row["case"]) for row in rows(bench.folder) if row["table"] == "done"}
+    return [name for name in CALLS[call](bench.scale) if (call, name) not in done]
+
+
+def rows(folder: Path) -> list[Row]:
+    return [json.loads(line) for line in whole_lines(folder / ROWS)]
+
+
+def run(bench: Bench, call: str, name: str, *, seconds: float) -> None:
+    """Measure a case in a process of its own, which ends with all that it started when its seconds are over."""
+    if seconds <= 0:
+        return
+    context = multiprocessing.get_context("forkserver")  # which has imported all, and has not started CUDA
+    context.set_forkserver_preload([cases.__module__ for cases in CALLS.values()])
+    process = context.Process(target=measure, args=(bench, call, name))
+    began_s = time.monotonic()
+    process.start()
+    process.join(seconds)
+    why = f"stopped after {seconds:.0f} s" if process.exitcode is None else f"exit status {process.exitcode}"
+    if process.exitcode is None:
+        with contextlib.suppress(ProcessLookupError):  # it has not made its group yet
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
+        process.join()
+    ended, took_s = "failed" if process.exitcode else "done", round(time.monotonic() - began_s, 1)
+    with LineFile(bench.folder / ROWS) as lines:
+        lines.append(json.dumps({"table": ended, "call": call, "case": name, "seconds": took_s, "why": why}))
+    print(f"{call} {name}: {ended}, {took_s} s", flush=True)
+
+
+def measure(bench: Bench, call: str, name: str) -> None:
+    """Measure a case in this process; each row is on the disk before the next one is measured."""
+    os.setsid()  # a group of processes, which can be killed
+    torch.set_num_threads(1 if bench.rehearsal else os.cpu_count() or 1)
+    bench.prepare()
+    measured: Iterator[Row] = CALLS[call](bench.scale)[name](bench)
+    with LineFile(bench.folder / ROWS) as lines:
+        for row in measured:
+            lines.append(json.dumps({"call": call, "case": name, **row}))
+
+
+def commit() -> str:
+    try:
+        return subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 if __name__ == "__main__":
