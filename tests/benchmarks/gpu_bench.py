@@ -120,7 +120,7 @@ class Bench:
 
 
 def _weights_of(model: str) -> str | None:
-    """Torchvision's name of its backbone's weights; None where they are not torchvision's, and it starts from random."""
+    """The weights' name where they are torchvision's; None where a detector must start from random ones here."""
     name = ARCHITECTURES[model].backbone_weights
     return name if name and name.startswith(("ResNet50", "MobileNet_V3_Large")) else None
 
