@@ -240,14 +240,13 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None, *, gpus
 def _extras(mirror: Mirror, machines: Machines) -> Callable[[], Mapping[str, str]]:
     """What the terminal shows beside the journal's figures."""
     from vqc.hardware.gpu import read_gpu
+    from vqc.hardware.monitor import gpu_text
 
     def read() -> dict[str, str]:
         shown = {"MLflow": str(mirror.state)}
         for index, uuid in enumerate(machines.gpu_uuids):
             if (gpu := read_gpu(uuid=uuid)) is not None:
-                shown[f"GPU {index}"] = f"{gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB"
-                if gpu.temperature_c is not None:
-                    shown[f"GPU {index}"] += f", {gpu.temperature_c:.0f} °C"
+                shown[f"GPU {index}"] = gpu_text(gpu)
         return shown
 
     return read

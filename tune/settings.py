@@ -120,6 +120,11 @@ class SearchSettings(Record):
     vram_gb: StrictFloat | None = Field(
         None, gt=0, description="GPU memory for all trials together; none given: what the GPU has"
     )
+    max_temperature_c: StrictFloat | None = Field(
+        87.0,
+        gt=0,
+        description="where its GPU is as hot, a trial waits before an epoch, 5 minutes at most; null: never",
+    )
     concurrent: StrictInt = Field(1, ge=1, le=64, description="trials at a time")
     threads_per_trial: StrictInt | None = Field(
         None, ge=1, description="CPU threads of a trial; none given: by the number of cores"

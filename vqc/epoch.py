@@ -14,6 +14,8 @@ class MachineUse(Record):
     gpu_memory_gb: float | None = Field(None, description="highest memory in use on the GPU")
     gpu_temperature_c: float | None = Field(None, description="highest")
     gpu_power_w: float | None = Field(None, description="mean")
+    gpu_slowed_by_heat: float | None = Field(None, description="share of the readings with clocks kept down so, 0..1")
+    gpu_slowed_by_power: float | None = Field(None, description="the same by a limit of power")
     cpu_utilisation: float | None = Field(None, description="mean share of all cores that was busy, 0..1")
     ram_used_gb: float | None = Field(None, description="highest memory in use on the machine")
 
@@ -48,6 +50,7 @@ class EpochReport(Record):
     data_s: float = Field(ge=0, description="waiting for batches")
     train_s: float = Field(ge=0, description="the epoch's steps, waiting for batches included")
     eval_s: float = Field(ge=0, description="detections on val and their scoring")
+    cooling_s: float = Field(0.0, ge=0, description="waiting before the epoch until the GPU was cooler")
     images_per_s: float = Field(ge=0, description="training images per second of train_s")
     peak_vram_gb: float | None = Field(
         None, description="peak of the GPU's allocator since the epoch began; None without a GPU"

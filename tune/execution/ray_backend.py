@@ -29,7 +29,7 @@ from tune.execution.controller import Controller, Task
 from tune.execution.gpu_sharing import Packer
 from tune.execution.outcomes import OUTCOME as OUTCOMES
 from tune.execution.outcomes import Failed
-from tune.execution.ray_processes import RayLostError, VitalProcesses, none_left_behind
+from tune.execution.ray_processes import RayLostError, VitalProcesses, none_left_behind, started_deaf_to_ctrl_c
 from tune.execution.resources import Machines, Resources
 from tune.execution.trainable import AFTER_EPOCH, CONFIG, GPUS, OUTCOME, TRIAL, TrialTrainable, WorkerRefusedError
 from tune.execution.watchdog import Watchdog, epoch_limit_s
@@ -54,7 +54,8 @@ def connect(address: str | None) -> str | None:
     own = {} if address else {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     try:
         # "local", not None: that joins whatever cluster was last started on this machine, or waits for a dead one.
-        context = ray.init(address=address or "local", log_to_driver=False, **own)
+        with started_deaf_to_ctrl_c():
+            context = ray.init(address=address or "local", log_to_driver=False, **own)
     except Exception as error:
         if address is None and "timed out" in str(error):  # of no class of its own
             raise SearchError(

@@ -6,12 +6,15 @@ Called by ``tune.execution.ray_backend``; imports nothing of Ray.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 VITAL = ("raylet", "gcs_server")  # without which nothing goes on
+WINDOWS: Any = getattr(getattr(ctypes, "windll", None), "kernel32", None)  # None elsewhere
 LEAVE_S = 0.5  # that processes have to go after they were told to
 
 
@@ -30,6 +33,24 @@ class VitalProcesses:
     def ended(self) -> str | None:
         """The name of one that is gone, if any is."""
         return next((name for name, process in self._processes.items() if _has_ended(process)), None)
+
+
+@contextlib.contextmanager
+def started_deaf_to_ctrl_c(kernel32: Any = WINDOWS) -> Iterator[None]:
+    """What is started within it, and all that it starts, never gets Ctrl-C; this process does again after it.
+
+    Windows sends Ctrl-C to each process of a console, so to Ray's too, and the running epoch would be lost. That a
+    process ignores it is handed down to its children (``SetConsoleCtrlHandler`` without a handler, in Microsoft's
+    documentation). Elsewhere Ray starts its processes in sessions of their own.
+    """
+    if kernel32 is None:
+        yield
+        return
+    kernel32.SetConsoleCtrlHandler(None, True)
+    try:
+        yield
+    finally:
+        kernel32.SetConsoleCtrlHandler(None, False)
 
 
 @contextlib.contextmanager

@@ -112,6 +112,7 @@ class TrialTrainable(Trainable):  # type: ignore[misc]
                 cache=self._cache,
                 decided_after=frozenset(rung_epochs(self._settings)),
                 checkpoint_every_s=self._settings.checkpoint_every_s,
+                max_temperature_c=self._settings.max_temperature_c,
             )
             self._worker.begin(assignment)
             self._next = None

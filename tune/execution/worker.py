@@ -24,11 +24,14 @@ from vqc.config import TrainConfig
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
 from vqc.errors import ModelError, VqcError
+from vqc.hardware.gpu import gpu_uuid
 from vqc.hardware.memory import cap_vram, free_memory
+from vqc.hardware.thermal import cool_down, thermometer
 from vqc.models.checkpoint import read_info
 from vqc.training.loop import Epoch, OnStep, fit
 from vqc.training.state import Snapshot, read_report, snapshot_of
 
+LONGEST_COOLING_S = 300.0  # before one epoch; far below what the watchdog takes for a hanging one
 KEPT_LIMIT_MB = 8.0  # of tensors on the GPU that may stay allocated after a trial, with all workspaces freed
 
 
@@ -46,7 +49,8 @@ class Assignment:
 
     ``after_epoch``: epochs that the journal holds; ``folder``: for ``last`` and ``best`` checkpoints;
     ``decided_after``: the epochs after which the trial may be stopped or paused, None: after each;
-    ``checkpoint_every_s``: seconds after which ``last`` is written again, but for those epochs.
+    ``checkpoint_every_s``: seconds after which ``last`` is written again, but for those epochs;
+    ``max_temperature_c``: of the GPU, at which an epoch waits before it begins, None: it never waits.
     """
 
     config: TrainConfig
@@ -56,6 +60,7 @@ class Assignment:
     cache: Path
     decided_after: frozenset[int] | None = None
     checkpoint_every_s: float = 0.0
+    max_temperature_c: float | None = None
 
     @property
     def last(self) -> Path:
@@ -153,9 +158,27 @@ def _measured(assignment: Assignment, data: Data, on_step: OnStep | None) -> Gen
         if report.epoch > assignment.after_epoch:  # saved, but not yet in the journal
             yield report, _nothing
     checkpoints = _Checkpoints(assignment, best_value)
-    for epoch in fit(assignment.config, data, resume_from=resume_from, cache=assignment.cache, on_step=on_step):
+    cool = partial(_cool, assignment.max_temperature_c, on_step)
+    for epoch in fit(
+        assignment.config, data, resume_from=resume_from, cache=assignment.cache, on_step=on_step, cool=cool
+    ):
         # No name is bound to what is yielded: it holds a copy of the whole state.
         yield epoch.report, checkpoints.of(epoch)
+
+
+def _cool(limit_c: float | None, on_step: OnStep | None) -> float:
+    """Wait while this worker's GPU is too hot; returns the seconds."""
+    if limit_c is None:
+        return 0.0
+
+    def pause(seconds: float) -> bool:
+        time.sleep(seconds)
+        if on_step is not None:
+            on_step(0, 0)  # raises where the trial was dropped meanwhile
+        return False
+
+    uuid = gpu_uuid(torch.device("cuda", 0)) if torch.cuda.is_available() else None
+    return cool_down(thermometer(uuid), limit_c=limit_c, pause=pause, longest_s=LONGEST_COOLING_S)
 
 
 class _Checkpoints:

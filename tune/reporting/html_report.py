@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tune.history import queries
@@ -186,11 +187,15 @@ def _time_use(table: Table) -> dict[str, Any]:
     """Seconds and percent by use; percent of the search's time multiplied by the trials that run at a time."""
     reports = [report for trial in table.trials.values() for report in trial.reports]
     train_s, eval_s = sum(report.train_s for report in reports), sum(report.eval_s for report in reports)
+    cooling_s = sum(report.cooling_s for report in reports)
     slots = int(table.header.settings.get("concurrent", 1))
-    capacity_s = max(table.awake_s * slots, train_s + eval_s)
-    uses = {"training": train_s, "evaluation": eval_s, "overhead": capacity_s - train_s - eval_s}
+    capacity_s = max(table.awake_s * slots, train_s + eval_s + cooling_s)
+    uses = {"training": train_s, "evaluation": eval_s} | ({"cooling": cooling_s} if cooling_s else {})
+    uses["overhead"] = capacity_s - sum(uses.values())
     shares = [(use, seconds, 100 * seconds / capacity_s) for use, seconds in uses.items()] if reports else []
-    return {"slots": slots, "uses": shares}
+    machines = [report.machine for report in reports if report.machine is not None]
+    heat = [share for machine in machines if (share := machine.gpu_slowed_by_heat) is not None]
+    return {"slots": slots, "uses": shares, "slowed_by_heat": fmean(heat) if heat else 0.0}
 
 
 def _plots(table: Table) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class GpuReading:
     total_gb: float
     temperature_c: float | None
     power_w: float | None
+    slowed_by: frozenset[str] | None = None  # of "heat" and "power": why its clocks are lower than they could be
 
 
 def gpu_count() -> int:
@@ -140,7 +141,22 @@ def read_gpu(index: int = 0, *, uuid: str | None = None) -> GpuReading | None:
         total_gb=memory.total / GB,
         temperature_c=_figure(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
         power_w=None if milliwatts is None else milliwatts / 1000,
+        slowed_by=_slowed_by(handle),
     )
+
+
+def _slowed_by(handle: object) -> frozenset[str] | None:
+    """Why the driver keeps the clocks down now, of the reasons that a user can do something about."""
+    import pynvml
+
+    reasons = _figure(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    if reasons is None:
+        return None
+    causes = {
+        "heat": pynvml.nvmlClocksThrottleReasonSwThermalSlowdown | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown,
+        "power": pynvml.nvmlClocksThrottleReasonSwPowerCap | pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
+    }
+    return frozenset(cause for cause, bits in causes.items() if int(reasons) & bits)
 
 
 def _figure(ask: Callable[[], float]) -> float | None:

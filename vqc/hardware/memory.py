@@ -159,11 +159,12 @@ def reserve_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
                 }
 
 
-def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> None:
+def cap_vram(vram_gb: float | None, *, share: float, device: torch.device, platform: str = sys.platform) -> None:
     """From here on this process takes at most its share of a budget, and runs out of memory cleanly beyond.
 
     The share includes ``CONTEXT_GB``: CUDA's own memory, which torch does not count (pytorch issue 58466). Without a
-    cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing.
+    cap Windows lends system memory to the GPU, and a trial becomes many times slower instead of failing; it lends as
+    well where other programs hold a part of the budget, so there the cap is at most what is free now.
 
     Args:
         vram_gb: the budget in GiB; None takes all that the GPU has.
@@ -173,6 +174,8 @@ def cap_vram(vram_gb: float | None, *, share: float, device: torch.device) -> No
         return
     total_gb = torch.cuda.get_device_properties(device).total_memory / GB
     allowed_gb = share * min(total_gb, vram_gb or total_gb) - CONTEXT_GB
+    if platform == "win32":
+        allowed_gb = min(allowed_gb, torch.cuda.mem_get_info(device)[0] / GB)
     torch.cuda.set_per_process_memory_fraction(max(0.0, allowed_gb) / total_gb, device)
 
 

@@ -87,6 +87,8 @@ class Monitor:
             gpu_memory_gb=_peak([gpu.used_gb for gpu in gpus]),
             gpu_temperature_c=_peak([gpu.temperature_c for gpu in gpus]),
             gpu_power_w=_mean([gpu.power_w for gpu in gpus]),
+            gpu_slowed_by_heat=_share(gpus, "heat"),
+            gpu_slowed_by_power=_share(gpus, "power"),
             cpu_utilisation=busy,
             ram_used_gb=_peak([sample.ram_used_gb for sample in samples]),
         )
@@ -98,21 +100,31 @@ class Monitor:
                 self._samples.append(sample)
 
 
+def gpu_text(gpu: GpuReading) -> str:
+    """The figures of a GPU in one line, such as ``93 %, 5.2 of 6.0 GB, 88 °C, 62 W, slowed by heat``."""
+    parts = [
+        "" if gpu.utilisation is None else f"{gpu.utilisation:.0%}".replace("%", " %"),
+        f"{gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB",
+        "" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
+        "" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
+        f"slowed by {' and '.join(sorted(gpu.slowed_by))}" if gpu.slowed_by else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def machine_text(reading: MachineReading, *, cpu_utilisation: float | None) -> str:
     """The figures in one line for a terminal, such as ``GPU 93 %, 5.2 of 6.0 GB, 71 °C, 62 W``; else the CPU's."""
-    gpu = reading.gpu
-    if gpu is not None:
-        parts = [
-            "" if gpu.utilisation is None else f"{gpu.utilisation:.0%}".replace("%", " %"),
-            f"{gpu.used_gb:.1f} of {gpu.total_gb:.1f} GB",
-            "" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C",
-            "" if gpu.power_w is None else f"{gpu.power_w:.0f} W",
-        ]
-        return "GPU " + ", ".join(filter(None, parts))
+    if reading.gpu is not None:
+        return f"GPU {gpu_text(reading.gpu)}"
     parts = [] if cpu_utilisation is None else [f"CPU {cpu_utilisation:.0%}".replace("%", " %")]
     if reading.ram_used_gb is not None and reading.ram_total_gb is not None:
         parts.append(f"memory {reading.ram_used_gb:.1f} of {reading.ram_total_gb:.1f} GB")
     return ", ".join(parts)
+
+
+def _share(gpus: list[GpuReading], cause: str) -> float | None:
+    """Of the readings that say what slows the GPU down, how many name this cause."""
+    return _mean([None if gpu.slowed_by is None else float(cause in gpu.slowed_by) for gpu in gpus])
 
 
 def _mean(values: list[float | None]) -> float | None:

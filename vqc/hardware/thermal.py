@@ -1,6 +1,7 @@
 """The thermal guard: a warning when a GPU runs hot, and a wait between epochs until it is cooler.
 
-Called by ``vqc train``. A laptop's GPU that gets too hot slows itself down, and a search then tries less in a night.
+``vqc train`` warns, and waits where the user set a limit; the trials of a search wait at a limit of the settings. A
+laptop's GPU that gets too hot slows itself down, and a search then tries less in a night.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class ThermalGuard:
         if warning is not None:
             self._say(warning)
         self._was_hot = peak_c is not None and peak_c > HOT_C
-        if self._limit_c is None or self._uuid is None:
+        if self._limit_c is None:
             return
         waited_s = cool_down(
-            self._temperature_c,
+            thermometer(self._uuid),
             limit_c=self._limit_c,
             pause=self._pause,
             on_wait=lambda now_c: self._say(f"The GPU is at {now_c:.0f} °C: waiting until it is cooler."),
@@ -52,9 +53,15 @@ class ThermalGuard:
         if waited_s:
             self._say(f"Waited {waited_s:.0f} s for the GPU to cool.")
 
-    def _temperature_c(self) -> float | None:
-        reading = read_gpu(uuid=self._uuid)
+
+def thermometer(uuid: str | None) -> Thermometer:
+    """Reads the temperature of the GPU with this UUID; unknown without one."""
+
+    def read() -> float | None:
+        reading = None if uuid is None else read_gpu(uuid=uuid)
         return None if reading is None else reading.temperature_c
+
+    return read
 
 
 def heat_warning(temperature_c: float | None, *, warned: bool) -> str | None:

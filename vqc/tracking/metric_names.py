@@ -26,6 +26,7 @@ def epoch_figures(report: EpochReport) -> dict[str, float]:
         "time/data_s": report.data_s,
         "time/train_s": report.train_s,
         "time/eval_s": report.eval_s,
+        "time/cooling_s": report.cooling_s,
         "time/images_per_s": report.images_per_s,
         "system/peak_vram_gb": report.peak_vram_gb,
         "system/peak_ram_gb": report.peak_ram_gb,

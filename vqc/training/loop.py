@@ -78,6 +78,7 @@ def fit(
     cache: Path | None = None,
     gpu: int | None = None,
     on_step: OnStep | None = None,
+    cool: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[Epoch]:
     """Train the configured detector; yields after every epoch, evaluated on val.
 
@@ -87,6 +88,7 @@ def fit(
         cache: folder for fitted images, shared between runs; None decodes at each access.
         gpu: index of the CUDA device; None takes the first, or the CPU.
         on_step: called after each optimiser step with the steps done and the steps of the whole run.
+        cool: called before each epoch; waits while the GPU is too hot and returns for how many seconds.
 
     Raises:
         InfeasibleError: the configuration cannot work, such as a loss that is not finite.
@@ -108,6 +110,7 @@ def fit(
         gradient = GradientAccumulation(state, precision)
         with Monitor(gpu=gpu_uuid(precision.device)) as monitor:
             for epoch in range(state.info.epoch + 1, config.num_epochs + 1):
+                cooling_s = cool()
                 restart_peak_vram(precision.device)
                 monitor.restart()
                 gradient.micro.grow()
@@ -118,6 +121,7 @@ def fit(
                 eval_s = time.monotonic() - started_s
                 state.info = state.info.model_copy(update={"epoch": epoch, "scores": scores})
                 report = _report(state, trained, scores, precision, eval_s=eval_s, machine=monitor.use())
+                report = report.model_copy(update={"cooling_s": cooling_s})
                 yield Epoch(report=report, state=state)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,3 +177,53 @@ def test_best_weights_of_an_epoch_that_the_journal_lost_do_not_stay(
     assert second.epoch().epoch == 1
     assert read_info(best).epoch == 1
     second.release()
+
+
+# A hot GPU
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What a thermometer will say, one reading after the other; then always its last. It is looked at often."""
+    coming: list[float] = []
+    read = lambda: coming.pop(0) if len(coming) > 1 else coming[0]  # noqa: E731
+    monkeypatch.setattr("tune.execution.worker.thermometer", lambda uuid: read)
+    monkeypatch.setattr("vqc.hardware.thermal.POLL_S", 0.01)
+    return coming
+
+
+@WAYS
+def test_an_epoch_waits_for_a_hot_gpu_and_says_how_long(
+    tiny: Data, tmp_path: Path, way: Reports, readings: list[float]
+) -> None:
+    readings += [86.9, 87.0, 85.0, 79.0, 79.0]  # before the first epoch; before the second; the third
+    worker = Worker(tiny, threads=1, reports=way)
+    worker.begin(dataclasses.replace(assignment(tmp_path), max_temperature_c=87.0))
+    waited_s = [worker.epoch().cooling_s for _ in range(3)]
+    assert [seconds > 0 for seconds in waited_s] == [False, True, False]
+    assert read_report(tmp_path / "t" / "last.safetensors").cooling_s == waited_s[2]
+
+
+def test_a_warm_room_does_not_end_the_night(
+    tiny: Data, tmp_path: Path, readings: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings.append(99.0)
+    monkeypatch.setattr("tune.execution.worker.LONGEST_COOLING_S", 0.05)
+    worker = Worker(tiny, threads=1, reports=train)
+    worker.begin(dataclasses.replace(assignment(tmp_path), max_temperature_c=87.0))
+    assert worker.epoch().cooling_s >= 0.05
+
+
+def test_a_trial_that_is_dropped_waits_no_longer(
+    tiny: Data, tmp_path: Path, readings: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings.append(99.0)
+    waiting = threading.Event()
+    monkeypatch.setattr("tune.execution.worker.time.sleep", lambda seconds: waiting.set())
+    hot = dataclasses.replace(assignment(tmp_path), max_temperature_c=87.0)
+    epochs = train_in_background(hot, tiny, thread=TrainingThread())
+    with ThreadPoolExecutor(1) as other:
+        report = other.submit(next, epochs, None)
+        assert waiting.wait(60)
+        epochs.close()
+        assert report.result() is None

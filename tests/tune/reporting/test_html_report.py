@@ -32,6 +32,7 @@ from tune.history.table import Table
 from tune.policy.replication import best_trial
 from tune.reporting import html_report as report
 from tune.settings import Budget
+from vqc.epoch import MachineUse
 from vqc.errors import SearchError
 
 EVIL = "<script>alert('x')</script> $a_b$ & \"q\""
@@ -329,3 +330,19 @@ def test_a_thousand_trials_take_seconds() -> None:
     begun_s = time.monotonic()
     report.page(table)
     assert time.monotonic() - begun_s < 30  # about 5 s on an idle core
+
+
+def test_the_report_says_what_heat_did() -> None:
+    cold = Page(report.page(table_of(events()))).text
+    assert "cooling" not in cold
+    assert "slowed down by its heat" not in cold
+    hot_epochs = {"cooling_s": 60.0, "machine": MachineUse(gpu_slowed_by_heat=0.25)}
+    some = [
+        event.model_copy(update={"report": event.report.model_copy(update=hot_epochs)})
+        if isinstance(event, EpochMeasured)
+        else event
+        for event in events()
+    ]
+    hot = " ".join(Page(report.page(table_of(some))).text.split())
+    assert "cooling" in hot
+    assert "slowed down by its heat in 25 % of its readings" in hot

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pynvml
 import pytest
 
 from vqc.errors import ConfigError
-from vqc.hardware.gpu import gpu_count, usable_gpus
+from vqc.hardware.gpu import GB, gpu_count, read_gpu, usable_gpus
 
 FAKE_TORCH = """
 class device:
@@ -92,3 +93,35 @@ def test_nobody_is_asked_where_all_are_hidden(two_gpus: None, monkeypatch: pytes
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("vqc.hardware.gpu.subprocess.run", lambda *_, **__: pytest.fail("asked"))
     assert usable_gpus() == ()
+
+
+NVML_REASONS = {  # nvml.h, nvmlClocksEventReasons
+    0x1: set(),  # idle
+    0x4: {"power"},
+    0x20: {"heat"},
+    0x40 | 0x8: {"heat"},
+    0x80 | 0x8: {"power"},
+    0x4 | 0x20: {"heat", "power"},
+}
+
+
+@pytest.mark.parametrize(("reasons", "causes"), NVML_REASONS.items())
+def test_why_the_clocks_are_down(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch, reasons: int, causes: set[str]
+) -> None:
+    """Of the GPU that is asked for by its UUID; what the driver refuses is unknown."""
+
+    def refused(handle: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: f"the one called {handle}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle: SimpleNamespace(used=GB, total=6 * GB))
+    for name in ("UtilizationRates", "PowerUsage"):
+        monkeypatch.setattr(pynvml, f"nvmlDeviceGet{name}", refused)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetTemperature", lambda handle, sensor: 71)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCurrentClocksThrottleReasons", lambda handle: reasons)
+    reading = read_gpu(uuid="GPU-1")
+    assert reading is not None
+    assert (reading.name, reading.temperature_c, reading.power_w) == ("the one called GPU-1", 71, None)
+    assert reading.slowed_by == causes

@@ -14,7 +14,15 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from tests.cards import out_of_memory
 from vqc.errors import InfeasibleError
-from vqc.hardware.memory import MicroBatch, Rollback, is_out_of_memory, may_be_out_of_memory, reserve_optimizer_state
+from vqc.hardware.gpu import CONTEXT_GB, GB
+from vqc.hardware.memory import (
+    MicroBatch,
+    Rollback,
+    cap_vram,
+    is_out_of_memory,
+    may_be_out_of_memory,
+    reserve_optimizer_state,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,3 +150,25 @@ def test_reserving_leaves_a_resumed_state_alone() -> None:
     before = repr(optimizer.state_dict())
     reserve_optimizer_state(optimizer)
     assert repr(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize(
+    ("vram_gb", "share", "platform", "allowed_gb"),
+    [
+        (None, 1.0, "linux", 8.0 - CONTEXT_GB),
+        (6.0, 0.5, "linux", 3.0 - CONTEXT_GB),
+        (6.0, 1.0, "win32", 5.0),  # no more than is free
+        (6.0, 0.5, "win32", 3.0 - CONTEXT_GB),
+        (0.1, 1.0, "linux", 0.0),
+    ],
+)
+def test_a_process_takes_its_share_and_on_windows_what_is_free(
+    vram_gb: float | None, share: float, platform: str, allowed_gb: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU of 8 GiB, of which other programs hold 3."""
+    caps: list[float] = []
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: mock.Mock(total_memory=8 * GB))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (5 * GB, 8 * GB))
+    monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", lambda cap, device: caps.append(cap))
+    cap_vram(vram_gb, share=share, device=torch.device("cuda", 0), platform=platform)
+    assert caps == [pytest.approx(allowed_gb / 8)]

@@ -43,6 +43,14 @@ def test_means_of_shares_and_power_peaks_of_heat_and_memory(monkeypatch: pytest.
     assert (use.gpu_memory_gb, use.gpu_temperature_c, use.ram_used_gb) == (5.0, 81.0, 3.0)
 
 
+def test_what_slows_it_down_is_a_share_of_the_readings_that_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    causes: list[frozenset[str] | None] = [
+        frozenset({"heat", "power"}), frozenset({"heat"}), frozenset(), frozenset({"heat"}), None,
+    ]  # fmt: skip
+    use = use_of([reading(replace(GPU, slowed_by=cause)) for cause in causes], monkeypatch)
+    assert (use.gpu_slowed_by_heat, use.gpu_slowed_by_power) == (0.75, 0.25)
+
+
 def test_what_a_driver_refuses_is_not_a_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     mute = replace(GPU, utilisation=None, temperature_c=None, power_w=None)
     use = use_of([reading(mute), reading(mute)], monkeypatch)
@@ -116,6 +124,11 @@ def test_this_machine_can_be_read() -> None:
     ("gpu", "cpu", "text"),
     [
         (GPU, 0.4, "GPU 50 %, 4.0 of 6.0 GB, 70 °C, 60 W"),
+        (
+            replace(GPU, slowed_by=frozenset({"power", "heat"})),
+            0.4,
+            "GPU 50 %, 4.0 of 6.0 GB, 70 °C, 60 W, slowed by heat and power",
+        ),
         (replace(GPU, utilisation=None, temperature_c=None, power_w=None), 0.4, "GPU 4.0 of 6.0 GB"),
         (None, 0.98, "CPU 98 %, memory 3.0 of 16.0 GB"),
         (None, None, "memory 3.0 of 16.0 GB"),
