@@ -21,7 +21,7 @@ TREES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 MOST_LINES = {"module": 400, "class": 220, "function": 60}
-MOST_MODULES = 15  # of a package
+MOST_MODULES = 16  # of a package
 VAGUE = {"common", "core", "helper", "helpers", "misc", "util", "utils"}
 
 
