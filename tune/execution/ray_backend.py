@@ -57,16 +57,17 @@ def connect(address: str | None) -> str | None:
         with started_deaf_to_ctrl_c():
             context = ray.init(address=address or "local", log_to_driver=False, **own)
     except Exception as error:
-        if address is None and "timed out" in str(error):  # of no class of its own
+        said = str(error).strip()
+        if address is None and ("timed out" in said or "dashboard" in said):  # of no class of its own
             raise SearchError(
                 "Ray's processes did not start within half a minute; expected a machine that has a core and 2 GB of "
-                f"memory to spare ({str(error).splitlines()[0]}); the same command will do when it has"
+                f"memory to spare ({said.splitlines()[0]}); the same command will do when it has"
             ) from None
         if address is None or not isinstance(error, ConnectionError | ValueError | RayError):
             raise
         raise SearchError(
             f"--address {address}: no Ray cluster could be joined there; expected the address of a head node that "
-            f"runs, and its token in ~/.ray/auth_token of this machine too ({str(error).splitlines()[0]})",
+            f"runs, and its token in ~/.ray/auth_token of this machine too ({said.splitlines()[0]})",
             command="ray start --head",
         ) from None
     url = context.dashboard_url

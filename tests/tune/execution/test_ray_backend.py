@@ -13,11 +13,13 @@ import pytest
 
 from tests.builders import epoch_report
 from tests.images import write_data
+from tune.execution import ray_backend
 from tune.execution.gpu_sharing import speedups
 from tune.execution.worker import Assignment
 from tune.history.journal import read_table
 from vqc.data.dataset import Data
 from vqc.epoch import EpochReport
+from vqc.errors import SearchError
 
 EPOCH_S = 3.0  # four of them are longer than a worker takes to start: company comes only then
 SIZE = (64, 64)
@@ -77,6 +79,21 @@ def search(folder: Path) -> None:
     controller.close()
     journal.close()
     ray_backend.disconnect()
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["The current node timed out during startup.", "\nThe last 20 lines of dashboard.log (the error message):\nx"],
+)
+def test_a_machine_too_busy_for_rays_processes_is_told_in_a_sentence(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise Exception(said)  # as Ray does, of no class of its own
+
+    monkeypatch.setattr(ray_backend.ray, "init", init)
+    with pytest.raises(SearchError, match=f"did not start.*{said.split()[1]}"):
+        ray_backend.connect(None)
 
 
 @pytest.mark.slow
