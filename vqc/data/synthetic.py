@@ -27,7 +27,7 @@ from vqc.errors import DataError
 from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
-SAMPLE_IMAGES: Mapping[str, int] = {"train": 48, "val": 40, "test": 48}
+SAMPLE_IMAGES: Mapping[str, int] = {"train": 40, "val": 30, "test": 48}
 SAMPLE_VERSION = 2  # to be raised when the same seed writes other bytes
 SIDE_PX = 224
 JPEG_QUALITY = 92
