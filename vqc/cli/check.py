@@ -28,6 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="side of the detector's square input, at which defects should not be too small (default: as in "
         "configs/train_config.json)",
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="page to write: the findings with their photographs, sizes, examples",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +55,12 @@ def run(args: argparse.Namespace) -> int:
         _show_counts(console, data)
     for severity in ("error", "warning"):
         _show_findings(console, findings, severity)
+    if args.report is not None:
+        from vqc.files import write_atomically
+        from vqc.reporting.data_page import data_page
+
+        write_atomically(args.report, data_page(root, data, findings).encode())
+        console.print(f"page: {escape(str(args.report))}\n")
     if data is None:
         console.print("[bold red]not usable[/] until the errors are corrected")
         if {finding.kind for finding in findings if finding.severity == "error"} <= SPLIT_MENDS:

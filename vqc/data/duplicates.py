@@ -87,7 +87,8 @@ def check_equal_files(photos: Sequence[Photo], report: Report) -> None:
         same = f"the same picture as {printable(first.image.file_name)}"
         if first.split != photo.split:
             message = f"{same} in {first.split}; scores must be of unseen parts"
-            report.error("same picture in two splits", photo.image.where, message)
+            pictures = ((first.path, photo.path),)
+            report.error("same picture in two splits", photo.image.where, message, pictures=pictures)
         elif first is not photo:
             report.warning("same picture twice", photo.image.where, same)
 
@@ -109,8 +110,8 @@ def check_groups(photos: Sequence[Photo], report: Report) -> None:
             report.warning("same part in two splits", f"{second}/annotations.json", message)
 
 
-def check_look_alikes(photos: Sequence[Photo], report: Report) -> list[tuple[Photo, Photo, float]]:
-    """The pairs of ``look_alikes``: an error for each two splits that share any, a warning for each split."""
+def check_look_alikes(photos: Sequence[Photo], report: Report) -> None:
+    """Pairs of ``look_alikes``: an error for each two splits that share any, a warning for each split."""
     found = look_alikes(photos)
     splits = list(dict.fromkeys(photo.split for photo in photos))
     for first, second in [*combinations(splits, 2), *zip(splits, splits, strict=True)]:
@@ -122,19 +123,18 @@ def check_look_alikes(photos: Sequence[Photo], report: Report) -> list[tuple[Pho
             for one, other, similarity in pairs[:LISTED]
         )
         count = f"{len({id(other) for _, other, _ in pairs})} of {sum(photo.split == second for photo in photos)}"
-        where = f"{second}/annotations.json"
+        where, pictures = f"{second}/annotations.json", tuple((one.path, other.path) for one, other, _ in pairs)
         if first == second:
             message = (
                 f"{count} images look like another one, such as {such}; if they show one part, give them one 'group'"
             )
-            report.warning("similar pictures", where, message)
+            report.warning("similar pictures", where, message, pictures=pictures)
         else:
             message = (
                 f"{count} images look like an image in {first}, such as {such}; scores of known parts are too good: "
                 "keep all images of a part in one split, or give different parts a different 'group'"
             )
-            report.error("same part in two splits", where, message)
-    return found
+            report.error("same part in two splits", where, message, pictures=pictures)
 
 
 def look_alikes(photos: Sequence[Photo]) -> list[tuple[Photo, Photo, float]]:

@@ -6,11 +6,13 @@ import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 MOST = 10_000  # findings of one severity: nobody reads more, and a hostile file would cause millions
 
 Severity = Literal["error", "warning"]
+Pictures = tuple[tuple[Path, Path], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +24,14 @@ class Finding:
         kind: the heading it is shown under, such as "box outside its image".
         where: such as "train/annotations.json, image 17 (a.jpg), annotation 4".
         message: one clause: what was expected, what was got.
+        pictures: pairs of photographs to look at side by side.
     """
 
     severity: Severity
     kind: str
     where: str
     message: str
+    pictures: Pictures = ()
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}"
@@ -45,19 +49,19 @@ class Report:
         """Whether no further error would be kept, so that reading can stop."""
         return self.counts["error"] > MOST
 
-    def error(self, kind: str, where: str, message: str) -> None:
-        self._add("error", kind, where, message)
+    def error(self, kind: str, where: str, message: str, *, pictures: Pictures = ()) -> None:
+        self._add("error", kind, where, message, pictures)
 
-    def warning(self, kind: str, where: str, message: str) -> None:
-        self._add("warning", kind, where, message)
+    def warning(self, kind: str, where: str, message: str, *, pictures: Pictures = ()) -> None:
+        self._add("warning", kind, where, message, pictures)
 
-    def _add(self, severity: Severity, kind: str, where: str, message: str) -> None:
+    def _add(self, severity: Severity, kind: str, where: str, message: str, pictures: Pictures) -> None:
         self.counts[severity] += 1
         if self.counts[severity] > MOST + 1:
             return
         if self.counts[severity] == MOST + 1:
             kind, message = f"too many {severity}s", f"more than {MOST:,} {severity}s; the others are not listed"
-        self.findings.append(Finding(severity=severity, kind=kind, where=where, message=message))
+        self.findings.append(Finding(severity=severity, kind=kind, where=where, message=message, pictures=pictures))
 
     @property
     def errors(self) -> list[Finding]:
