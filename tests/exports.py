@@ -79,9 +79,10 @@ def cvat(root: Path) -> Path:
 
 
 def label_studio(root: Path) -> Path:
-    """One folder, file names with the server's path."""
+    """One folder, file names with the server's path, and no size where there is no box."""
     pictures(root / "images")
-    coco(root / "result.json", prefix="..\\..\\label-studio\\data\\media\\upload\\1\\", info={"version": "1.0"})
+    coco(root / "result.json", prefix="/data/upload/1/", info={"version": "1.0"})
+    images.edit_json(root / "result.json", lambda d: d["images"][2].update(width=None, height=None))
     return root
 
 
