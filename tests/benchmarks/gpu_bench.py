@@ -66,7 +66,7 @@ REHEARSAL = Scale(
     budgets_gb=(6.0,),
     epochs=2,
     images={"train": 8, "val": 4, "test": 1},
-    together=(1, 2),
+    together=(2,),
 )
 
 

@@ -96,7 +96,7 @@ def computed(
     model.load_state_dict(trained.state_dict())  # the step has moved the statistics of batch norm
     images = FittedImages(data, "val", size=config.image_size, cache=bench.cache)
     batches = evaluation_batches(images, batch_size=config.batch_size, threads=0)
-    found = detect(model, batches, data.val, size=config.image_size, precision=precision)
+    found = detect(model, batches, images, precision=precision)
     return {name: float(loss.detach()) for name, loss in losses.items()}, gradient, found
 
 
@@ -130,7 +130,7 @@ def out_of_memory(bench: Bench, *, cudnn_benchmark: bool) -> Iterator[Row]:
     def evaluation() -> tuple[int, torch.Tensor]:
         micro = MicroBatch(size=config.batch_size)
         batches = evaluation_batches(images, batch_size=config.batch_size, threads=0)
-        found = detect(state.model, batches, data.val, size=config.image_size, precision=precision, micro=micro)
+        found = detect(state.model, batches, images, precision=precision, micro=micro)
         return micro.size, torch.cat([torch.from_numpy(one.scores) for one in found])
 
     for what, work in {"step": gradient, "evaluation": evaluation}.items():
@@ -234,10 +234,10 @@ def allocator(bench: Bench) -> Iterator[Row]:
 
 def worker(bench: Bench) -> Iterator[Row]:
     """One worker over four trials, of which each needs its own memory."""
-    from tune.execution.worker import Assignment, Worker, train_in_background
+    from tune.execution.worker import Assignment, Worker
 
     data = bench.data(train=2 * bench.scale.batch, val=2)
-    one = Worker(data, threads=1, reports=train_in_background)
+    one = Worker(data, threads=1, share=0.0 if bench.rehearsal else 1.0)
     for trial in range(1, 5):
         config = bench.config(bench.scale.exact_model, size=bench.scale.size + 32 * (trial % 2))
         folder = bench.folder / f"trial-{trial}"

@@ -99,7 +99,8 @@ def checkpoint_bytes(config: TrainConfig, *, num_classes: int) -> tuple[int, int
         model = build_detector(config, num_classes=num_classes, load_backbone=False)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     moments = sum(2 * parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
-    return weights + moments, weights
+    models = 2 if config.ema_decay else 1
+    return models * weights + moments, weights
 
 
 def _host_copy(tensor: torch.Tensor) -> torch.Tensor:

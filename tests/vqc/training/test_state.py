@@ -15,6 +15,7 @@ from vqc.errors import ModelError
 from vqc.hardware.memory import reserve_optimizer_state
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import ModelInfo, read_info, save_model
+from vqc.training.ema import first_average
 from vqc.training.state import LoopState, checkpoint_bytes, load_state, read_report, snapshot_of
 
 CONFIG = TrainConfig(model="fcos_tiny", weights="none", image_size=64, seed=5)
@@ -150,16 +151,21 @@ def test_a_channels_last_run_goes_on_as_if_never_stopped(tmp_path: Path, fused: 
 
 
 @pytest.mark.parametrize(
-    ("model", "weights"), [("fcos_tiny", "none"), ("ssdlite320_mobilenet_v3_large", "backbone")], ids=str
+    ("model", "weights", "ema_decay"),
+    [("fcos_tiny", "none", 0.0), ("fcos_tiny", "none", 0.999), ("ssdlite320_mobilenet_v3_large", "backbone", 0.0)],
 )
-def test_the_size_of_a_state_is_known_before_it_is_written(tmp_path: Path, model: str, weights: str) -> None:
-    config = TrainConfig(model=model, weights=weights, image_size=64)
+def test_the_size_of_a_state_is_known_before_it_is_written(
+    tmp_path: Path, model: str, weights: str, ema_decay: float
+) -> None:
+    config = TrainConfig(model=model, weights=weights, image_size=64, ema_decay=ema_decay)
     info = INFO.model_copy(update={"config": config})
     detector = build_detector(config, num_classes=2, load_backbone=False)
     optimizer = torch.optim.AdamW([one for one in detector.parameters() if one.requires_grad], fused=True)
     reserve_optimizer_state(optimizer)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    snapshot = snapshot_of(LoopState(info=info, step=1, model=detector, optimizer=optimizer, scaler=scaler), REPORT)
+    state = LoopState(info=info, step=1, model=detector, optimizer=optimizer, scaler=scaler)
+    state.average = first_average(detector) if ema_decay else None
+    snapshot = snapshot_of(state, REPORT)
     snapshot.write_state(tmp_path / "last")
     snapshot.write_model(tmp_path / "best")
     written = [(tmp_path / name).stat().st_size for name in ("last", "best")]
