@@ -151,25 +151,6 @@ def test_it_says_what_it_is(sample: Path) -> None:
     origin = json.loads((sample / "provenance.json").read_text(encoding="utf-8"))
     assert (origin["seed"], origin["version"], origin["images"]) == (0, SAMPLE_VERSION, FEW)
     assert "Generated" in (sample / "README.txt").read_text(encoding="utf-8")
-<<<<<<< HEAD
-=======
-
-
-def test_given_data_come_before_the_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    assert choose_data(None, tmp_path / "results") == (Path("data"), "")
-    assert choose_data(Path("mine"), tmp_path / "results") == (Path("mine"), "")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-@pytest.mark.slow
-def test_the_sample_under_the_results_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    folder, said = choose_data(None, Path("results"))
-    assert folder == Path("results") / "sample"
-    assert str(folder) in said
-    assert load_data(folder).summary()["images"] == dict(SAMPLE_IMAGES)
 
 
 def test_large_photographs_have_small_defects_and_half_are_good(tmp_path: Path) -> None:
@@ -182,4 +163,3 @@ def test_large_photographs_have_small_defects_and_half_are_good(tmp_path: Path) 
     assert write_sample(tmp_path / "large", images={"train": 2, "val": 1, "test": 1}, large=True)
     with pytest.raises(DataError, match="something else"):
         write_sample(tmp_path / "large", images={"train": 2, "val": 1, "test": 1})
->>>>>>> 9e4be57 (A benchmark of tiles: whole images, tiles at inference, tiles throughout)
