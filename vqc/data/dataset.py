@@ -23,7 +23,7 @@ from vqc.data.findings import Finding, Report
 from vqc.data.image_files import read_pictures
 from vqc.data.image_io import decode_picture, picture_bytes, upright
 from vqc.data.letterbox import shorter_sides_px
-from vqc.data.validation import check_balance, check_categories, check_defect_size
+from vqc.data.validation import check_balance, check_categories, check_category_names, check_defect_size
 from vqc.errors import DataError
 from vqc.shell import quoted
 
@@ -206,6 +206,7 @@ def check_data(
     splits = [split for split, _, _ in found]
     photos = [photo for _, some, _ in found for photo in some]
     check_categories({split.name: split.categories for split in splits}, report)
+    check_category_names(splits[0].categories if splits else (), report)
     check_equal_files(photos, report)
     for split in splits:
         check_balance(split.name, split.good, split.defective, split.boxes_per_category, report=report)

@@ -29,6 +29,18 @@ def check_categories(categories: Mapping[str, Sequence[Category]], report: Repor
             report.error("categories differ", f"{name}/annotations.json", message)
 
 
+def check_category_names(categories: Sequence[Category], report: Report) -> None:
+    """Names that differ only by capitals, spaces, punctuation or a plural's s: a warning for each such set."""
+    alike: dict[str, list[Category]] = {}
+    for category in categories:
+        plain = "".join(letter for letter in category.name.casefold() if letter.isalnum())
+        alike.setdefault(plain.removesuffix("s") or category.name, []).append(category)
+    for some in alike.values():
+        if len(some) > 1:
+            message = f"{_listed(some)} look like one category: the detector would have to tell them apart"
+            report.warning("categories alike", "all splits", message)
+
+
 def _listed(categories: Iterable[Category]) -> str:
     by_id = sorted(categories, key=lambda category: category.id)
     first = [f"{category.id} '{printable(category.name)}'" for category in by_id[:LISTED]]
