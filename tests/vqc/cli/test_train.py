@@ -187,7 +187,8 @@ def test_without_a_gpu_the_cpu_configuration_is_the_default(
     path = shipped_settings("train_config_cpu.json")
     assert f"The CPU configuration is used ({path})." in capsys.readouterr().out
     shipped = load_record(TrainConfig, path)
-    assert find_run(folder / "results", "a").config == shipped.model_copy(update={"num_epochs": 1})
+    expected = shipped.model_copy(update={"num_epochs": 1, "weights": "backbone"})
+    assert find_run(folder / "results", "a").config == expected
 
 
 # Stopping

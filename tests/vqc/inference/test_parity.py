@@ -24,6 +24,7 @@ from vqc.inference.torch_backend import torch_predictor
 from vqc.models.checkpoint import ModelInfo
 
 HEAVY = (
+    "fcos_lite0_fine",
     "fasterrcnn_resnet50_fpn",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "retinanet_resnet50_fpn",
@@ -44,8 +45,9 @@ def both(model: nn.Module, info: ModelInfo, folder: Path) -> tuple[Predictor, Pr
     return torch_predictor(model, info, precision=EXACT), open_predictor(folder / "model.onnx")
 
 
-def test_onnx_finds_what_torch_finds(tmp_path: Path) -> None:
-    report = check_parity(*both(*decided("fcos_tiny", SIZE), tmp_path), [picture(seed) for seed in range(10, 14)])
+@pytest.mark.parametrize("name", ["fcos_lite0", "fcos_tiny"])
+def test_onnx_finds_what_torch_finds(name: str, tmp_path: Path) -> None:
+    report = check_parity(*both(*decided(name, SIZE), tmp_path), [picture(seed) for seed in range(10, 14)])
     assert report.passed
     assert report.images == 4
     assert report.detections > 50
