@@ -24,7 +24,7 @@ from vqc.training.gradient_accumulation import GradientAccumulation
 from vqc.training.loop import fit
 from vqc.training.state import snapshot_of
 
-CONFIDENT = 0.3  # detections above it are compared box by box
+BEST = 5  # detections of an image that are compared box by box
 # Largest relative difference of a loss, norm of the gradient's difference to its norm, pixels, difference of AP50.
 TOLERANCES = {
     "float32": {"losses": 0.005, "gradient": 0.02, "boxes, px": 0.1, "AP50": 0.01},
@@ -101,12 +101,12 @@ def computed(
 
 
 def box_deviation_px(found: list[Detections], expected: list[Detections]) -> float | None:
-    """Median over confident boxes of the largest difference of a coordinate to the nearest box of the same label."""
+    """Median over the best boxes of the largest difference of a coordinate to the nearest box of the same label."""
     distances = []
     for here, there in zip(found, expected, strict=True):
-        for box, score, label in zip(there.boxes, there.scores, there.labels, strict=True):
+        for box, label in zip(there.boxes[:BEST], there.labels[:BEST], strict=True):
             alike = here.boxes[here.labels == label]
-            if score >= CONFIDENT and len(alike):
+            if len(alike):
                 distances.append(float(np.abs(alike - box).max(axis=1).min()))
     return float(np.median(distances)) if distances else None
 
