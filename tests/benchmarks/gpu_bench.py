@@ -165,4 +165,5 @@ def flat(tensors: Iterator[torch.Tensor | None]) -> torch.Tensor:
 
 def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference, as a share of the norm of what is expected."""
-    return float((found - expected).norm() / expected.norm())
+    difference = float((found - expected).norm())
+    return difference / float(expected.norm()) if difference else 0.0  # both may be empty: nothing was detected
