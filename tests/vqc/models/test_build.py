@@ -185,7 +185,7 @@ def test_boxes_and_their_losses_are_float32_under_autocast(
     assert float_inputs == {torch.float32}
     assert decoded
     for found, exact in decoded:
-        assert float((found - exact).abs().max()) < 0.05  # pixels; bfloat16 steps by 0.5 beyond 64
+        assert bool(((found - exact).abs() < 0.05).all())  # pixels; bfloat16 steps by 0.5 beyond 64
 
 
 # Normalisation
