@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from tune.model_card import Evidence
+from tune.reporting.mlflow_sync import Mirror
 from vqc.data.dataset import Data
 from vqc.errors import ModelError
 from vqc.evaluation.comparison import Comparison, compare
@@ -15,7 +18,7 @@ from vqc.evaluation.evaluate import Evaluated, check_categories, detections_on
 from vqc.evaluation.intervals import percent
 from vqc.inference.calibration import Calibration
 from vqc.inference.model_file import open_predictor
-from vqc.tracking.mlflow_client import ChampionInfo, Tracker
+from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError, default_artifacts
 
 MODEL_NAME = "vqc-detector"
 
@@ -118,3 +121,62 @@ def register(
     version = tracker.register(bundle, name=MODEL_NAME, run_id=run_id, metrics=metrics,
                                tags={**tags, "vqc.decision": verdict.decision}, champion=verdict.champion)  # fmt: skip
     return replace(verdict, version=version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """MLflow's registry, as the promotion uses it: asked before the bundle is finished, written after."""
+
+    uri: str
+    results: Path
+    journal: Path
+
+    def judge(self, evidence: Evidence, *, force: bool) -> Verdict:
+        """``judge``, or ``unregistered`` where the registry cannot be reached."""
+        newcomer = Newcomer(
+            search_id=evidence.table.header.search_id,
+            trial=evidence.trial.number,
+            data=evidence.data,
+            calibration=evidence.calibration,
+            tested=evidence.tested,
+        )
+        try:
+            return judge(newcomer, self._tracker(), force=force)
+        except TrackingError as error:
+            return Verdict(decision="unregistered", reason=error.what)
+
+    def register(self, bundle: Path, evidence: Evidence, verdict: Verdict) -> Verdict:
+        """The bundle as a version of the model, and as champion where the verdict says so."""
+        if verdict.decision in ("already", "unregistered"):
+            return verdict
+        header = evidence.table.header
+        tags = {
+            "vqc.search": evidence.search,
+            "vqc.search_id": header.search_id,
+            "vqc.trial": str(evidence.trial.number),
+            "vqc.data_fingerprint": evidence.data.fingerprint,
+        }
+        try:
+            # The server may have been away during the search: now the trial's run exists.
+            Mirror(self.journal, self.uri, artifacts=default_artifacts(self.results)).catch_up(cut_short=False)
+            tracker = self._tracker()
+            runs = tracker.runs({name: tags[name] for name in ("vqc.search_id", "vqc.trial")})
+            _log_test_figures(tracker, runs[0].run_id, evidence)
+            return register(bundle, verdict, tracker, run_id=runs[0].run_id, metrics=evidence.figures(), tags=tags)
+        except TrackingError as error:
+            return replace(verdict, decision="unregistered", reason=error.what)
+
+    def _tracker(self) -> Tracker:
+        return Tracker(self.uri, artifacts=default_artifacts(self.results))
+
+
+def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None:
+    """Test figures in the trial's run, at a fixed time, so that a second promotion adds nothing."""
+    at_ms = evidence.table.header.at_ms + round(1000 * (evidence.trial.ended_s or evidence.table.awake_s))
+    points = [
+        Point(name.replace("test_", "test/"), value, evidence.info.epoch, at_ms)
+        for name, value in evidence.figures().items()
+        if name.startswith("test_")
+    ]
+    with suppress(TrackingError):  # the registry's own call comes next and reports an outage
+        tracker.log(run_id, points=points, params={}, tags={})

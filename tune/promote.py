@@ -9,22 +9,20 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import torch
 from torch import nn
 
-from tune.champion import Newcomer, Verdict, judge, register
+from tune.champion import Registry, Verdict
 from tune.history import queries
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
 from tune.paths import journal_of, trial_folder
 from tune.policy.replication import best_trial
-from tune.reporting.mlflow_sync import Mirror
 from vqc.data.dataset import Data, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
@@ -47,7 +45,6 @@ from vqc.models.build import move_detector
 from vqc.models.checkpoint import ModelInfo, load_model, save_model
 from vqc.reporting.sign_off_page import sign_off_page
 from vqc.results import cache_folder
-from vqc.tracking.mlflow_client import Point, Tracker, TrackingError, default_artifacts
 from vqc.tracking.mlflow_model import write_mlflow_model
 from vqc.training.loop import backend_settings
 
@@ -108,7 +105,7 @@ def promote(
     model, info = bench.load(trial)
     bundle = _free(bundle or results / "promoted" / f"{folder.name}-{trial.number:03d}")
     draft = bundle.with_name(f".{bundle.name}.{uuid4().hex[:8]}.tmp")
-    registry = _Registry(uri=tracking_uri, results=results, journal=journal_of(folder))
+    registry = Registry(uri=tracking_uri, results=results, journal=journal_of(folder))
     try:
         with one_core_spared():
             evidence = _measured(bench, trial, model, info, goal=goal, draft=draft, command=command, on_step=on_step)
@@ -333,62 +330,3 @@ def _put_in_place(draft: Path, bundle: Path) -> None:
         old.rename(bundle)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Registry:
-    """MLflow's registry, as the promotion uses it: asked before the bundle is finished, written after."""
-
-    uri: str
-    results: Path
-    journal: Path
-
-    def judge(self, evidence: Evidence, *, force: bool) -> Verdict:
-        """``tune.champion.judge``, or ``unregistered`` where the registry cannot be reached."""
-        newcomer = Newcomer(
-            search_id=evidence.table.header.search_id,
-            trial=evidence.trial.number,
-            data=evidence.data,
-            calibration=evidence.calibration,
-            tested=evidence.tested,
-        )
-        try:
-            return judge(newcomer, self._tracker(), force=force)
-        except TrackingError as error:
-            return Verdict(decision="unregistered", reason=error.what)
-
-    def register(self, bundle: Path, evidence: Evidence, verdict: Verdict) -> Verdict:
-        """The bundle as a version of the model, and as champion where the verdict says so."""
-        if verdict.decision in ("already", "unregistered"):
-            return verdict
-        header = evidence.table.header
-        tags = {
-            "vqc.search": evidence.search,
-            "vqc.search_id": header.search_id,
-            "vqc.trial": str(evidence.trial.number),
-            "vqc.data_fingerprint": evidence.data.fingerprint,
-        }
-        try:
-            # The server may have been away during the search: now the trial's run exists.
-            Mirror(self.journal, self.uri, artifacts=default_artifacts(self.results)).catch_up(cut_short=False)
-            tracker = self._tracker()
-            runs = tracker.runs({name: tags[name] for name in ("vqc.search_id", "vqc.trial")})
-            _log_test_figures(tracker, runs[0].run_id, evidence)
-            return register(bundle, verdict, tracker, run_id=runs[0].run_id, metrics=evidence.figures(), tags=tags)
-        except TrackingError as error:
-            return replace(verdict, decision="unregistered", reason=error.what)
-
-    def _tracker(self) -> Tracker:
-        return Tracker(self.uri, artifacts=default_artifacts(self.results))
-
-
-def _log_test_figures(tracker: Tracker, run_id: str, evidence: Evidence) -> None:
-    """Test figures in the trial's run, at a fixed time, so that a second promotion adds nothing."""
-    at_ms = evidence.table.header.at_ms + round(1000 * (evidence.trial.ended_s or evidence.table.awake_s))
-    points = [
-        Point(name.replace("test_", "test/"), value, evidence.info.epoch, at_ms)
-        for name, value in evidence.figures().items()
-        if name.startswith("test_")
-    ]
-    with suppress(TrackingError):  # the registry's own call comes next and reports an outage
-        tracker.log(run_id, points=points, params={}, tags={})
