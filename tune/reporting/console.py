@@ -103,7 +103,10 @@ def plan(
 
 def _fixed(settings: SearchSettings) -> list[str]:
     """Names of the training settings that every trial has in common."""
-    return [name for name in TrainConfig.model_fields if name not in settings.space.keys() | MACHINE_SETTINGS]
+    left_out = (
+        settings.space.keys() | MACHINE_SETTINGS | {"initial_model"}
+    )  # the last is filled in, and said as weights
+    return [name for name in TrainConfig.model_fields if name not in left_out]
 
 
 def _stops(settings: SearchSettings) -> str:

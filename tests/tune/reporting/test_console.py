@@ -91,7 +91,8 @@ def test_the_plan_says_what_checkpoints_take(budget: dict[str, float], expected:
 def test_the_plan_says_what_is_not_tried_and_what_a_full_training_is() -> None:
     text = " ".join(shown(plan(search_settings(), {"images": {"train": 100}}, {})).split())
     assert "a full training 78 steps with the default's batches of 8" in text
-    assert "not tried other values of model, weights, num_epochs, weight_decay" in text
+    assert "not tried other values of model, weights, frozen_stages" in text
+    assert "num_epochs, weight_decay" in text
 
 
 @pytest.mark.parametrize(
