@@ -103,9 +103,7 @@ def plan(
 
 def _fixed(settings: SearchSettings) -> list[str]:
     """Names of the training settings that every trial has in common."""
-    left_out = (
-        settings.space.keys() | MACHINE_SETTINGS | {"initial_model"}
-    )  # the last is filled in, and said as weights
+    left_out = settings.space.keys() | MACHINE_SETTINGS | {"initial_model"}  # filled in by weights
     return [name for name in TrainConfig.model_fields if name not in left_out]
 
 
