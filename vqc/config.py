@@ -30,7 +30,7 @@ from vqc.errors import ConfigError, nearest
 
 ACCUMULATION = "gradient_accumulation_steps"
 MOST_WORKERS = 64
-SMALLEST_TILE_PX = 64
+SMALLEST_TILE_PX = 32
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -216,8 +217,8 @@ def run_on(card: Card, data: Data) -> Run:
     return Run(card.gradients, epoch)
 
 
-def frozen_detector(config: TrainConfig, *, num_classes: int) -> torch.nn.Module:
-    model = build_detector(config, num_classes=num_classes)
+def frozen_detector(config: TrainConfig, **options: Any) -> torch.nn.Module:
+    model = build_detector(config, **options)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
