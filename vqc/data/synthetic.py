@@ -29,7 +29,7 @@ from vqc.errors import DataError
 from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
-SAMPLE_IMAGES: Mapping[str, int] = {"train": 28, "val": 30, "test": 40}
+SAMPLE_IMAGES: Mapping[str, int] = {"train": 40, "val": 30, "test": 48}
 LARGE_IMAGES: Mapping[str, int] = {"train": 24, "val": 16, "test": 32}
 SAMPLE_VERSION = 2  # to be raised when the same seed writes other bytes
 SIDE_PX = 224
