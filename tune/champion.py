@@ -116,8 +116,6 @@ def register(
     Raises:
         TrackingError: the registry cannot be reached; the old champion stands.
     """
-    if verdict.decision == "already":
-        return verdict
     version = tracker.register(bundle, name=MODEL_NAME, run_id=run_id, metrics=metrics,
                                tags={**tags, "vqc.decision": verdict.decision}, champion=verdict.champion)  # fmt: skip
     return replace(verdict, version=version)

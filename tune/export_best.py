@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from tune.model_card import Evidence
     from tune.promote import Promotion
-    from vqc.evaluation.intervals import Rate
     from vqc.evaluation.operating_point import Goal
 
 UNREGISTERED = 1
@@ -137,22 +136,23 @@ def _summary(promotion: Promotion) -> RenderableType:
 
     from tune.history.queries import configuration, count_text
     from tune.reporting.console import sheet
-    from vqc.evaluation.intervals import percent
+    from vqc.evaluation.operating_point import Goal
 
     evidence, verdict, parity = promotion.evidence, promotion.verdict, promotion.evidence.parity
     images, version = f"{parity.images} val images", f", version {verdict.version}" if verdict.version else ""
     compared = f"{count_text(parity.detections, 'detection')} on {images}, {parity.unmatched} without a partner"
     if parity.worst_score_difference is not None:
         compared += f", scores at most {parity.worst_score_difference:.1g} apart"
-    point = evidence.calibration.operating_point
-    sentences = [("promise", f"at most {percent(point.max_escape)} escapes" + _sure(point.confidence))]
+    goal = evidence.calibration.operating_point
+    promise = str(Goal(max_escape=goal.max_escape, confidence=goal.confidence))
+    signed = [("promise", promise if goal.confidence else f"{promise}, on average")]
     if evidence.tested is not None:
-        sentences += [(name, _rate(rate)) for name, rate in (("escape", evidence.tested.record.per_part.escape),
-                      ("overkill", evidence.tested.record.per_part.overkill))]  # fmt: skip
+        rates = evidence.tested.record.per_part
+        signed += [("escape", f"{rates.escape}, on test"), ("overkill", f"{rates.overkill}, on test")]
     rows = [
         ("trial", f"{evidence.search}, trial {evidence.trial.number}, epoch {evidence.info.epoch}"),
         ("values", configuration(evidence.trial.params) or "the default configuration"),
-        *sentences,
+        *signed,
         ("parity", compared if parity.detections else f"nothing found to compare on {images}"),
         *((name, f"p50 {time.p50_ms:.1f} ms, p95 {time.p95_ms:.1f} ms") for name, time in evidence.latency.items()),
         ("size", f"{evidence.onnx_bytes / 1e6:.1f} MB"),
@@ -168,21 +168,6 @@ def _summary(promotion: Promotion) -> RenderableType:
         page = "model_card.md" if evidence.tested is None else "signoff.html"
         commands = [("next", train), ("sign" if evidence.tested else "read", short_path(promotion.bundle / page))]
     return Group(_figures(evidence), sheet("Promoted", rows, commands))
-
-
-def _sure(confidence: float | None) -> str:
-    from vqc.evaluation.intervals import percent
-
-    return ", on average" if confidence is None else f" with {percent(confidence)} confidence"
-
-
-def _rate(rate: Rate) -> str:
-    from vqc.evaluation.intervals import percent
-
-    text = f"{rate.count} of {rate.total} on test"
-    if rate.low is None or rate.high is None:
-        return text
-    return f"{text}, 95 % interval {percent(rate.low)} to {percent(rate.high)}"
 
 
 def _figures(evidence: Evidence) -> RenderableType:

@@ -19,7 +19,6 @@ from vqc.data.dataset import Data
 from vqc.epoch import Scores
 from vqc.evaluation.calibrate import promise
 from vqc.evaluation.evaluate import Evaluated
-from vqc.evaluation.intervals import percent
 from vqc.files import write_atomically
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
@@ -176,7 +175,7 @@ def markdown_card(evidence: Evidence, now: datetime) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"config": configuration, "count": count_text, "text": _escaped}
-    environment.filters |= {"number": _number, "percent": percent}
+    environment.filters |= {"number": _number}
     return environment.get_template(TEMPLATE.name).render(
         e=evidence,
         data=evidence.data,

@@ -240,8 +240,9 @@ def _measured(
     tested = None
     if data.test is not None:
         tested = evaluate(weights, data, split="test", command=command, on_step=on_step)
-    default_test = tested.record.coco if tested and queries.default_trial(table) is trial else None
-    default_test = default_test or _default_on_test(bench, trial, precision.device, on_step)
+    default_test = None
+    if tested is not None:
+        default_test = _default_on_test(bench, trial, tested.record.coco, precision.device, on_step)
     on_step("exporting to ONNX, comparing and timing")
     parity, on_onnx = bench.export(model, info, draft / "model.onnx")
     on_torch = [tested.record.latency] if tested else []
@@ -267,13 +268,16 @@ def _measured(
 
 
 def _default_on_test(
-    bench: _Bench, trial: Trial, device: torch.device, on_step: Callable[[str], None]
+    bench: _Bench, trial: Trial, scores: Scores, device: torch.device, on_step: Callable[[str], None]
 ) -> Scores | None:
-    """Test figures of the default configuration's own checkpoint, in float32; None where there are none."""
-    default, test = queries.default_trial(bench.table), bench.data.test
-    if default is None or default is trial or test is None:
-        return None
-    on_step(f"the default configuration, trial {default.number}, on {len(test.images)} test images")
+    """Test scores of the default configuration's own checkpoint, in float32; None where there are none.
+
+    ``scores``: the promoted trial's, which may be the default itself.
+    """
+    default = queries.default_trial(bench.table)
+    if default is None or default is trial:
+        return None if default is None else scores
+    on_step(f"the default configuration, trial {default.number}, on test")
     try:
         return bench.scores(*bench.load(default), "test", precision=Precision(device=device, dtype=torch.float32))
     except ModelError as error:  # such as of a search by version 1, which did not keep it
@@ -284,7 +288,7 @@ def _default_on_test(
 def _write_rest(draft: Path, evidence: Evidence, verdict: Verdict) -> None:
     """Everything of the bundle but the weights, the calibration and the ONNX file; the manifest last."""
     data, tested = evidence.data, evidence.tested
-    photographs = [read_image(record) for record in data.val.images]
+    photographs = map(read_image, data.val.images)  # one at a time: they may be large
     highest = [float(one.scores.max(initial=0.0)) for one in evidence.on_val]
     write_json(draft / REFERENCE, reference_stats(photographs, highest).model_dump(mode="json"))
     golden = choose_golden([(record.path, record.defective) for record in data.val.images])

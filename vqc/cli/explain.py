@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", [f"got {value}, expected at least {least}"])
     photographs = [photograph for path in args.images for photograph in find_photographs(path)]
     predictor = open_predictor(args.model)
+    if predictor.tiles is not None:  # the whole photograph would be at a scale that it was never trained on
+        raise ModelError(f"{args.model}: looks at tiles of photographs, expected a detector of whole photographs")
     methods = _methods(args.method, predictor, args.model)
     out = args.out or Path("results", "explanations", new_name())
     make_empty_folder(out)

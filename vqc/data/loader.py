@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -93,6 +93,8 @@ class FittedImages:
         self._tiles = tiles
         # A crowd region is ignored in scoring and is not one object.
         objects = [(r.boxes[~r.crowd], r.labels[~r.crowd]) for r in self.split.images]
+        # Without a cache: the tiles of a photograph follow each other, and it is decoded once for all of them.
+        self._photograph = self._read if tiles is None else lru_cache(maxsize=2)(self._read)
         self._of_image: list[list[View]] = []
         for record, (boxes, _) in zip(self.split.images, objects, strict=True):
             if tiles is not None and for_training:
@@ -124,7 +126,7 @@ class FittedImages:
         at, _ = self.views[index]
         return self._fitted(self._photograph(at), index)
 
-    def _photograph(self, at: int) -> NDArray[np.uint8]:
+    def _read(self, at: int) -> NDArray[np.uint8]:
         return read_image(self.split.images[at])
 
     def _fitted(self, photograph: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:

@@ -158,7 +158,4 @@ def _results(point: OperatingPoint, verdicts: Verdicts | None) -> Iterator[str]:
         if rate.low is None or rate.high is None:
             yield f"On test there is no rate of {name}: {rate.reason}."
         else:
-            yield (
-                f"On test {name} is {rate.count} of {rate.total}, two-sided 95 % interval {percent(rate.low)} to "
-                f"{percent(rate.high)}."
-            )
+            yield f"On test {name} is {rate}."

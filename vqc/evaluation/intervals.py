@@ -28,6 +28,12 @@ class Rate(Record):
     high: float | None = Field(None, ge=0, le=1, description="upper end of the interval; None without an interval")
     reason: str | None = Field(None, description="why there is no value or no interval")
 
+    def __str__(self) -> str:
+        text = f"{self.count} of {self.total}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text}, two-sided 95 % interval {percent(self.low)} to {percent(self.high)}"
+
     @property
     def sentence(self) -> str | None:
         """What a count of zero shows; None for any other count and for a rate without an interval."""

@@ -8,7 +8,7 @@ needs torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -59,13 +59,12 @@ class GoldenImage(Record):
     labels: tuple[int, ...]
 
 
-def reference_stats(photographs: Sequence[NDArray[np.uint8]], highest: Sequence[float]) -> ReferenceStats:
-    """The statistics of photographs [h, w, 3] RGB and of the highest score on each."""
-    looks = np.array([appearance(pixels) for pixels in photographs])
-    columns = [*looks.T, np.array([p.shape[1] for p in photographs]), np.array([p.shape[0] for p in photographs])]
+def reference_stats(photographs: Iterable[NDArray[np.uint8]], highest: Sequence[float]) -> ReferenceStats:
+    """The statistics of photographs [h, w, 3] RGB, of which one is held at a time, and of the highest score on each."""
+    rows = [(*appearance(pixels), pixels.shape[1], pixels.shape[0]) for pixels in photographs]
     names = ("brightness", "contrast", "sharpness", "width_px", "height_px", "score")
-    figures = zip(names, [*columns, np.array(highest)], strict=True)
-    return ReferenceStats(images=len(photographs), **{name: _distribution(values) for name, values in figures})
+    figures = zip(names, [*np.array(rows).T, np.array(highest)], strict=True)
+    return ReferenceStats(images=len(rows), **{name: _distribution(values) for name, values in figures})
 
 
 def appearance(pixels: NDArray[np.uint8]) -> tuple[float, float, float]:

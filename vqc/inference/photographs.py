@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from vqc.data.annotations import read_annotations
 from vqc.data.findings import Report
-from vqc.data.image_io import decode_picture, picture_bytes, probe_picture
+from vqc.data.image_io import PICTURE_SUFFIXES, decode_picture, picture_bytes, probe_picture
 from vqc.errors import DataError
-
-SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +38,9 @@ def find_photographs(images: Path, *, annotations: Path | None = None) -> list[P
         return [Photograph(image_id=1, path=images, file_name=images.name)]
     if not images.is_dir():
         raise DataError(f"{images}: no such file or folder, expected a photograph or a folder of photographs")
-    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
     if not paths:
-        raise DataError(f"{images}: no photograph in it, expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{images}: no photograph in it, expected files ending in {', '.join(PICTURE_SUFFIXES)}")
     return [
         Photograph(image_id=number, path=path, file_name=path.relative_to(images).as_posix())
         for number, path in enumerate(paths, start=1)

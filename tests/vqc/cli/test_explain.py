@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from tests import images
 from tests.models import write_models
 from vqc.cli.main import main
+from vqc.data.tiling import TilePlan
 from vqc.inference import photographs
 from vqc.inference.photographs import Photograph, read_photograph
+from vqc.models.checkpoint import load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -100,4 +102,16 @@ def test_mistakes_are_one_sentence(
     given_ = ["--model", str(models[1]), "--images", str(photo), "--out", str(tmp_path / "out"), *flags]
     assert main(["explain", *given_]) == 2
     assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_of_tiles_is_refused_and_not_shown_at_another_scale(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, info = load_model(models[0])
+    tiled = tmp_path / "tiled.safetensors"
+    save_model(tiled, model, info.model_copy(update={"tiles": TilePlan(tile_px=64, overlap_px=16, whole=False)}))
+    photo = images.save_picture(tmp_path)
+    assert main(["explain", "--model", str(tiled), "--images", str(photo), "--out", str(tmp_path / "out")]) == 2
+    assert "looks at tiles of photographs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from tests.images import annotation, edit_json, image, save_rotated, write_data
-from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data
+from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.data.tiling import TilePlan
 from vqc.evaluation.coco_metrics import coco_scores, detect
@@ -233,6 +233,19 @@ def test_who_finds_everything_on_the_tiles_scores_1_on_the_photographs(turned: D
     found = detect(Oracle(images), evaluation_batches(images, batch_size=2, threads=0), images, precision=CPU)
     assert [one.image_id for one in found] == [one.image_id for one in turned.val.images]
     assert coco_scores(turned.val, found).ap == pytest.approx(1)
+
+
+def test_without_a_cache_a_photograph_is_decoded_once_for_all_its_tiles(
+    turned: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    monkeypatch.setattr(
+        "vqc.data.loader.read_image", lambda record: (read.append(record.image_id), read_image(record))[1]
+    )
+    plan = TilePlan(tile_px=40, overlap_px=20, whole=False)
+    images = FittedImages(turned, "val", size=(64, 64), cache=None, tiles=plan)
+    assert len(list(evaluation_batches(images, batch_size=3, threads=0))) > 2
+    assert read == [record.image_id for record in turned.val.images]
 
 
 def test_the_mode_is_put_back_after_an_error(turned: Data) -> None:

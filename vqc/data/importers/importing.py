@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from vqc.data.annotations import MOST_BYTES, OVERHANG_PX, ROUNDING_PX, Xyxy
+from vqc.data.dataset import SPLITS
 from vqc.data.findings import printable
 from vqc.data.image_files import probe_files
 from vqc.data.image_io import Picture
@@ -21,8 +22,6 @@ from vqc.data.importers.tree import Tree
 from vqc.errors import DataError
 from vqc.files import link_or_copy, new_folder, write_atomically
 from vqc.shell import quoted
-
-SPLITS = ("train", "val", "test")
 
 Unlabelled = Literal["good", "leave-out"]
 

@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
 from vqc.data.annotations import MOST_LETTERS
+from vqc.data.image_io import PICTURE_SUFFIXES
 from vqc.errors import DataError
 from vqc.files import read_at_most
 
-PICTURES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MASKS = {"SegmentationClass", "SegmentationObject"}  # Pascal VOC's folders of pictures that are no photographs
 MOST_FILES = 500_000
 END_BYTES = 2**16
@@ -58,7 +58,7 @@ class Tree:
             if len(found) > MOST_FILES:
                 raise DataError(f"{self.root}: more than {MOST_FILES:,} files; expected the folder of one export")
         self.files = sorted(found)
-        pictures = [file for file in self.files if file.lower().endswith(PICTURES)]
+        pictures = [file for file in self.files if file.lower().endswith(PICTURE_SUFFIXES)]
         self.pictures = [file for file in pictures if not MASKS & set(PurePosixPath(file).parts)]
         self.ambiguous: set[str] = set()
 
@@ -142,7 +142,7 @@ class Tree:
             ValueError: there is none, or several.
         """
         stem = PurePosixPath(document).stem
-        for other in (name, *(stem + suffix for suffix in PICTURES)):
+        for other in (name, *(stem + suffix for suffix in PICTURE_SUFFIXES)):
             with suppress(ValueError):
                 return self.picture(other, document, split)
         return self.picture(name, document, split)
