@@ -24,7 +24,7 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -38,10 +38,12 @@ from tests.benchmarks.rivals import (
     propose_random,
 )
 from tests.tables import measure, propose_trial
-from tune.history.events import State
+from tune.history.events import SearchStarted, State
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import RungDecision, decide, next_promotion, trials_to_prune
+from tune.policy.portfolio import build
 from tune.policy.propose import Proposal, propose
+from tune.policy.warm_start import distinct_points
 from tune.settings import Budget, Dimension, SearchSettings
 from tune.space import Params
 from vqc.config import Record, TrainConfig
@@ -55,7 +57,7 @@ LAUNCHED = 30
 EARLIER_SEED = 1000  # of the searches that the portfolio is learnt from
 AIM = dict(zip(SHOWN, (0.50, 0.42, 0.33, 0.20, 0.12, 0.06), strict=True))
 AIM_OPENED = dict(zip(SHOWN, (0.14, 0.12, 0.05, 0.01, 0.00, -0.01), strict=True))
-OURS, OPENED = "ours", "ours, portfolio first"
+OURS, OPENED, ORACLE = "ours", "ours, portfolio first", "limit: ours, an oracle's portfolio first"
 GP = "Optuna GPSampler, our early stopping"
 TPE, STOCK, BEST_STOCK = "Optuna TPE, full length", "stock, defaults", "stock at its best: grace 3, factor 3"
 STATES: dict[str, State] = {"continue": "running", "stop": "stopped", "pause": "paused"}
@@ -83,7 +85,7 @@ class Rival:
     decide: Callable[[Table, Trial, SearchSettings], RungDecision] = decide
     promote: Callable[[Table, SearchSettings], Trial | None] = next_promotion
     prune: Callable[[Table, SearchSettings], Sequence[Trial]] = trials_to_prune
-    with_portfolio: bool = False
+    opening: Literal["", "portfolio", "oracle"] = ""
 
 
 def _no_pruning(table: Table, settings: SearchSettings) -> Sequence[Trial]:
@@ -102,7 +104,8 @@ RIVALS = (
         label=BEST_STOCK, propose=partial(propose_by_tpe, multivariate=False), decide=partial(asha, grace=3, factor=3)
     ),
     Rival(label=OURS),
-    Rival(label=OPENED, with_portfolio=True),
+    Rival(label=OPENED, opening="portfolio"),
+    Rival(label=ORACLE, opening="oracle"),
     Rival(label=GP, propose=propose_by_gp),
 )
 
@@ -160,14 +163,54 @@ def accuracies(data: Path, task: str, points: Sequence[Params], *, first_epoch: 
 
 
 @cache
-def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
-    """What searches of the tuning tasks learnt: eight of the configurations that they tried, each the best complement
-    to those before it, by mean regret over these tasks.
+def earlier_searches(data: Path, judged: str, *, count: int = len(TUNING)) -> tuple[Table, ...]:
+    """The first so many of a user's earlier searches: thirty trials on each tuning task, one after the other.
 
-    A tuning task that is itself being judged has no say.
+    Each one opens with what those before it taught, as the product's do. A tuning task that is itself being judged has
+    no say.
     """
+    if not count:
+        return ()
+    earlier, task = earlier_searches(data, judged, count=count - 1), TUNING[count - 1]
+    if task == judged:
+        return earlier
+    # What comes before the judged task does not depend on it: it is simulated once.
+    known = judged if judged in TUNING[:count] else ""
+    return (*earlier, _earlier_search(data, task, known, count=count - 1))
+
+
+@cache
+def _earlier_search(data: Path, task: str, judged: str, *, count: int) -> Table:
+    ours = next(rival for rival in RIVALS if rival.label == OURS)
+    search = Search(rival=ours, task=task, seed=EARLIER_SEED, data=data, noise=0.0)
+    points = _members(earlier_searches(data, judged, count=count))
+    table = simulate(search, trials=LAUNCHED, initial_points=points).table
+    table.started = SearchStarted.model_construct(
+        settings={"train": {"model": "LCBench"}, "metric": "ap50"}, data={"root": task, "images": {}}
+    )
+    return table
+
+
+def _members(tables: Sequence[Table]) -> tuple[Params, ...]:
+    return tuple(dict(point) for one in build(tables).detectors.values() for point in one.members)
+
+
+@cache
+def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
+    """The product's own, of the earlier searches."""
+    return _members(earlier_searches(data, judged))
+
+
+@cache
+def oracle(data: Path, judged: str) -> tuple[Params, ...]:
+    """The limit of any portfolio of eight: it is told what every configuration tried would reach on every task.
+
+    Eight of the configurations that the earlier searches tried, each the best complement to those before it, by mean
+    regret over their tasks.
+    """
+    tables = earlier_searches(data, judged)
     tasks = [task for task in TUNING if task != judged]
-    points = [params for task in tasks for params in tried(data, task)]
+    points = [trial.params for table in tables for trial in table.trials.values()]
     regrets = np.stack([regret(data, task, accuracies(data, task, points, first_epoch=EPOCHS)[:, 0]) for task in tasks])
     chosen: list[int] = []
     covered = np.full(len(tasks), np.inf)
@@ -175,14 +218,6 @@ def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
         chosen.append(int(np.argmin(np.minimum(covered[:, None], regrets).mean(0))))
         covered = np.minimum(covered, regrets[:, chosen[-1]])
     return tuple(points[index] for index in chosen)
-
-
-@cache
-def tried(data: Path, task: str) -> tuple[Params, ...]:
-    """The configurations that one search of thirty trials, without a portfolio, tried on a task."""
-    ours = next(rival for rival in RIVALS if rival.label == OURS)
-    search = Search(rival=ours, task=task, seed=EARLIER_SEED, data=data, noise=0.0)
-    return tuple(trial.params for trial in simulate(search, trials=LAUNCHED).table.trials.values())
 
 
 def regret(data: Path, task: str, accuracy: Any) -> Any:
@@ -200,14 +235,14 @@ class Simulated:
     table: Table
 
 
-def simulate(search: Search, *, trials: int) -> Simulated:
+def simulate(search: Search, *, trials: int, initial_points: Sequence[Params] = ()) -> Simulated:
     """One search, until the budget is spent or so many trials were launched and nothing is left to do."""
     data, task, rival = search.data, search.task, search.rival
     settings = SearchSettings.model_construct(
         train=cast(TrainConfig, CurveConfig()), space=space(data), metric="ap50",
-        budget=Budget(trials=trials), seed=search.seed,
-        initial_points=portfolio(data, task) if rival.with_portfolio else (), initial_points_origin="portfolio",
+        budget=Budget(trials=trials), seed=search.seed, initial_points_origin="portfolio",
     )  # fmt: skip
+    settings = settings.model_copy(update={"initial_points": distinct_points(initial_points, settings)})
     chance = np.random.default_rng([search.seed, int(task)])
     table, noisy, final = Table(), dict[int, Any](), dict[int, float]()
     spent, leader, marks = 0, (-np.inf, np.inf), list[float]()
@@ -236,8 +271,10 @@ def simulate(search: Search, *, trials: int) -> Simulated:
 
 def outcome(search: Search) -> Outcome:
     """The search with trials without end, until the budget is spent; and the one of thirty trials."""
-    unbounded = simulate(search, trials=100_000)
-    launched = simulate(search, trials=LAUNCHED)
+    learnt = {"": (), "portfolio": portfolio, "oracle": oracle}[search.rival.opening]
+    points = learnt(search.data, search.task) if callable(learnt) else learnt
+    unbounded = simulate(search, trials=100_000, initial_points=points)
+    launched = simulate(search, trials=LAUNCHED, initial_points=points)
     return Outcome(regrets=tuple(unbounded.marks), launched_cost=launched.cost, launched_regret=launched.last)
 
 
