@@ -59,12 +59,12 @@ def this_machine() -> Machines:
 def resources_of(settings: SearchSettings, machines: Machines) -> Resources:
     """What each trial gets where the trials that run at a time are spread over the machines.
 
-    On a CPU it leaves one core to Ray and the terminal: two threads that share a core wait for each other.
+    On a CPU threads are one core short, which Ray and the terminal use: threads that share a core wait for each other.
     """
     share = settings.gpus_per_trial
     together = math.ceil(settings.concurrent / machines.count)
     return Resources(
-        cpus=max(1, machines.cpus // together),
+        cpus=max(1, machines.cpus // together) if machines.cpus >= together else machines.cpus / together,
         gpus=(1.0 if share == "auto" else share) if machines.gpus else 0.0,
         threads=settings.threads_per_trial or max(1, (machines.cpus - 1) // together),
         vram_gb=settings.vram_gb,

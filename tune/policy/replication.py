@@ -69,7 +69,8 @@ def seed_std(table: Table) -> float | None:
 def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
     """The trial whose configuration is trained again next; None when enough were.
 
-    The best ``settings.confirm``; beyond them, up to twice as many, those within ``seed_std`` of the winner's mean.
+    The best ``settings.confirm``; beyond them, up to twice as many, those within ``seed_std`` of the winner's mean,
+    which is not known while a repeat runs.
     """
     leaders = _usable_leaders(table)[: 2 * settings.confirm]
     known = {trial.repeats for trial in table.trials.values()}
@@ -77,7 +78,8 @@ def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
         if trial.number not in known:
             return trial
     std = seed_std(table)
-    if std is not None:
+    running = any(trial.is_live and trial.repeats is not None for trial in table.trials.values())
+    if std is not None and not running:
         lowest = repeated(table)[0].mean - std
         for trial in leaders[settings.confirm :]:
             if trial.number not in known and trial.best(table.metric)[0] >= lowest:

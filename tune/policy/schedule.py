@@ -46,8 +46,9 @@ Step: TypeAlias = Continue | Promote | Propose | Repeat
 def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> Step | None:
     """What the next free worker does; None while running trials decide, or when nothing is left.
 
-    First what was begun, then what is promoted, then a new configuration; last the default and the repeats. Trials of
-    an outage wait for an epoch of another trial, which shows that the machine works again.
+    First what was begun, then what is promoted, then a new configuration; last the default, and then the repeats, as
+    many at a time as there are workers. Trials of an outage wait for an epoch of another trial, which shows that the
+    machine works again.
 
     Args:
         left_s: awake seconds that the budget leaves.
@@ -64,10 +65,10 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
             return None if promoted.number in with_worker else Promote(promoted)
         if not all_tried(table, settings):
             return Propose()
-    if with_worker:
-        return None
+    if any(table.trials[number].repeats is None for number in with_worker):
+        return None  # it may become one of the best
     if begun:
-        return Continue(begun[0])
+        return None if with_worker else Continue(begun[0])
     default = default_to_complete(table)
     if default is not None and _rest_of_run_s(default) <= left_s:
         return Promote(default)

@@ -15,6 +15,7 @@ GPU_MACHINE = Machines(count=1, cpus=8, gpus=True)
     [
         ({}, GPU_MACHINE, Resources(cpus=8, gpus=1.0, threads=7)),
         ({}, Machines(count=1, cpus=1, gpus=False), Resources(cpus=1, gpus=0.0, threads=1)),
+        ({"concurrent": 2}, Machines(count=1, cpus=1, gpus=False), Resources(cpus=0.5, gpus=0.0, threads=1)),
         ({"gpus_per_trial": 0.5, "concurrent": 2}, GPU_MACHINE, Resources(cpus=4, gpus=0.5, threads=3)),
         ({"gpus_per_trial": "auto", "concurrent": 3}, GPU_MACHINE, Resources(cpus=2, gpus=1.0, threads=2)),
         ({"concurrent": 3}, Machines(count=3, cpus=4, gpus=False), Resources(cpus=4, gpus=0.0, threads=3)),

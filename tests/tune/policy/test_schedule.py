@@ -84,6 +84,20 @@ def test_what_runs_decides_before_the_repeats() -> None:
     assert step(table, busy={3}) is None
 
 
+def test_the_best_are_repeated_side_by_side_and_others_only_once_those_are_known() -> None:
+    settings = search_settings(epochs=12, trials=3, confirm=2, concurrent=3)
+    table = table_of(settings)
+    for value in (0.5, 0.69, 0.7):
+        completed(table, settings, value)
+    assert step(table, settings) == Repeat(table.trials[3])
+    add_trial(table, settings, values=[0.1], state="running").repeats = 3
+    assert step(table, settings, busy={4}) == Repeat(table.trials[2])
+    add_trial(table, settings, values=[0.3] * 12).repeats = 2  # 0.39 from the other: the third is as likely the best
+    assert step(table, settings, busy={4}) is None
+    table.trials[4].state = "completed"
+    assert step(table, settings) == Repeat(table.trials[1])
+
+
 def test_hours_that_are_nearly_over_leave_time_for_the_default_and_the_repeat_alone() -> None:
     table = table_of(HOURS)
     default = add_trial(table, HOURS, values=[0.1] * 3, state="paused")
