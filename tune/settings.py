@@ -144,6 +144,11 @@ class SearchSettings(Record):
     def _space_fits(self) -> SearchSettings:
         problems = []
         for name, dimension in self.space.items():
+            if name == "weights":
+                problems.append(
+                    "space.weights: cannot be searched: they are chosen once, for all trials; expected train.weights"
+                )
+                continue
             if name not in TrainConfig.model_fields:
                 problems.append(
                     f"space.{name}: not a field of the training configuration{nearest(name, TrainConfig.model_fields)}"

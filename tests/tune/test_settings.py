@@ -30,6 +30,7 @@ def write(path: Path, **values: Any) -> Path:
     ("space", "problem"),
     [
         ({}, "space: "),
+        ({"weights": {"choices": ["none", "backbone"]}}, "space.weights: cannot be searched"),
         ({"lerning_rate": {"choices": [1e-3]}}, "space.lerning_rate: not a field of the training configuration; did"),
         ({"learning_rate": {"low": 1e-5, "hgih": 1}}, "space.learning_rate.hgih: unknown key; did you mean 'high'?"),
         ({"learning_rate": {"low": 1e-5}}, "space.learning_rate: expected either low and high, or choices"),

@@ -2,7 +2,7 @@
 
 torch reads the environment's variable once, and a worker has started CUDA before its first trial; so each run gives its
 settings to torch itself. Nothing stays of an earlier run's: torch forgets ``max_split_size_mb`` whenever it is given
-settings (read in torch 2.9 to 2.15), and the other setting is always given.
+settings, which the benchmark for GPUs checks by reading them back, and the other setting is always given.
 """
 
 from __future__ import annotations

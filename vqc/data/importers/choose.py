@@ -12,7 +12,7 @@ from vqc.data.importers.importing import import_data
 from vqc.data.importers.tree import Tree
 from vqc.data.splitting.folder import split_data
 from vqc.data.splitting.placement import SplitName
-from vqc.data.synthetic import write_sample
+from vqc.data.synthetic import SAMPLE_VERSION, write_sample
 from vqc.errors import DataError
 from vqc.files import file_sha256
 from vqc.shell import quoted
@@ -34,7 +34,7 @@ def choose_data(folder: Path | None, results: Path) -> tuple[Path, str]:
         DataError: the sample or the imported data cannot be written, or the folder cannot be imported.
     """
     if folder is None and not Path("data").is_dir():
-        sample = write_sample(results / "sample")
+        sample = write_sample(results / f"sample-{SAMPLE_VERSION}")  # an older one stays as it is
         return sample, f"No --data given and no folder 'data': the generated sample is used ({sample})."
     source = folder or Path("data")
     if not source.exists() or all((source / name / "annotations.json").is_file() for name in ("train", "val")):

@@ -10,7 +10,7 @@ from tests import exports, images
 from vqc.cli import split
 from vqc.data.dataset import load_data
 from vqc.data.importers.choose import SHARES, choose_data
-from vqc.data.synthetic import SAMPLE_IMAGES
+from vqc.data.synthetic import SAMPLE_IMAGES, SAMPLE_VERSION
 from vqc.errors import DataError
 
 
@@ -33,7 +33,7 @@ def test_a_folder_in_our_layout_is_used_as_it_is(tmp_path: Path, monkeypatch: py
 def test_the_sample_under_the_results_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder, said = choose_data(None, Path("results"))
-    assert folder == Path("results") / "sample"
+    assert folder == Path("results") / f"sample-{SAMPLE_VERSION}"
     assert str(folder) in said
     assert load_data(folder).summary()["images"] == dict(SAMPLE_IMAGES)
 
