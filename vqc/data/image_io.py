@@ -39,6 +39,10 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticE
 _opening = threading.Lock()
 
 
+class TooManyPixelsError(DataError):
+    """A picture that is larger than anything Pillow opens."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
     """What a file says about itself.
@@ -91,9 +95,10 @@ def picture_bytes(path: Path) -> bytes:
 
 
 def picture_header(data: bytes) -> tuple[str, int, int]:
-    """Format, one of ``FORMATS``, and width and height in pixels as stored; no pixel is decoded.
+    """Format, as Pillow names it, and width and height in pixels as stored; no pixel is decoded.
 
     Raises:
+        TooManyPixelsError: its header says so.
         DataError: not a picture, or its header is broken; names no file.
     """
     with _open(data) as image:
@@ -185,7 +190,7 @@ def _open(data: bytes) -> Image:
             return Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-            raise DataError(f"more than {limit} megapixels; cut it into tiles") from None
+            raise TooManyPixelsError(f"more than {limit} megapixels; cut it into tiles") from None
         except UnidentifiedImageError:
             raise DataError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
         except _BROKEN as error:
