@@ -85,13 +85,13 @@ def write_json(path: Path, content: object) -> Path:
     return path
 
 
-def write_split(folder: Path, *, count: int, first_seed: int) -> Path:
+def write_split(folder: Path, *, count: int, first_seed: int, size: tuple[int, int] = SIZE) -> Path:
     """A split of ``count`` pictures of its own; every third is good, the others have a scratch and a dent."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for id_ in range(1, count + 1):
-        path = save_picture(folder / "images", seed=first_seed + id_)
-        images.append(image(id_, path.name))
+        path = save_picture(folder / "images", seed=first_seed + id_, size=size)
+        images.append(image(id_, path.name, size))
         if id_ % 3:
             annotations.append(annotation(len(annotations) + 1, id_))
             annotations.append(annotation(len(annotations) + 1, id_, (30, 20, 24.5, 16), category_id=7, area=200))
@@ -99,10 +99,10 @@ def write_split(folder: Path, *, count: int, first_seed: int) -> Path:
     return folder
 
 
-def write_data(root: Path, *, train: int = 6, val: int = 3, test: int = 3) -> Path:
+def write_data(root: Path, *, train: int = 6, val: int = 3, test: int = 3, size: tuple[int, int] = SIZE) -> Path:
     """A small, faultless data set."""
     for number, (name, count) in enumerate({"train": train, "val": val, "test": test}.items()):
-        write_split(root / name, count=count, first_seed=1000 * number)
+        write_split(root / name, count=count, first_seed=1000 * number, size=size)
     return root
 
 

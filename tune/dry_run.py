@@ -1,4 +1,4 @@
-"""Seconds of an epoch at each image size, measured on a few batches before a search begins (``--dry-run``).
+"""Seconds of an epoch at each image size and tile, measured on a few batches before a search begins (``--dry-run``).
 
 Trains the default configuration by the loop that trains everything (``vqc.training.loop.fit``), on so few images that
 it takes seconds, and takes nothing from it but the time.
@@ -16,6 +16,7 @@ import torch
 
 from tune.reporting.eta import EpochCost
 from tune.settings import SearchSettings, with_params
+from tune.tile_choices import view_counts
 from vqc.data.dataset import Data, Split
 from vqc.errors import InfeasibleError
 from vqc.hardware.memory import cap_vram
@@ -28,25 +29,27 @@ EPOCHS = 4  # the first one warms up and is not counted
 def epoch_costs(
     settings: SearchSettings, data: Data, *, on_size: Callable[[int], object] = lambda size: None
 ) -> Iterator[EpochCost]:
-    """Measure each size of the search on this machine; ``on_size`` is called before each."""
+    """Measure each size of the search on this machine, on whole photographs; ``on_size`` is called before each."""
     if torch.cuda.is_available():
         cap_vram(settings.vram_gb, share=1.0, device=torch.device("cuda", 0))
     count = BATCHES * settings.train.batch_size
     train, val = _few(data.train, count), _few(data.val, count)
     few = dataclasses.replace(data, train=train, val=val)
-    factors = len(data.train.images) / len(train.images), len(data.val.images) / len(val.images)
+    views = view_counts(settings, data)
     for size in settings.image_sizes():
         on_size(size)
         sized = with_params(settings.train, {"image_size": size}) if "image_size" in settings.space else settings.train
-        config = sized.model_copy(update={"num_epochs": EPOCHS})
+        config = sized.model_copy(update={"num_epochs": EPOCHS, "tile_px": 0})  # a tile takes what a photograph takes
         try:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
                 reports = [epoch.report for epoch in fit(config, few, cache=Path(folder))][1:]
         except InfeasibleError:
-            yield EpochCost(image_size=size)
+            yield from (EpochCost(image_size=size, tile_px=int(side)) for side in views)
             continue
-        seconds = [report.train_s * factors[0] + report.eval_s * factors[1] for report in reports]
-        yield EpochCost(image_size=size, epoch_s=median(seconds))
+        train_s, eval_s = (median(getattr(report, part) for report in reports) for part in ("train_s", "eval_s"))
+        for side, (trained, evaluated) in views.items():
+            epoch_s = train_s * trained / len(train.images) + eval_s * evaluated / len(val.images)
+            yield EpochCost(image_size=size, tile_px=int(side), epoch_s=epoch_s)
 
 
 def _few(split: Split, count: int) -> Split:

@@ -34,16 +34,9 @@ from vqc.evaluation.operating_point import Goal, check_parts, usual_goal
 from vqc.evaluation.sign_off import detections_content
 from vqc.files import write_atomically, write_json
 from vqc.hardware.precision import Precision, choose_precision
-from vqc.inference.bundle import (
-    REFERENCE,
-    choose_golden,
-    name_champion,
-    reference_stats,
-    write_golden,
-    write_manifest,
-)
+from vqc.inference.bundle import REFERENCE, choose_golden, reference_stats, write_golden, write_manifest
 from vqc.inference.calibration import save_calibration
-from vqc.inference.latency import Latency, measure_latency, one_core_spared
+from vqc.inference.latency import LATENCY_IMAGES, Latency, measure_latency, one_core_spared
 from vqc.inference.model_file import open_predictor
 from vqc.inference.onnx_export import export_onnx
 from vqc.inference.parity import ParityReport, check_parity
@@ -56,7 +49,6 @@ from vqc.tracking.mlflow_model import write_mlflow_model
 from vqc.training.loop import backend_settings
 
 PARITY_IMAGES = 20
-LATENCY_IMAGES = 8
 MEASURED_BY = ("torch", "torchvision", "onnx", "onnxruntime", "vqc-tune")
 
 # The same weights on the same machine give the same scores: exactly on a CPU but for the order of sums, which the
@@ -123,10 +115,7 @@ def promote(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     on_step("registering")
-    verdict = registry.register(bundle, evidence, verdict)
-    if verdict.champion:
-        name_champion(bundle)
-    return Promotion(bundle=bundle, evidence=evidence, verdict=verdict)
+    return Promotion(bundle=bundle, evidence=evidence, verdict=registry.register(bundle, evidence, verdict))
 
 
 def _best_trial(table: Table, folder: Path) -> Trial:

@@ -88,7 +88,7 @@ def _run(session: Session, machines: Machines, arguments: argparse.Namespace) ->
         stack.callback(journal.close)
         if journal.torn_bytes:
             terminal.write(f"The last line of {path} was incomplete; its {journal.torn_bytes} bytes were removed.\n")
-        plan = console.plan(settings, session.data.summary(), links, checkpoints=_checkpoint_bytes(session))
+        plan = console.plan(settings, session.data_summary, links, checkpoints=_checkpoint_bytes(session))
         console.show(plan, terminal)
         controller = Controller(journal, session.table, folder=folder)
         stack.enter_context(_signals(controller))
@@ -171,8 +171,9 @@ def _dry_run(session: Session, machines: Machines) -> int:
         )
     expected = whole_search(session.settings, costs)
     checkpoints = _checkpoint_bytes(session)
-    summary = session.data.summary()
-    plan = console.plan(session.settings, summary, {}, costs=costs, expected=expected, checkpoints=checkpoints)
+    plan = console.plan(
+        session.settings, session.data_summary, {}, costs=costs, expected=expected, checkpoints=checkpoints
+    )
     console.show(plan, sys.stdout)
     return 0
 

@@ -188,11 +188,15 @@ def with_params(base: TrainConfig, params: Mapping[str, float | int | str]) -> T
     return parse_record(TrainConfig, {**base.model_dump(), **params}, source="trial")
 
 
-def scaled_to_data(settings: SearchSettings, images: int) -> SearchSettings:
-    """The settings with the epochs that ``full_training_steps`` takes on so many training images, where it is given."""
+def scaled_to_data(settings: SearchSettings, views: int) -> SearchSettings:
+    """The settings with the epochs that ``full_training_steps`` takes, where it is given.
+
+    Args:
+        views: that the default trains on in an epoch: photographs, or tiles of them.
+    """
     if settings.full_training_steps is None:
         return settings
-    epochs = round(settings.full_training_steps / settings.train.steps_per_epoch(images))
+    epochs = round(settings.full_training_steps / settings.train.steps_per_epoch(views))
     epochs = min(max(LEAST_EPOCHS, epochs), MOST_EPOCHS)
     return settings.model_copy(update={"train": settings.train.model_copy(update={"num_epochs": epochs})})
 

@@ -31,6 +31,7 @@ from vqc.errors import ConfigError, nearest
 ACCUMULATION = "gradient_accumulation_steps"
 MOST_WORKERS = 64
 SMALLEST_TILE_PX = 32
+LARGEST_SIZE_PX = 4096
 SIZE_STEP_PX = 32  # the deepest feature map of every detector here has one cell for 32 pixels
 
 
@@ -98,7 +99,7 @@ def _pair(value: object) -> object:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-SizePx = Annotated[StrictInt, Field(ge=64, le=4096, multiple_of=SIZE_STEP_PX)]
+SizePx = Annotated[StrictInt, Field(ge=64, le=LARGEST_SIZE_PX, multiple_of=SIZE_STEP_PX)]
 ImageSize = Annotated[
     tuple[SizePx, SizePx], BeforeValidator(_pair, json_schema_input_type=tuple[SizePx, SizePx] | SizePx)
 ]

@@ -33,6 +33,18 @@ def test_each_size_is_measured_and_the_whole_search_foretold(tmp_path: Path) -> 
     assert expected.high_s < 10 * 6 * max(known) + 10
 
 
+def test_tiles_cost_what_their_number_says(tmp_path: Path) -> None:
+    write_data(tmp_path / "data", size=(128, 96))
+    space = {"image_size": {"choices": [64]}, "tile_px": {"choices": [0, 64, 32]}}
+    settings = SETTINGS.model_copy(
+        update={"space": search_settings(space=space, train={"model": "fcos_tiny", "image_size": 64}).space}
+    )
+    costs = list(rehearsal.epoch_costs(settings, load_data(tmp_path / "data")))
+    assert [(cost.image_size, cost.tile_px) for cost in costs] == [(64, 0), (64, 32), (64, 64)]
+    whole_s, small_s, large_s = (cost.epoch_s or 0.0 for cost in costs)
+    assert small_s > large_s > whole_s > 0
+
+
 def test_a_size_that_does_not_fit_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(tmp_path / "data")
 

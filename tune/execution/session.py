@@ -22,8 +22,10 @@ from tune.paths import find_search, journal_of
 from tune.policy.portfolio import members_for
 from tune.policy.warm_start import best_points, distinct_points
 from tune.settings import Budget, SearchSettings, load_settings, scaled_to_data
+from tune.tile_choices import detector_inputs, view_counts, with_useful_tiles
 from vqc.config import shipped_settings
 from vqc.data.dataset import Data, load_data, load_with_warnings
+from vqc.data.defect_size import size_table
 from vqc.data.findings import warning_lines
 from vqc.data.importers.choose import choose_data
 from vqc.errors import ConfigError, SearchError
@@ -66,6 +68,12 @@ class Session:
     first_event: SearchStarted | SearchResumed
     remarks: tuple[str, ...]
     journal_bytes: int
+
+    @property
+    def data_summary(self) -> dict[str, Any]:
+        """The data as the journal's first line describes it, by its name alone."""
+        begun = self.first_event if isinstance(self.first_event, SearchStarted) else self.table.header
+        return {**begun.data, "root": self.data.root.resolve().name}
 
     def open_journal(self) -> Journal:
         """Write the first event; from here on the search exists. To be called with the search's lock held.
@@ -118,13 +126,15 @@ def new_session(
         raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
     settings, settings_remark = _settings(config, flags, gpus=gpus)
     chosen, data_remark = choose_data(data_folder, results)
-    data, findings = load_with_warnings(chosen, image_sizes=[(px, px) for px in settings.image_sizes()])
+    data, findings = load_with_warnings(chosen, inputs=detector_inputs(settings))
+    settings, tiles_remark = with_useful_tiles(settings, data)
+    views = view_counts(settings, data)
     train, weights = resolve_weights(settings.train, [category.name for category in data.categories])
     settings = _concurrent(settings.model_copy(update={"train": train}), gpus=gpus)
     if "train.num_epochs" not in flags:
-        settings = scaled_to_data(settings, len(data.train.images))
+        settings = scaled_to_data(settings, views[str(settings.train.tile_px)][0])
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
-    remarks = [settings_remark, data_remark, f"Trials start from {weights}.", points_remark, *warning_lines(findings)]
+    remarks = [settings_remark, data_remark, f"Trials start from {weights}.", points_remark, tiles_remark]
     started = SearchStarted(
         at_ms=now_ms(),
         awake_s=0.0,
@@ -132,7 +142,7 @@ def new_session(
         search_id=uuid4().hex,
         settings=settings.model_dump(mode="json", exclude={"budget"}),
         budget=settings.budget,
-        data={**data.summary(), "root": str(data.root.resolve())},
+        data=_described(data, settings, views),
         versions=versions(PACKAGES),
         command=command,
     )
@@ -142,9 +152,20 @@ def new_session(
         data=data,
         table=Table(),
         first_event=started,
-        remarks=tuple(filter(None, remarks)),
+        remarks=tuple(filter(None, [*remarks, *warning_lines(findings)])),
         journal_bytes=journal_bytes,
     )
+
+
+def _described(data: Data, settings: SearchSettings, views: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The data as the journal's first line has it."""
+    sizes = size_table(data.defects, detector_inputs(settings))
+    return {
+        **data.summary(),
+        "root": str(data.root.resolve()),
+        "views": views,
+        "defect_sizes": [one.model_dump(mode="json") for one in sizes],
+    }
 
 
 def _settings(config: Path | None, flags: Mapping[str, Any], *, gpus: bool) -> tuple[SearchSettings, str]:

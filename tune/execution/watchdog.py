@@ -7,7 +7,6 @@ long an hour, so every doubt lengthens it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from tune.execution.outcomes import WorkerLost
 from tune.history.table import Table, Trial
+from tune.history.workload import epoch_px, views_of_epoch
 from vqc.config import TrainConfig
 
 FACTOR = 10.0  # of a usual epoch: other programs, a hot GPU, a trial beside it
@@ -27,19 +27,18 @@ MEMORY_MONITOR = re.compile(r"was (?P<used>\S+) used / (?P<limit>\S+) limit")  #
 def epoch_limit_s(table: Table, trial: Trial) -> float:
     """Seconds to wait for the trial's next epoch."""
     usual_s = usual_epoch_s(table, trial.config)
-    images = table.header.data["images"]
-    unknown_s = SLOWEST_S * (images["train"] + images["val"])
+    unknown_s = SLOWEST_S * sum(views_of_epoch(table.header.data, trial.config.tile_px))
     return MARGIN_S + (unknown_s if usual_s is None else FACTOR * usual_s)
 
 
 def usual_epoch_s(table: Table, config: TrainConfig) -> float | None:
-    """Seconds of an epoch: the slowest trial of the same detector, scaled by pixels; None where there is none.
+    """Seconds of an epoch: the slowest trial of the same detector, scaled by the pixels; None where there is none.
 
     Only what this session measured counts: the one before may have had another GPU. Of each trial the median epoch is
     taken, so that one during which the laptop slept does not lengthen all limits.
     """
     pace = [
-        median_low(seconds) / math.prod(trial.config.image_size)
+        median_low(seconds) / _epoch_px(table, trial.config)
         for trial in table.trials.values()
         if trial.config.model == config.model
         and (
@@ -50,7 +49,11 @@ def usual_epoch_s(table: Table, config: TrainConfig) -> float | None:
             ]
         )
     ]
-    return max(pace) * math.prod(config.image_size) if pace else None
+    return max(pace) * _epoch_px(table, config) if pace else None
+
+
+def _epoch_px(table: Table, config: TrainConfig) -> float:
+    return epoch_px(table.header.data, image_size=config.image_size, tile_px=config.tile_px)
 
 
 class Watchdog:

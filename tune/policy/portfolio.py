@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -33,11 +33,13 @@ from tune.history.table import Table, Trial
 from tune.paths import JOURNAL
 from tune.settings import Dimension
 from tune.space import Space
+from tune.tile_choices import TILES
 from vqc.config import Record, load_record, shipped_settings
 from vqc.errors import SearchError, UserError
 from vqc.files import write_atomically
 
 MAX_MEMBERS = 8
+WHOLE: dict[str, Param] = {TILES: 0}  # what searches that did not search tiles were trained on
 MIN_TRIALS = 8  # fewer say too little about what was not tried
 DRAWS = 64
 
@@ -71,7 +73,7 @@ def portfolio_file(results: Path) -> Path:
 
 
 def members_for(
-    detector: str, results: Path, *, fields: Iterable[str], shipped: Path | None = None
+    detector: str, results: Path, *, fields: Collection[str], shipped: Path | None = None
 ) -> tuple[tuple[dict[str, Param], ...], str]:
     """Members for a detector that have all searched fields, those of the user's own searches first, and a sentence on
     where they come from.
@@ -83,7 +85,8 @@ def members_for(
     shipped = shipped or shipped_settings("portfolio.json")
     for owner, path in (("your searches", portfolio_file(results)), ("the project's", shipped)):
         known = load_record(Portfolio, path).detectors.get(detector) if path.exists() else None
-        usable = [member for member in known.members if member.keys() >= set(fields)] if known is not None else []
+        members = [{**WHOLE, **member} if TILES in fields else member for member in (known.members if known else ())]
+        usable = [member for member in members if member.keys() >= set(fields)]
         if known is not None and usable:
             found += usable
             counts.append(f"{owner} ({len(known.tasks)})")

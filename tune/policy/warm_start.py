@@ -23,13 +23,12 @@ def best_points(table: Table, settings: SearchSettings, data: Data) -> tuple[Par
     """The best configurations of an earlier search, best first, as many as ``startup_trials`` has room for.
 
     Raises:
-        SearchError: it was on other data, over another space, with another detector, or has no score.
+        SearchError: it was on other data, with another detector, searched what is not searched now, or has no score.
     """
     header = table.header
     for what, got, expected in (
         ("data", header.data.get("fingerprint"), data.fingerprint),
         ("detector", header.settings["train"]["model"], settings.train.model),
-        ("searched fields", sorted(header.settings["space"]), sorted(settings.space)),
     ):
         if got != expected:
             raise SearchError(
@@ -37,10 +36,20 @@ def best_points(table: Table, settings: SearchSettings, data: Data) -> tuple[Par
                 "what did well on other data comes from the portfolio, without this flag",
                 command=SEARCH,
             )
+    if missing := sorted(set(header.settings["space"]) - set(settings.space)):
+        raise SearchError(
+            f"--warm-start {header.name}: it searched {', '.join(missing)}, expected no field but "
+            f"{', '.join(settings.space)}",
+            command=SEARCH,
+        )
     best = best_trial(table)
     if best is None:
         raise SearchError(f"--warm-start {header.name}: no trial of it has a score", command=SEARCH)
-    return distinct_points((trial.params for trial in [best, *table.leaders()]), settings)
+    # A field that it did not search has the value that all its trials were trained with.
+    space = Space(settings.space)
+    return distinct_points(
+        (space.params_of(trial.config) | trial.params for trial in [best, *table.leaders()]), settings
+    )
 
 
 def distinct_points(points: Iterable[Params], settings: SearchSettings) -> tuple[Params, ...]:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tune.history import queries
 from tune.history.queries import count_text
 from tune.history.table import Table, Trial
+from tune.history.workload import views_of_epoch
 from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import repeated
 from tune.reporting.conclusions import edges, is_finished, ranking
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.config import TrainConfig
+from vqc.data.defect_size import DefectSizes
 from vqc.reporting.terminal import duration
 from vqc.shell import as_typed
 
@@ -95,6 +97,7 @@ def plan(
         ("space", "; ".join(f"{name} {queries.range_text(dimension)}" for name, dimension in space)),
         ("not tried", f"other values of {', '.join(_fixed(settings))}"),
         *_data_rows(data_summary),
+        *_size_rows(data_summary),
         *_time_rows(settings, costs, expected),
         *([] if checkpoints is None else [("checkpoints", _written(settings, *checkpoints, expected))]),
     ]
@@ -115,10 +118,11 @@ def _stops(settings: SearchSettings) -> str:
 
 
 def _training_rows(settings: SearchSettings, data_summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    images, train = data_summary.get("images", {}).get("train"), settings.train
-    if images is None:
+    train = settings.train
+    if "images" not in data_summary:
         return []
-    steps = train.num_epochs * train.steps_per_epoch(images)
+    views, _ = views_of_epoch(data_summary, train.tile_px)
+    steps = train.num_epochs * train.steps_per_epoch(views)
     return [("a full training", f"{steps:,} steps with the default's batches of {train.batch_size}")]
 
 
@@ -130,7 +134,9 @@ def _time_rows(
         most = "" if hours is None else f"at most {hours:g} h, the end of it for the default and the repeats; "
         return [("time", f"{most}measured by the first trial, and shown from its first epoch on")]
     sizes = [
-        f"{cost.image_size} px {'does not fit' if cost.epoch_s is None else duration(cost.epoch_s)}" for cost in costs
+        f"{cost.image_size} px{f' in tiles of {cost.tile_px} px' if cost.tile_px else ''} "
+        f"{'does not fit' if cost.epoch_s is None else duration(cost.epoch_s)}"
+        for cost in costs
     ]
     low, mean, high = map(duration, (expected.low_s, expected.mean_s, expected.high_s))
     whole = f"about {mean}; {low} if the cheapest image size wins, {high} if the dearest does"
@@ -162,6 +168,21 @@ def _data_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         counts += [f"{summary[what][split]:,} {what}" for what in ("defective", "good", "boxes") if what in summary]
         rows.append((f"  {split}", ", ".join(counts)))
     return rows
+
+
+def _size_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How large the defects are, at each of the detectors' inputs, and how many tiles a photograph gives."""
+    rows: list[tuple[str, str]] = []
+    for one in map(DefectSizes.model_validate, summary.get("defect_sizes", ())):
+        sides = ", ".join(f"{side_px:.1f}" for side_px in one.sides_px)
+        text = f"{sides} px {one.place}" + (": too small" if one.enlargement > 1 else "")
+        rows.append(("  " if rows else "defects", text if rows else f"shorter sides (10, 50, 90 %): {text}"))
+    tiles = [
+        f"{evaluated / summary['images']['val']:.0f} of {side} px"
+        for side, (_, evaluated) in summary.get("views", {}).items()
+        if side != "0"
+    ]
+    return [*rows, *([("tiles", f"a photograph gives {', '.join(tiles)}")] if tiles else [])]
 
 
 def _link_rows(links: Mapping[str, str]) -> list[tuple[str, str]]:

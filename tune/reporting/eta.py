@@ -3,7 +3,8 @@
 The rungs cut a full training into stretches, and of the trials that ran one stretch a share runs the next. What is left
 is the rest of the stretches under way, those not yet started, the default's training in full, and the repeats. Two
 quantities are learnt while the search runs, each from a prior worth a few trials: the share of trials that is promoted
-at a rung, and the seconds of an epoch, which grow with the pixels of an image. Promoted trials rarely have the mean
+at a rung, and the seconds of an epoch, which grow with the pixels of an image and, where
+photographs are cut, with the number of tiles. Promoted trials rarely have the mean
 size, so the leaders' epochs count for them.
 """
 
@@ -17,8 +18,10 @@ from statistics import fmean, median
 
 from tune.history.queries import epoch_s
 from tune.history.table import Table, Trial
+from tune.history.workload import epoch_px
 from tune.policy.early_stopping import rung_epochs
 from tune.settings import Budget, SearchSettings
+from tune.tile_choices import searched_tiles
 
 PRIOR_TRIALS = 4.0  # weight of what is assumed before anything was seen, in trials
 PROMOTED = 0.4  # of those that reach a rung, at least, by the end of the search: measured
@@ -30,15 +33,19 @@ BETWEEN_S = 0.5  # proposal, start and saving of a trial, before any was measure
 
 @dataclass(frozen=True, kw_only=True)
 class EpochCost:
-    """Median seconds of a whole epoch, evaluation on val included; None where the size does not fit into memory."""
+    """Median seconds of a whole epoch, evaluation on val included; None where the size does not fit into memory.
+
+    ``tile_px``: side of the tiles; 0: whole photographs.
+    """
 
     image_size: int
+    tile_px: int = 0
     epoch_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Seconds of a search: with all image sizes tried alike, and with the cheapest or the dearest one alone.
+    """Seconds of a search: with all image sizes and tiles tried alike, and with the cheapest or the dearest one alone.
 
     ``trials``: configurations that the hours have room for, with all sizes tried alike; None without hours.
     """
@@ -144,23 +151,26 @@ def _promoted_share(searched: Sequence[Trial], rung: int) -> float:
     return max(PROMOTED, promoted / (len(reached) + PRIOR_TRIALS))
 
 
-def _pixels(trial: Trial) -> int:
-    return math.prod(trial.config.image_size)
+def _pixels(table: Table, trial: Trial) -> float:
+    """What the trial's epoch gives to the detector."""
+    return epoch_px(table.header.data, image_size=trial.config.image_size, tile_px=trial.config.tile_px)
 
 
 def _epochs_s(table: Table) -> dict[int, float]:
     """Trial -> seconds of its epoch, for those that have one; limited where the machine slept in the only one."""
     known = {number: seconds for number, trial in table.trials.items() if (seconds := epoch_s(trial)) is not None}
-    usual_s = median(seconds / _pixels(table.trials[number]) for number, seconds in known.items()) if known else 0.0
-    return {n: min(seconds, OUTLIER * usual_s * _pixels(table.trials[n])) for n, seconds in known.items()}
+    usual_s = (
+        median(seconds / _pixels(table, table.trials[number]) for number, seconds in known.items()) if known else 0.0
+    )
+    return {n: min(seconds, OUTLIER * usual_s * _pixels(table, table.trials[n])) for n, seconds in known.items()}
 
 
 def _epoch_s(table: Table, epochs_s: Mapping[int, float], trial: Trial) -> float:
-    """Seconds of a trial's epoch: its own, else those of its image size, else scaled by the pixels."""
+    """Seconds of a trial's epoch: its own, else those of its image size and tiles, else scaled by the pixels."""
     if trial.number in epochs_s:
         return epochs_s[trial.number]
-    pixels = _pixels(trial)
-    measured = [(_pixels(table.trials[number]), seconds) for number, seconds in epochs_s.items()]
+    pixels = _pixels(table, trial)
+    measured = [(_pixels(table, table.trials[number]), seconds) for number, seconds in epochs_s.items()]
     alike = [seconds for other, seconds in measured if other == pixels]
     return median(alike) if alike else median(seconds / other for other, seconds in measured) * pixels
 
@@ -172,10 +182,14 @@ def _new_epoch_s(table: Table, epochs_s: Mapping[int, float], settings: SearchSe
     """
     known = [trial for trial in table.searched if trial.number in epochs_s]
     sampled = [trial.number for trial in known if trial.origin != "default"]
-    per_pixel_s = median(epochs_s[trial.number] / _pixels(trial) for trial in known)
+    per_pixel_s = median(epochs_s[trial.number] / _pixels(table, trial) for trial in known)
     sizes = settings.space["image_size"].samples() if "image_size" in settings.space else ()
-    prior_px = [float(side) ** 2 for side in sizes if not isinstance(side, str)]
-    prior_px = prior_px or [float(math.prod(settings.train.image_size))]
+    squares = [(int(side), int(side)) for side in sizes if not isinstance(side, str)] or [settings.train.image_size]
+    prior_px = [
+        epoch_px(table.header.data, image_size=size, tile_px=tile_px)
+        for size in squares
+        for tile_px in searched_tiles(settings)
+    ]
     weighted = [(0.5 ** ((sampled[-1] - number) / HALF_LIFE_TRIALS), epochs_s[number]) for number in sampled]
     weighted += [(PRIOR_TRIALS / len(prior_px), per_pixel_s * pixels) for pixels in prior_px]
     return float(sum(weight * seconds for weight, seconds in weighted) / sum(weight for weight, _ in weighted))

@@ -24,6 +24,7 @@ from tune.history.table import Table, Trial
 from tune.paths import find_search, journal_of
 from tune.policy.replication import repeated, seed_std
 from tune.reporting import conclusions
+from vqc.data.defect_size import DefectSizes
 from vqc.errors import UserError
 from vqc.files import write_atomically
 from vqc.reporting.html import both_widths, render
@@ -100,6 +101,7 @@ def page(table: Table) -> str:
         repeated=repeated(table),
         seed_std=seed_std(table),
         rows=_leaderboard(table),
+        defect_sizes=[DefectSizes.model_validate(one) for one in table.header.data.get("defect_sizes", ())],
         failures=_failures(table),
         importances=importances(table),
         importances_need=TRIALS_FOR_IMPORTANCE,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from vqc.data.dataset import Data
+    from vqc.data.defect_size import DetectorInput
     from vqc.data.findings import Finding, Severity
 
 SHOWN_PER_KIND = 20
@@ -24,8 +25,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size",
         type=int,
+        nargs="+",
         metavar="PX",
-        help="side of the detector's square input, at which defects should not be too small (default: as in "
+        help="sides of the detector's square input, at which defects should not be too small (default: as in "
         "configs/train_config.json)",
     )
     parser.add_argument(
@@ -40,26 +42,27 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.markup import escape
 
-    from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
     from vqc.data.dataset import check_data
+    from vqc.data.defect_size import size_table
+    from vqc.reporting.terminal import size_grid
     from vqc.shell import as_typed, quoted
 
     root: Path = args.data
-    if args.image_size is None:
-        config = load_record(TrainConfig, shipped_settings("train_config.json"))
-    else:
-        config = parse_record(TrainConfig, {"image_size": args.image_size}, source="--image-size")
-    data, findings = check_data(root, image_sizes=[config.image_size])
+    inputs = _inputs(args.image_size)
+    data, findings = check_data(root, inputs=inputs)
+    sizes = [] if data is None else size_table(data.defects, inputs)
     console = Console(highlight=False, soft_wrap=True)
     if data is not None:
         _show_counts(console, data)
+        console.print(size_grid(sizes))
+        console.print()
     for severity in ("error", "warning"):
         _show_findings(console, findings, severity)
     if args.report is not None:
         from vqc.files import write_atomically
         from vqc.reporting.data_page import data_page
 
-        write_atomically(args.report, data_page(root, data, findings).encode())
+        write_atomically(args.report, data_page(root, data, findings, sizes).encode())
         console.print(f"page: {escape(str(args.report))}\n")
     if data is None:
         console.print("[bold red]not usable[/] until the errors are corrected")
@@ -69,6 +72,23 @@ def run(args: argparse.Namespace) -> int:
         return 2
     console.print("[bold green]usable[/]" + (", with warnings" if findings else ""))
     return 0
+
+
+def _inputs(sizes_px: Sequence[int] | None) -> list[DetectorInput]:
+    """Those of the shipped configuration, at its own size or at these.
+
+    Raises:
+        ConfigError: a size that no detector takes.
+    """
+    from vqc.config import TrainConfig, load_record, parse_record, shipped_settings
+    from vqc.models.registry import detector_input
+
+    shipped = load_record(TrainConfig, shipped_settings("train_config.json"))
+    configs = [shipped] if sizes_px is None else [
+        parse_record(TrainConfig, {**shipped.model_dump(), "image_size": size_px}, source="--image-size")
+        for size_px in sizes_px
+    ]  # fmt: skip
+    return [detector_input(config) for config in configs]
 
 
 def _show_counts(console: Console, data: Data) -> None:

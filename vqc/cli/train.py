@@ -73,6 +73,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     from vqc.data.importers.choose import choose_data
     from vqc.hardware.precision import choose_precision
     from vqc.models.pretrained import resolve_weights
+    from vqc.models.registry import detector_input
     from vqc.results import check_name, new_name
     from vqc.shell import short_path
     from vqc.training.run import start_run
@@ -87,7 +88,7 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
         config = parse_record(TrainConfig, {**config.model_dump(), "num_epochs": args.epochs}, source="--epochs")
     choose_precision(config, gpu=gpu)
     folder, remark = choose_data(args.data, args.results)
-    data, findings = load_with_warnings(folder, image_sizes=[config.image_size])
+    data, findings = load_with_warnings(folder, inputs=[detector_input(config)])
     config, weights = resolve_weights(config, [category.name for category in data.categories])
     for line in filter(None, (remark, *warning_lines(findings), f"The detector starts from {weights}.")):
         print(line)

@@ -18,19 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.data.annotations import Category, read_annotations
+from vqc.data.defect_size import Defects, DetectorInput, check_defect_size
 from vqc.data.duplicates import Photo, check_equal_files, check_groups, check_look_alikes
 from vqc.data.findings import Finding, Report
 from vqc.data.image_files import read_pictures
 from vqc.data.image_io import decode_picture, picture_bytes, upright
-from vqc.data.letterbox import shorter_sides_px
-from vqc.data.validation import check_balance, check_categories, check_category_names, check_defect_size
+from vqc.data.validation import check_balance, check_categories, check_category_names
 from vqc.errors import DataError
 from vqc.shell import quoted
 
 SPLITS = ("train", "val", "test")
 SHOWN_ERRORS = 10
-
-ImageSize = tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,6 +125,17 @@ class Data:
         """Those that exist, in the order train, val, test."""
         return tuple(split for split in (self.train, self.val, self.test) if split is not None)
 
+    @cached_property
+    def defects(self) -> Defects:
+        """The sizes of all defects, without the crowd regions."""
+        images = [image for split in self.splits for image in split.images]
+        boxes = [image.boxes[~image.crowd] for image in images]
+        sizes = np.array([(image.width, image.height) for image in images], np.float32)
+        return Defects(
+            sides_px=np.concatenate([some[:, 2:] - some[:, :2] for some in boxes]),
+            photographs_px=np.repeat(sizes, [len(some) for some in boxes], axis=0),
+        )
+
     def split(self, name: str) -> Split:
         """The split of that name.
 
@@ -158,14 +167,14 @@ def load_data(root: Path) -> Data:
 
 
 def load_with_warnings(
-    root: Path, *, image_sizes: Sequence[ImageSize] = (), compare: bool = True
+    root: Path, *, inputs: Sequence[DetectorInput] = (), compare: bool = True
 ) -> tuple[Data, list[Finding]]:
-    """Data that training can rely on, and the warnings about it; ``image_sizes`` and ``compare`` as for ``check_data``.
+    """Data that training can rely on, and the warnings about it; ``inputs`` and ``compare`` as for ``check_data``.
 
     Raises:
         DataError: no such folder, or it holds errors; their number and the first ten.
     """
-    data, findings = check_data(root, image_sizes=image_sizes, compare=compare)
+    data, findings = check_data(root, inputs=inputs, compare=compare)
     if data is None:
         raise data_error(root, findings, command=f"vqc check --data {quoted(root)}")
     return data, findings
@@ -181,14 +190,14 @@ def data_error(root: Path, findings: Sequence[Finding], *, command: str | None =
 
 
 def check_data(
-    root: Path, *, image_sizes: Sequence[ImageSize] = (), compare: bool = True
+    root: Path, *, inputs: Sequence[DetectorInput] = (), compare: bool = True
 ) -> tuple[Data | None, list[Finding]]:
     """Everything that is wrong with a folder, and its records if nothing is an error.
 
     Every image is read and decoded in full. Bad content never raises, and no file outside the folder is opened.
 
     Args:
-        image_sizes: inputs of detectors, height and width in pixels, at which defects should not be too small.
+        inputs: of detectors, at which defects should not be too small.
         compare: whether to look for photographs of one part, a second or two for each thousand.
 
     Raises:
@@ -217,11 +226,10 @@ def check_data(
         check_look_alikes(photos, report)
     if report.errors:
         return None, report.findings
-    images = [image for split in splits for image in split.images]
-    for size in image_sizes:
-        sides_px = [shorter_sides_px(r.boxes[~r.crowd], r.width, r.height, size) for r in images]
-        check_defect_size(np.concatenate(sides_px), size=size, report=report)
-    return _data(root, {split: sha256 for split, _, sha256 in found}), report.findings
+    data = _data(root, {split: sha256 for split, _, sha256 in found})
+    for where in inputs:
+        check_defect_size(data.defects, where, report)
+    return data, report.findings
 
 
 def read_image(record: ImageRecord) -> NDArray[np.uint8]:

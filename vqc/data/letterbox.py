@@ -16,12 +16,6 @@ def fit_scale(width: int, height: int, size: tuple[int, int]) -> float:
     return min(size[0] / height, size[1] / width)
 
 
-def shorter_sides_px(boxes: NDArray[np.float32], width: int, height: int, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Shorter side [n] of [n, 4] xyxy boxes of an image, in pixels of the image once fitted into ``size``."""
-    sides_px = (boxes[:, 2:] - boxes[:, :2]) * np.float32(fit_scale(width, height, size))
-    return np.asarray(sides_px.min(axis=1))
-
-
 def inner_size(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels of the image inside a fitted one, without the padding."""
     scale = fit_scale(width, height, size)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from random import Random
+from threading import Lock
 
 import numpy as np
 import torch
@@ -26,9 +26,12 @@ from vqc.data.copy_paste import Donors, with_defects
 from vqc.data.dataset import Data, read_image
 from vqc.data.prefetch import prefetched
 from vqc.data.sampling import epoch_order, repeat_factors
-from vqc.data.tiling import TilePlan, View, boxes_in_view, plan_tiles, training_views, view_pixels, views_of, without
+from vqc.data.tiles.training_views import all_views, training_views
+from vqc.data.tiles.views import TilePlan, boxes_in_view, view_pixels, without
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
+
+LARGE_PX2 = 25_000_000  # of larger photographs, and of those that are cut, three at most are in memory at once
 
 Target = dict[str, torch.Tensor]
 BoxesAndLabels = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -71,8 +74,7 @@ class FittedImages:
 
     Args:
         tiles: how photographs are cut; None: each is one view.
-        for_training: tiles around the defects and some good ones (see ``training_views``) instead of all; the same for
-            every configuration, so that all trials share them.
+        for_training: tiles around the defects and some good ones (see ``training_views``) instead of all.
     """
 
     def __init__(
@@ -91,19 +93,14 @@ class FittedImages:
         self.split = data.split(split)
         self.size = size
         self._tiles = tiles
+        self._large = tiles is not None or any(r.width * r.height > LARGE_PX2 for r in self.split.images)
         # A crowd region is ignored in scoring and is not one object.
         objects = [(r.boxes[~r.crowd], r.labels[~r.crowd]) for r in self.split.images]
+        self.chosen = (training_views if for_training else all_views)(self.split, size, tiles)
+        self.views = self.chosen.views
         # Without a cache: the tiles of a photograph follow each other, and it is decoded once for all of them.
-        self._photograph = self._read if tiles is None else lru_cache(maxsize=2)(self._read)
-        self._of_image: list[list[View]] = []
-        for record, (boxes, _) in zip(self.split.images, objects, strict=True):
-            if tiles is not None and for_training:
-                random = Random(stream_seed(0, "tiles", record.image_id))
-                views = training_views(record.width, record.height, boxes, size, tiles, random=random)
-            else:
-                views = views_of(record.width, record.height, size, tiles)
-            self._of_image.append(views)
-        self.views = [(at, view) for at, views in enumerate(self._of_image) for view in views]
+        self._last_read = lru_cache(maxsize=2)(self._read)
+        self._reading = Lock()
         seen = [boxes_in_view(objects[at][0], view) for at, view in self.views]
         self.boxes = [boxes for boxes, _, _ in seen]
         self.labels = [objects[at][1][kept] for (at, _), (_, kept, _) in zip(self.views, seen, strict=True)]
@@ -113,7 +110,8 @@ class FittedImages:
             # Another release of a decoder may give other pixels.
             group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
             if tiles is not None:
-                group += f"-{tiles.tile_px}-{tiles.overlap_px}-{tiles.whole:d}{for_training:d}"
+                chosen = "candidates" if for_training else "all"
+                group += f"-{tiles.tile_px}-{tiles.overlap_px}-{tiles.whole:d}-{chosen}"
             shape = (len(self), *size, 3)
             self._pixels = cached_pixels(cache, split, group=group, shape=shape, produce=self._all_fitted)
 
@@ -124,7 +122,10 @@ class FittedImages:
         if self._pixels is not None:
             return np.asarray(self._pixels[index])
         at, _ = self.views[index]
-        return self._fitted(self._photograph(at), index)
+        if not self._large:
+            return self._fitted(self._read(at), index)
+        with self._reading:  # the last two, and the one that is being read, are in memory
+            return self._fitted(self._last_read(at), index)
 
     def _read(self, at: int) -> NDArray[np.uint8]:
         return read_image(self.split.images[at])
@@ -134,42 +135,41 @@ class FittedImages:
 
     def _all_fitted(self) -> Iterator[NDArray[np.uint8]]:
         """The pixels of all views in order; each photograph is decoded once."""
-        # The consumer only writes. Large photographs: no more than three are in memory at once.
-        workers = (os.cpu_count() or 1) if self._tiles is None else 2
-        firsts = [0, *itertools.accumulate(map(len, self._of_image))]
-
-        def fitted(at: int) -> list[NDArray[np.uint8]]:
-            photograph = self._photograph(at)
-            return [self._fitted(photograph, index) for index in range(firsts[at], firsts[at + 1])]
-
-        return itertools.chain.from_iterable(prefetched(fitted, range(len(self._of_image)), workers=workers))
-
-
-def tile_plan(config: TrainConfig, data: Data) -> TilePlan | None:
-    """How a run cuts photographs, with the overlap that the training defects need; None: not at all."""
-    if not config.tile_px:
-        return None
-    boxes = np.concatenate([r.boxes[~r.crowd] for r in data.train.images])
-    return plan_tiles(config.tile_px, boxes[:, 2:] - boxes[:, :2])
+        positions = itertools.groupby(range(len(self.views)), key=lambda index: self.views[index][0])
+        of_image = [list(group) for _, group in positions]
+        if not self._large:
+            workers = os.cpu_count() or 1  # the consumer only writes
+            yield from prefetched(lambda at: self._fitted(self._read(at), at), range(len(of_image)), workers=workers)
+            return
+        # One is cut while two are read.
+        photographs = prefetched(lambda group: self._read(self.views[group[0]][0]), of_image, workers=2)
+        for group in of_image:
+            photograph = next(photographs)
+            for index in group:
+                yield self._fitted(photograph, index)
+            del photograph  # before the next one is waited for
 
 
 def evaluation_batches(
-    images: FittedImages, *, batch_size: int, threads: Workers, first: int | None = None
+    images: FittedImages, *, batch_size: int, threads: Workers, indices: Sequence[int] | None = None
 ) -> Iterator[Batch]:
-    """The views in order, not augmented; only the ``first`` of them if given. ``threads`` as for ``prefetched``."""
+    """The views in order, or those at ``indices``, not augmented. ``threads`` as for ``prefetched``."""
 
     def write(index: int, out: NDArray[np.uint8]) -> BoxesAndLabels:
         np.copyto(out, images[index])
         return images.boxes[index].copy(), images.labels[index].copy()
 
-    return _batches(images, write, range(len(images))[:first], batch_size, threads)
+    return _batches(images, write, range(len(images)) if indices is None else indices, batch_size, threads)
 
 
-def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -> Iterator[Batch]:
-    """One epoch in its random order, augmented; as many views as there are, so the last batch may be smaller.
+def training_batches(
+    images: FittedImages, config: TrainConfig, *, epoch: int, hard: Sequence[int] = ()
+) -> Iterator[Batch]:
+    """One epoch in its random order, augmented; the last batch may be smaller.
 
     Args:
-        epoch: counted from 1; with ``config.seed`` it decides the order and every augmentation.
+        epoch: counted from 1; with ``config.seed`` it decides the good tiles, the order and every augmentation.
+        hard: good tiles that must be among them.
     """
     augment = Augmenter(config.augmentation)
     sizes = [(view.width, view.height) for _, view in images.views]
@@ -182,8 +182,10 @@ def training_batches(images: FittedImages, config: TrainConfig, *, epoch: int) -
         seed = stream_seed(config.seed, "augment", epoch, index)
         return augment(pixels, images.boxes[source], seed=seed, out=out), images.labels[source].copy()
 
-    factors = repeat_factors(images.labels, threshold=config.repeat_threshold)
-    order = epoch_order(factors, np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)))
+    chosen = images.chosen.of_epoch(hard=hard, seed=stream_seed(config.seed, "good tiles", epoch))
+    factors = repeat_factors([images.labels[index] for index in chosen], threshold=config.repeat_threshold)
+    drawn = epoch_order(factors, np.random.default_rng(stream_seed(config.seed, "shuffle", epoch)))
+    order = [chosen[position] for position in drawn]
     return _batches(images, write, order, config.batch_size, config.num_workers)
 
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from vqc.config import SIZE_STEP_PX
 from vqc.data.annotations import Category
 from vqc.data.findings import Report, printable
 
 LISTED = 5  # categories that a finding names
-LEAST_SIDE_PX = 8.0  # of a defect at the detector's input: one cell of the finest feature map of FCOS and RetinaNet
-SMALL_SHARE = 0.1  # of the defects may be smaller without a warning
 
 
 def check_categories(categories: Mapping[str, Sequence[Category]], report: Report) -> None:
@@ -66,22 +59,3 @@ def check_balance(
         for name, count in boxes_per_category.items():
             if count == 0:
                 report.warning("category without boxes", where, f"'{printable(name)}' has no box: it cannot be learnt")
-
-
-def check_defect_size(sides_px: NDArray[np.float32], *, size: tuple[int, int], report: Report) -> None:
-    """Warn where defects become so small that detectors miss them.
-
-    Args:
-        sides_px: shorter side [n] of each defect, in pixels of the detector's input, as ``shorter_sides_px`` gives.
-        size: height and width in pixels of that input.
-    """
-    small_px = float(np.quantile(sides_px, SMALL_SHARE)) if len(sides_px) else LEAST_SIDE_PX
-    if small_px >= LEAST_SIDE_PX:
-        return
-    height, width = (math.ceil(side * LEAST_SIDE_PX / small_px / SIZE_STEP_PX) * SIZE_STEP_PX for side in size)
-    message = (
-        f"at an input of {size[0]} x {size[1]} px, {SMALL_SHARE:.0%} of {len(sides_px):,} defects have a shorter side "
-        f"of at most {small_px:.1f} px, expected at least {LEAST_SIDE_PX:g}: detectors miss such defects; "
-        f"an image size of {height} x {width} px would be enough"
-    )
-    report.warning("small defects", "all splits", message)

@@ -67,6 +67,13 @@ def detect(
     Raises:
         InfeasibleError: one image alone does not fit into memory.
     """
+    return on_photographs(images, detect_views(model, batches, precision=precision, micro=micro))
+
+
+def detect_views(
+    model: nn.Module, batches: Iterable[Batch], *, precision: Precision, micro: MicroBatch | None = None
+) -> list[tuple[int, Detections]]:
+    """As ``detect``, on each view by its position, in pixels of the fitted view."""
     was_training = model.training
     model.eval()
     micro = micro or MicroBatch(size=sys.maxsize)
@@ -78,7 +85,7 @@ def detect(
             found += zip(batch.indices, fitted, strict=True)
     finally:
         model.train(was_training)
-    return on_photographs(images, found)
+    return found
 
 
 def _detected(model: nn.Module, batch: Batch, precision: Precision, part_size: int) -> list[Detections]:

@@ -35,13 +35,12 @@ from vqc.evaluation.parts import parts_of
 from vqc.files import file_sha256
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
-from vqc.inference.latency import Latency, measure_latency
+from vqc.inference.latency import LATENCY_IMAGES, Latency, measure_latency
 from vqc.inference.model_file import open_predictor
 from vqc.inference.predictor import Predictor
 from vqc.inference.thresholds import resolve_thresholds
 
 WORST_SHOWN = 8
-LATENCY_IMAGES = 8
 BATCH_SIZE = 8
 PACKAGES = ("vqc-tune", "torch", "torchvision", "pycocotools", "numpy")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vqc.inference.predictor import Predictor, spared_threads
 
+LATENCY_IMAGES = 3  # decoded pictures, which may be large, in memory at once
 WARM_UP_RUNS = 5
 TIMED_RUNS = 50
 FEWEST_RUNS = 10

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.tiling import View, inner_borders
+from vqc.data.tiles.views import View, inner_borders
 from vqc.inference.detections import Detections
 
 MOST_DETECTIONS = 100  # on a photograph, as COCO counts them
@@ -23,6 +23,13 @@ def merge_views(found: Sequence[tuple[View, Detections]], *, image_id: int, widt
     Class by class, boxes that no border cuts come first, then by falling score; each drops those after it that it
     overlaps or holds. Neighbouring tiles overlap, so a part at a border has a whole box in the next tile.
     """
+    return merge_with_views(found, image_id=image_id, width=width, height=height)[0]
+
+
+def merge_with_views(
+    found: Sequence[tuple[View, Detections]], *, image_id: int, width: int, height: int
+) -> tuple[Detections, list[View]]:
+    """As ``merge_views``, and the view on which each detection was found."""
     limits = np.array([width, height] * 2, np.float32)
     boxes = [np.clip(one.boxes / np.float32(view.scale) + view.corner, 0, limits) for view, one in found]
     all_of_them = Detections(
@@ -31,13 +38,15 @@ def merge_views(found: Sequence[tuple[View, Detections]], *, image_id: int, widt
         scores=np.concatenate([one.scores for _, one in found]),
         labels=np.concatenate([one.labels for _, one in found]),
     )
+    views = [view for view, one in found for _ in range(len(one))]
     if len(found) == 1:
-        return all_of_them
+        return all_of_them, views
     parts = np.concatenate([
         _at_border(some, inner_borders(view, width, height)) for some, (view, _) in zip(boxes, found, strict=True)
     ])  # fmt: skip
-    kept = all_of_them[_kept(all_of_them, parts)].best_first()
-    return kept[:MOST_DETECTIONS]
+    kept = _kept(all_of_them, parts)
+    kept = kept[np.argsort(-all_of_them.scores[kept], kind="stable")][:MOST_DETECTIONS]
+    return all_of_them[kept], [views[at] for at in kept]
 
 
 def _at_border(boxes: NDArray[np.float32], borders: Sequence[float]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.errors import ModelError
 from vqc.inference.calibration import load_calibration
 from vqc.inference.detections import Detections

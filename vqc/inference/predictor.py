@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.tiling import TilePlan, view_pixels, views_of
+from vqc.data.tiles.views import TilePlan, View, view_pixels, views_of
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
-from vqc.inference.merging import merge_views
+from vqc.inference.merging import merge_with_views
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +52,10 @@ class Predictor:
 
     def detect(self, image: NDArray[np.uint8], *, image_id: int = 0) -> Detections:
         """Detections on a picture [h, w, 3] RGB, in its pixels; scores are calibrated where a calibration is known."""
+        return self.detect_with_views(image, image_id=image_id)[0]
+
+    def detect_with_views(self, image: NDArray[np.uint8], *, image_id: int = 0) -> tuple[Detections, list[View]]:
+        """As ``detect``, and the view on which each detection was found."""
         height, width = image.shape[:2]
         views = views_of(width, height, self.image_size, self.tiles)
         found: list[Detections] = []
@@ -59,7 +63,8 @@ class Predictor:
             fitted = [view_pixels(image, view, self.image_size) for view in views[at : at + VIEWS_AT_ONCE]]
             found += self.detect_fitted(np.stack(fitted))
         pairs = list(zip(views, found, strict=True))
-        return self.calibrated(merge_views(pairs, image_id=image_id, width=width, height=height))
+        merged, seen_on = merge_with_views(pairs, image_id=image_id, width=width, height=height)
+        return self.calibrated(merged), seen_on
 
     def calibrated(self, raw: Detections) -> Detections:
         """The same detections with calibrated scores where a calibration is known."""

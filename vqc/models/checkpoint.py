@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from vqc.config import Record, TrainConfig
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.epoch import Scores
 from vqc.errors import ModelError
 from vqc.files import new_file

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.data.dataset import Data, ImageRecord, read_image
+from vqc.data.defect_size import DefectSizes
 from vqc.data.findings import Finding, Severity, grouped
 from vqc.data.image_io import decode_picture, picture_bytes
 from vqc.errors import DataError
@@ -36,8 +37,12 @@ class ClassRow:
     examples: tuple[str, ...]
 
 
-def data_page(root: Path, data: Data | None, findings: Sequence[Finding]) -> str:
-    """The data set as an HTML document without outside references; ``data`` is None where there are errors."""
+def data_page(root: Path, data: Data | None, findings: Sequence[Finding], sizes: Sequence[DefectSizes]) -> str:
+    """The data set as an HTML document without outside references; ``data`` is None where there are errors.
+
+    Args:
+        sizes: of the defects, in the photographs and at each detector's input; empty where there are errors.
+    """
     severities: tuple[Severity, ...] = ("error", "warning")
     kinds = [
         (one, kind, [(finding, _pairs(root, finding)) for finding in group[:MOST_FINDINGS]], len(group))
@@ -52,6 +57,7 @@ def data_page(root: Path, data: Data | None, findings: Sequence[Finding]) -> str
         classes=[] if data is None else [_class_row(data, label) for label in range(1, len(data.categories) + 1)],
         sizes=[] if data is None else _sizes(data),
         quantiles=QUANTILES,
+        defect_sizes=sizes,
     )
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vqc.data.defect_size import DefectSizes
+
 T = TypeVar("T")
 
 SPARK_CELLS = 30
@@ -32,6 +34,16 @@ def image_counts(title: str, splits: Sequence[str], rows: Iterable[tuple[str, Se
     table = plain_table(escape(title), *splits)
     for name, counts in rows:
         table.add_row(escape(name), *(f"{count:,}" for count in counts))
+    return table
+
+
+def size_grid(sizes: Sequence[DefectSizes]) -> Table:
+    """A row for the photographs and each detector's input, a column for each quantile of the defects' sides."""
+    from vqc.data.defect_size import QUANTILES
+
+    table = plain_table("shorter sides of defects", *(f"{share:.0%}" for share in QUANTILES), "", left=(0, 4))
+    for one in sizes:
+        table.add_row(one.place, *(f"{px:.1f} px" for px in one.sides_px), "too small" if one.enlargement > 1 else "")
     return table
 
 

@@ -27,7 +27,8 @@ from torch import nn
 
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data
-from vqc.data.loader import Batch, FittedImages, evaluation_batches, tile_plan, training_batches
+from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
+from vqc.data.tiles.training_views import tile_plan
 from vqc.epoch import EpochReport, MachineUse, Scores
 from vqc.errors import InfeasibleError
 from vqc.evaluation.coco_metrics import coco_scores, detect
@@ -49,6 +50,7 @@ from vqc.models.pretrained import load_initial_model
 from vqc.models.registry import ARCHITECTURES
 from vqc.seeding import stream_seed
 from vqc.training.ema import first_average, move_average
+from vqc.training.false_alarms import false_alarms
 from vqc.training.gradient_accumulation import GradientAccumulation
 from vqc.training.optimizer import adamw, set_rate
 from vqc.training.state import LoopState, load_state
@@ -115,7 +117,8 @@ def fit(
                 monitor.restart()
                 gradient.micro.grow()
                 evaluated.grow()
-                trained = _train_epoch(state, train, epoch, gradient, precision=precision, on_step=on_step)
+                hard = false_alarms(state, train, epoch=epoch, precision=precision, micro=evaluated)
+                trained = _train_epoch(state, train, epoch, gradient, hard=hard, precision=precision, on_step=on_step)
                 started_s = time.monotonic()
                 scores = _score(state, val, precision, evaluated)
                 eval_s = time.monotonic() - started_s
@@ -158,13 +161,14 @@ def _train_epoch(
     epoch: int,
     gradient: GradientAccumulation,
     *,
+    hard: Sequence[int],
     precision: Precision,
     on_step: OnStep | None,
 ) -> _Trained:
     config = state.info.config
     accumulate = config.gpu_optimization.gradient_accumulation_steps
-    steps = config.steps_per_epoch(len(images)) * config.num_epochs
-    groups = _grouped(training_batches(images, config, epoch=epoch), accumulate)
+    steps = config.steps_per_epoch(images.chosen.an_epoch) * config.num_epochs
+    groups = _grouped(training_batches(images, config, epoch=epoch, hard=hard), accumulate)
     done = _Trained()
     started_s = time.monotonic()
     with torch.random.fork_rng(devices=[precision.device] if precision.device.type == "cuda" else []):
@@ -252,8 +256,8 @@ def _score(
 ) -> Scores:
     """COCO scores on val; with ``batches`` only on so many, to find a broken evaluation before the first epoch."""
     config = state.info.config
-    first = None if batches is None else batches * config.batch_size
-    prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, first=first)
+    first = None if batches is None else range(len(images))[: batches * config.batch_size]
+    prepared = evaluation_batches(images, batch_size=config.batch_size, threads=config.num_workers, indices=first)
     found = detect(state.evaluated, prepared, images, precision=precision, micro=micro)
     return coco_scores(images.split, found)
 

@@ -173,3 +173,29 @@ def test_the_settings_are_those_for_the_machines(
     assert session.settings.space["image_size"].choices == sizes
     assert (session.settings.budget, session.settings.train.num_epochs) == (budget, epochs)
     assert ("the CPU settings are used" in " ".join(session.remarks)) is not gpus
+    assert "tile_px" not in session.settings.space
+    assert ("Tiles are not tried" in " ".join(session.remarks)) is gpus
+
+
+def test_a_search_says_how_large_the_defects_are_and_counts_what_an_epoch_sees(tmp_path: Path) -> None:
+    session = new(tmp_path)
+    summary = session.data_summary
+    assert summary["root"] == "data"
+    assert summary["views"] == {"0": (6, 3)}
+    photographs, at_input = summary["defect_sizes"]
+    assert photographs["where"] is None
+    assert at_input["where"] == {"size": [64, 64], "tile_px": 0, "stride_px": 8}
+    run_for(session, 1.0)
+    again = resume(tmp_path).data_summary
+    assert (again["defect_sizes"], again["root"]) == (summary["defect_sizes"], "data")
+
+
+def test_a_full_training_on_tiles_is_counted_in_tiles(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", size=(256, 192))
+    settings = {**SETTINGS, "train": {**SETTINGS["train"], "tile_px": 64, "batch_size": 1}, "full_training_steps": 1000}
+    (tmp_path / "search.json").write_text(json.dumps(settings), encoding="utf-8")
+    session = new_session(name="s", results=tmp_path, data_folder=data, config=tmp_path / "search.json", flags={},
+                          command="", gpus=False)  # fmt: skip
+    views, _ = session.data_summary["views"]["64"]
+    assert views > 6
+    assert session.settings.train.num_epochs == round(1000 / views)

@@ -128,6 +128,14 @@ def test_members_that_lack_a_searched_field_are_none(tmp_path: Path) -> None:
     assert "No portfolio for fcos_tiny yet" in said
 
 
+def test_members_from_before_there_were_tiles_are_of_whole_photographs(tmp_path: Path) -> None:
+    chosen = portfolio.Members(members=({"learning_rate": 1e-3},), tasks=("a",))
+    shipped = tmp_path / "shipped.json"
+    shipped.write_text(portfolio.Portfolio(detectors={"fcos_tiny": chosen}).model_dump_json(), encoding="utf-8")
+    members, _ = portfolio.members_for("fcos_tiny", tmp_path, fields=[*FIELDS, "tile_px"], shipped=shipped)
+    assert members == ({"learning_rate": 1e-3, "tile_px": 0},)
+
+
 def test_the_command_writes_beside_the_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_journal(tmp_path / "one" / "journal.jsonl", events(trials=12))
     assert portfolio.main([str(tmp_path / "*")]) == 0

@@ -95,6 +95,21 @@ def test_the_plan_says_what_is_not_tried_and_what_a_full_training_is() -> None:
     assert "num_epochs, weight_decay" in text
 
 
+def test_the_plan_says_how_large_the_defects_are_and_how_many_tiles_there_are() -> None:
+    sizes = [
+        {"where": None, "count": 9, "sides_px": [6, 12, 23]},
+        {"where": {"size": [64, 64], "tile_px": 32, "stride_px": 8}, "count": 9, "sides_px": [12, 24, 46]},
+        {"where": {"size": [64, 64], "tile_px": 0, "stride_px": 8}, "count": 9, "sides_px": [1, 2, 4]},
+    ]
+    views = {"0": [10, 4], "32": [70, 160]}
+    summary = {"images": {"train": 10, "val": 4}, "views": views, "defect_sizes": sizes}
+    text = " ".join(shown(plan(search_settings(), summary, {})).split())
+    assert "defects shorter sides (10, 50, 90 %): 6.0, 12.0, 23.0 px in the photographs" in text
+    assert "12.0, 24.0, 46.0 px at 64 x 64 px, tiles of 32 px 1.0" in text
+    assert "1.0, 2.0, 4.0 px at 64 x 64 px: too small" in text
+    assert "tiles a photograph gives 40 of 32 px" in text
+
+
 @pytest.mark.parametrize(
     ("budget", "room", "said"),
     [

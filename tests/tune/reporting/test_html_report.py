@@ -346,3 +346,14 @@ def test_the_report_says_what_heat_did() -> None:
     hot = " ".join(Page(report.page(table_of(some))).text.split())
     assert "cooling" in hot
     assert "slowed down by its heat in 25 % of its readings" in hot
+
+
+def test_the_report_says_how_large_the_defects_are() -> None:
+    first, *rest = events(trials=3)
+    assert isinstance(first, SearchStarted)
+    where = {"size": [320, 320], "tile_px": 0, "stride_px": 8}
+    sizes = [{"where": at_input, "count": 20, "sides_px": [6, 12, 23]} for at_input in (None, where)]
+    page = report.page(table_of([first.model_copy(update={"data": {**first.data, "defect_sizes": sizes}}), *rest]))
+    assert "How large the defects are" in page
+    assert "too small: 1.3 times as large is asked for" in page
+    assert "How large the defects are" not in report.page(table_of([first, *rest]))

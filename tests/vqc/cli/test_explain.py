@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests import images
 from tests.models import write_models
 from vqc.cli.main import main
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.inference import photographs
 from vqc.inference.photographs import Photograph, read_photograph
 from vqc.models.checkpoint import load_model, save_model
@@ -105,13 +105,25 @@ def test_mistakes_are_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_detector_of_tiles_is_refused_and_not_shown_at_another_scale(
-    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("method", ["gradcam", "drise"])
+def test_a_detector_of_tiles_shows_the_heat_of_a_tile_on_the_photograph(
+    models: tuple[Path, Path], tmp_path: Path, method: str
 ) -> None:
     model, info = load_model(models[0])
     tiled = tmp_path / "tiled.safetensors"
     save_model(tiled, model, info.model_copy(update={"tiles": TilePlan(tile_px=64, overlap_px=16, whole=False)}))
-    photo = images.save_picture(tmp_path)
-    assert main(["explain", "--model", str(tiled), "--images", str(photo), "--out", str(tmp_path / "out")]) == 2
-    assert "looks at tiles of photographs" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    photo = images.save_picture(tmp_path, size=(200, 100))
+    flags = ["--images", str(photo), "--method", method, "--masks", "20", "--out", str(tmp_path / "out")]
+    assert main(["explain", "--model", str(tiled), *flags]) == 0
+    (one,) = json.loads((tmp_path / "out/explanations.json").read_text(encoding="utf-8"))
+    assert [card["detection"] for card in one["cards"]] == [1, 2, 3]
+    for card in one["cards"]:
+        left, top, width, height = card["tile"]
+        assert (width, height) == (64, 64)
+        assert 0 <= left <= 200 - 64
+        assert 0 <= top <= 100 - 64
+        assert max(card["box_in_fitted_image"]) <= max(info.config.image_size)
+    shown = [card for card in one["cards"] if card["picture"]]
+    assert shown
+    for card in shown:
+        assert (tmp_path / "out" / unquote(card["photograph"])).is_file()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from vqc.data.letterbox import fit_scale, shorter_sides_px
+from vqc.data.letterbox import fit_scale
 
 
 @pytest.mark.parametrize(
@@ -14,9 +13,3 @@ from vqc.data.letterbox import fit_scale, shorter_sides_px
 )
 def test_the_longer_side_decides_the_scale(width: int, height: int, scale: float) -> None:
     assert fit_scale(width, height, (320, 320)) == pytest.approx(scale, abs=1e-4)
-
-
-def test_sides_of_defects_scale_with_their_image() -> None:
-    boxes = np.array([[0, 0, 20, 30], [5, 5, 45, 13]], dtype=np.float32)
-    assert shorter_sides_px(boxes, 640, 480, (320, 320)).tolist() == [10, 4]
-    assert shorter_sides_px(boxes[:0], 640, 480, (320, 320)).shape == (0,)

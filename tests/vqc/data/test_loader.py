@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,13 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.images import annotation, edit_json, image, rgb, save_rotated, write_data
 from vqc.config import Augmentation, TrainConfig, Workers
-from vqc.data.dataset import Data, load_data, read_image
+from vqc.data.dataset import Data, ImageRecord, load_data, read_image
 from vqc.data.letterbox import PAD_VALUE, fit_image, fit_scale
 from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.errors import DataError
 
 SIZE = (64, 96)
@@ -196,9 +199,11 @@ def test_good_parts_are_shown_with_the_defects_of_others(images: FittedImages) -
 def test_more_tiles_than_photographs_are_trained_on(tiny: Data) -> None:
     plan = TilePlan(tile_px=32, overlap_px=16, whole=False)
     images = FittedImages(tiny, "train", size=(64, 64), cache=None, tiles=plan, for_training=True)
-    seen = [index for batch in training_batches(images, config(image_size=64), epoch=1) for index in batch.indices]
-    assert sorted(seen) == list(range(len(images)))
-    assert len(images) > len(tiny.train.images)
+    hard = images.chosen.good[-images.chosen.most_hard :]
+    batches = training_batches(images, config(image_size=64), epoch=1, hard=hard)
+    seen = [index for batch in batches for index in batch.indices]
+    assert len(set(seen)) == len(seen) == images.chosen.an_epoch > len(tiny.train.images)
+    assert set(seen) >= {*hard, *(index for index, labels in enumerate(images.labels) if len(labels))}
 
 
 @pytest.mark.parametrize("change", [{"epoch": 2}, {"seed": 4}])
@@ -274,9 +279,9 @@ def test_a_rotated_photograph_is_fitted_as_annotated(tmp_path: Path, size: tuple
     np.testing.assert_allclose(target["boxes"], np.array([[4, 30, 24, 60]]) * scale, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("first", "seen"), [(None, [0, 1, 2, 3, 4, 5, 6, 7, 8]), (5, [0, 1, 2, 3, 4]), (50, range(9))])
-def test_evaluation_keeps_the_order(images: FittedImages, first: int | None, seen: Sequence[int]) -> None:
-    batches = evaluation_batches(images, batch_size=2, threads=2, first=first)
+@pytest.mark.parametrize(("indices", "seen"), [(None, range(9)), (range(5), range(5)), ([7, 2], [7, 2]), ([], [])])
+def test_evaluation_keeps_the_order(images: FittedImages, indices: Sequence[int] | None, seen: Sequence[int]) -> None:
+    batches = evaluation_batches(images, batch_size=2, threads=2, indices=indices)
     assert [index for batch in batches for index in batch.indices] == list(seen)
 
 
@@ -348,3 +353,30 @@ def test_without_pinned_memory_batches_lie_elsewhere(images: FittedImages, monke
     with pytest.raises(RuntimeError):
         torch.empty(1, pin_memory=True)
     assert bits(evaluation_batches(images, batch_size=4, threads=0)) == expected
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_at_most_three_photographs_are_in_memory(
+    cached: bool, tiny: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting, alive, most, reads = threading.Lock(), [0], [0], [0]
+
+    def count(change: int) -> None:
+        with counting:
+            alive[0] += change
+            most[0] = max(most[0], alive[0])
+
+    def read(record: ImageRecord) -> NDArray[np.uint8]:
+        count(1)  # before it is decoded
+        reads[0] += 1
+        time.sleep(0.002)  # so that threads overlap
+        photograph = read_image(record)
+        weakref.finalize(photograph, count, -1)
+        return photograph
+
+    monkeypatch.setattr("vqc.data.loader.read_image", read)
+    plan = TilePlan(tile_px=32, overlap_px=16, whole=False)
+    images = FittedImages(tiny, "train", size=(64, 64), cache=tmp_path if cached else None, tiles=plan)
+    assert len(list(evaluation_batches(images, batch_size=2, threads=6))) > len(tiny.train.images)
+    assert 0 < most[0] <= 3
+    assert reads[0] == len(tiny.train.images) or not cached

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tests.images import annotation, edit_json, image, save_rotated, write_data
 from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.evaluation.coco_metrics import coco_scores, detect
 from vqc.hardware.precision import Precision
 from vqc.inference.detections import Detections

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.vqc.evaluation.test_image_metrics import found_on
-from vqc.data.tiling import TilePlan, View, views_of
+from vqc.boxes import iou
+from vqc.data.tiles.views import TilePlan, View, boxes_in_view, plan_tiles, views_of
 from vqc.inference.detections import Detections
 from vqc.inference.merging import MOST_DETECTIONS, merge_views
 
@@ -73,3 +77,59 @@ def test_one_whole_view_is_scaled_back_and_clipped(size: tuple[int, int]) -> Non
 def test_a_view_with_nothing_is_no_obstacle() -> None:
     view = View(left=0, top=0, width=9, height=9, scale=1.0)
     assert len(merge_views([(view, Detections.none()), (view, Detections.none())], image_id=1, width=9, height=9)) == 0
+
+
+Boxes = NDArray[np.float32]
+PHOTOGRAPH = (420, 300)
+
+
+def scattered(rng: np.random.Generator, *, longest: int) -> Boxes:
+    """Defects of 4 px to ``longest`` that do not touch, on a photograph."""
+    found = np.zeros((0, 4), np.float32)
+    for _ in range(80):
+        sides = rng.integers(4, longest + 1, 2)
+        corner = rng.integers(0, np.array(PHOTOGRAPH) - sides + 1)
+        box = np.concatenate([corner, corner + sides]).astype(np.float32)[None]
+        if not iou(box, found).any():
+            found = np.vstack([found, box])
+    return found
+
+
+def perfect(boxes: Boxes, view: View, *, parts: bool) -> Detections:
+    """All that a tile shows of the defects; with ``parts`` also what is too small to be annotated, and surer of it."""
+    kept, _, rests = boxes_in_view(boxes, view)
+    rows = [(tuple(map(float, box)), 0.6, 1) for box in kept]
+    return found_on(0, *rows, *((tuple(map(float, rest)), 0.9, 1) for rest in rests if parts))
+
+
+def are_cut(boxes: Boxes, tiles: list[View]) -> NDArray[np.bool_]:
+    """Which defects a border of some tile cuts."""
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    edges = np.array([view.box for view in tiles])[None]
+    shown = ((low < edges[..., 2:]) & (edges[..., :2] < high)).all(axis=2)
+    inside = ((edges[..., :2] <= low) & (high <= edges[..., 2:])).all(axis=2)
+    return (shown & ~inside).any(axis=1)
+
+
+def recalls(boxes: Boxes, plan: TilePlan, *, parts: bool) -> Iterator[tuple[bool, bool]]:
+    """Of each defect, whether a border cuts it and whether it is found at IoU 0.5 on the photograph."""
+    views = views_of(*PHOTOGRAPH, (96, 96), plan)
+    found = [(view, perfect(boxes, view, parts=parts and view.tile)) for view in views]
+    merged_ = merge_views(found, image_id=0, width=PHOTOGRAPH[0], height=PHOTOGRAPH[1])
+    cut = are_cut(boxes, [view for view in views if view.tile])
+    yield from zip(cut.tolist(), (iou(boxes, merged_.boxes).max(axis=1, initial=0) >= 0.5).tolist(), strict=True)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize("longest", [16, 40, 90])
+def test_defects_at_borders_are_found_as_often_as_the_others(longest: int, parts: bool) -> None:
+    """By a detector that finds all that a tile shows; a twentieth of the defects is longer than the overlap."""
+    rows: list[tuple[bool, bool]] = []
+    for seed in range(12):
+        boxes = scattered(np.random.default_rng(seed), longest=longest)
+        rows += recalls(boxes, plan_tiles(96, boxes[:, 2:] - boxes[:, :2]), parts=parts)
+    at_border, elsewhere = ([found for cut, found in rows if cut is kind] for kind in (True, False))
+    assert len(at_border) > 50
+    assert elsewhere
+    assert np.mean(at_border) >= 0.95 * np.mean(elsewhere)
+    assert np.mean(elsewhere) > 0.95

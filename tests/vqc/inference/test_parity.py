@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.models import SIZE, decided, picture, stub_predictor
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.hardware.precision import Precision
 from vqc.inference import parity
 from vqc.inference.detections import Detections

@@ -237,6 +237,14 @@ def test_what_an_untrained_detector_returns_is_above_its_threshold(name: str) ->
     assert answer["scores"].tolist() == sorted(answer["scores"].tolist(), reverse=True)
 
 
+@EVERY
+def test_the_registry_knows_the_finest_feature_map(name: str) -> None:
+    model = build_detector(config(name), num_classes=1).eval()
+    with torch.inference_mode():
+        maps = model.get_submodule("backbone")(torch.zeros(1, 3, 128, 128))
+    assert max(one.shape[-1] for one in maps.values()) == 128 / ARCHITECTURES[name].finest_stride_px
+
+
 @pytest.mark.parametrize("classes", [1, 5])
 def test_labels_have_room_for_every_category(classes: int) -> None:
     model = build_detector(config(), num_classes=classes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,13 +10,12 @@ from numpy.typing import NDArray
 
 from tests.images import rgb
 from vqc.data.letterbox import PAD_VALUE, fit_image
-from vqc.data.tiling import (
+from vqc.data.tiles.views import (
     TilePlan,
     View,
     boxes_in_view,
     inner_borders,
     plan_tiles,
-    training_views,
     view_pixels,
     views_of,
     without,
@@ -124,26 +121,6 @@ def test_a_rest_is_painted_like_padding() -> None:
     painted = without(pixels.copy(), boxes((0, 20.5, 12.2, 60)))
     assert (painted[20:60, :13] == PAD_VALUE).all()
     assert np.array_equal(painted[:, 13:], pixels[:, 13:])
-
-
-@given(seed=st.integers(0, 1000), x=st.integers(0, 280), y=st.integers(0, 180), side=st.integers(2, 20))
-def test_training_tiles_show_each_defect_whole_and_good_ones_show_none(seed: int, x: int, y: int, side: int) -> None:
-    box = boxes((x, y, x + side, y + side))
-    views = training_views(300, 200, box, SIZE, plan(64), random=Random(seed))
-    assert views == training_views(300, 200, box, SIZE, plan(64), random=Random(seed))
-    shown = [boxes_in_view(box, view) for view in views]
-    whole = [kept.all() for _, kept, _ in shown]
-    assert 1 <= sum(whole) <= 2
-    assert all(len(rest) == 0 for _, _, rest in shown)
-    assert 1 <= len(views) - sum(whole) <= 2
-
-
-def test_a_good_photograph_and_a_full_one_are_trained_on_too() -> None:
-    assert len(training_views(300, 200, boxes(), SIZE, plan(64), random=Random(0))) == 2
-    full = boxes((0, 0, 300, 200))
-    (view,) = training_views(300, 200, full, SIZE, plan(64, whole=True), random=Random(0))
-    assert not view.tile
-    assert training_views(300, 200, full, SIZE, plan(64), random=Random(0)) == views_of(300, 200, SIZE, plan(64))
 
 
 def test_borders_on_the_edge_of_the_photograph_cut_nothing() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +20,6 @@ from vqc.data.letterbox import PAD_VALUE, fit_image, fit_scale
 FEWEST_OVERLAP_PX = 16
 USUAL_LENGTH = 0.95  # the overlap holds the longer side of this share of the defects
 KEPT_SHARE, KEPT_PX = 0.5, 8  # of a box that a border cuts: it stays annotated where so much of it is inside
-DEFECT_TILES = 2  # for each training defect, at different places around it
-GOOD_TILES = 1  # for each tile with a defect
 Boxes = NDArray[np.float32]
 
 
@@ -50,6 +47,11 @@ class View:
         """Of the rectangle: x, y, x, y."""
         return np.array([self.left, self.top] * 2, np.float32)
 
+    @property
+    def box(self) -> NDArray[np.float32]:
+        """The rectangle, xyxy."""
+        return np.array([self.left, self.top, self.left + self.width, self.top + self.height], np.float32)
+
 
 def plan_tiles(tile_px: int, sides_px: NDArray[np.float32]) -> TilePlan:
     """The plan for training defects with sides [n, 2] in pixels; nearly all are no longer than the overlap."""
@@ -65,7 +67,7 @@ def views_of(width: int, height: int, size: tuple[int, int], plan: TilePlan | No
     if plan is None:
         return [whole]
     columns, rows = (_starts(side, plan) for side in (width, height))
-    tiles = [_tile(x, y, width, height, size, plan) for y in rows for x in columns]
+    tiles = [tile_at(x, y, width, height, size, plan) for y in rows for x in columns]
     return [*tiles, whole] if plan.whole and len(tiles) > 1 else tiles
 
 
@@ -77,53 +79,10 @@ def _starts(side_px: int, plan: TilePlan) -> list[int]:
     return [at * (side_px - plan.tile_px) // (count - 1) for at in range(count)]
 
 
-def _tile(x: int, y: int, width: int, height: int, size: tuple[int, int], plan: TilePlan) -> View:
+def tile_at(x: int, y: int, width: int, height: int, size: tuple[int, int], plan: TilePlan) -> View:
     # A photograph smaller than a tile keeps the tile's scale, and is padded.
     side = plan.tile_px
     return View(left=x, top=y, width=min(side, width), height=min(side, height), scale=min(size) / side)
-
-
-def training_views(
-    width: int, height: int, boxes: Boxes, size: tuple[int, int], plan: TilePlan, *, random: Random
-) -> list[View]:
-    """What is trained on of a photograph: tiles around each defect [n, 4] xyxy, good ones, and the whole if planned.
-
-    A good photograph gives as many tiles as one with a single defect.
-    """
-    every = views_of(width, height, size, plan)
-    tiles = [view for view in every if view.tile]
-    around = [
-        _tile(*_around(box, width, height, plan.tile_px, random), width, height, size, plan)
-        for box in boxes
-        if (box[2:] - box[:2]).max() <= plan.tile_px
-        for _ in range(DEFECT_TILES)
-    ]
-    good = [view for view in tiles if not len(boxes) or not _touched(boxes, view).any()]
-    wanted = GOOD_TILES * (len(around) or DEFECT_TILES)
-    chosen = {*around, *random.sample(good, min(len(good), wanted))}
-    ordered = sorted(chosen, key=lambda view: (view.top, view.left))
-    return [*ordered, *(view for view in every if not view.tile)] or every
-
-
-def _around(box: NDArray[np.float32], width: int, height: int, tile_px: int, random: Random) -> tuple[int, int]:
-    """A corner from which a tile holds the box, or its middle where it is too large; anywhere else by chance."""
-    corner = []
-    for low, high, side in ((box[0], box[2], width), (box[1], box[3], height)):
-        first, last = int(np.ceil(high)) - tile_px, int(np.floor(low))
-        if first > last:
-            first = last = int(low + high - tile_px) // 2
-        first, last = (min(max(0, at), max(0, side - tile_px)) for at in (first, last))
-        corner.append(random.randint(first, last))
-    return corner[0], corner[1]
-
-
-def _touched(boxes: Boxes, view: View) -> NDArray[np.bool_]:
-    """Which boxes [n, 4] xyxy the view holds a part of."""
-    low, high = (
-        np.maximum(boxes[:, :2], (view.left, view.top)),
-        np.minimum(boxes[:, 2:], (view.left + view.width, view.top + view.height)),
-    )
-    return np.asarray((high > low).all(axis=1))
 
 
 def boxes_in_view(boxes: Boxes, view: View) -> tuple[Boxes, NDArray[np.bool_], Boxes]:

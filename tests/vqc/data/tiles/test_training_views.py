@@ -1,0 +1,62 @@
+"""Each defect is trained on in tiles that hold it whole, beside good tiles, which change from epoch to epoch."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vqc.data.tiles.test_views import SIZE, boxes, plan
+from vqc.data.tiles.training_views import SplitViews, tiles_of
+from vqc.data.tiles.views import View, boxes_in_view, views_of
+
+
+@given(seed=st.integers(0, 1000), x=st.integers(0, 280), y=st.integers(0, 180), side=st.integers(2, 20))
+def test_tiles_show_each_defect_whole_and_good_ones_show_none(seed: int, x: int, y: int, side: int) -> None:
+    box = boxes((x, y, x + side, y + side))
+    shown, good, wanted = tiles_of(300, 200, box, SIZE, plan(64), random=Random(seed))
+    assert (shown, good, wanted) == tiles_of(300, 200, box, SIZE, plan(64), random=Random(seed))
+    assert len(set(shown)) == len(shown) == wanted
+    assert 1 <= len(shown) <= 2
+    assert all(boxes_in_view(box, view)[1].all() for view in shown)
+    assert len(set(good)) == len(good) == 3 * wanted
+    assert not any(boxes_in_view(box, view)[1].any() or len(boxes_in_view(box, view)[2]) for view in good)
+
+
+def test_a_good_photograph_and_a_full_one_are_trained_on_too() -> None:
+    shown, good, wanted = tiles_of(300, 200, boxes(), SIZE, plan(64), random=Random(0))
+    assert (shown, len(good), wanted) == ([], 6, 2)
+    full = boxes((0, 0, 300, 200))
+    (view,), *rest = tiles_of(300, 200, full, SIZE, plan(64, whole=True), random=Random(0))
+    assert not view.tile
+    assert rest == [[], 0]
+    assert tiles_of(300, 200, full, SIZE, plan(64), random=Random(0)) == (views_of(300, 200, SIZE, plan(64)), [], 0)
+
+
+def some_views(count: int, *, good: list[int], good_an_epoch: int) -> SplitViews:
+    view = View(left=0, top=0, width=1, height=1, scale=1.0)
+    return SplitViews(views=[(0, view)] * count, good=good, good_an_epoch=good_an_epoch)
+
+
+@given(seed=st.integers(0, 99), hard=st.integers(0, 4))
+def test_an_epoch_has_all_defects_the_hard_tiles_and_others_by_chance(seed: int, hard: int) -> None:
+    views = some_views(30, good=list(range(2, 26)), good_an_epoch=8)
+    examined = views.examined(seed=seed)
+    assert len(examined) == 2 * views.most_hard == 8
+    epoch = views.of_epoch(hard=examined[:hard], seed=seed)
+    assert epoch == sorted(set(epoch))
+    assert len(epoch) == views.an_epoch == 14
+    assert set(epoch) >= {0, 1, 26, 27, 28, 29, *examined[:hard]}
+    assert views.of_epoch(hard=examined[:hard], seed=seed) == epoch
+    assert {tuple(views.of_epoch(hard=[], seed=other)) for other in range(20)} != {
+        tuple(views.of_epoch(hard=[], seed=0))
+    }
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_without_good_tiles_an_epoch_has_all_views(count: int) -> None:
+    views = some_views(count, good=[], good_an_epoch=0)
+    assert views.of_epoch(hard=[], seed=1) == list(range(count))
+    assert (views.an_epoch, views.most_hard, views.examined(seed=1)) == (count, 0, [])
