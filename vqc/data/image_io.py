@@ -30,17 +30,14 @@ EXIF_ORIENTATION = 0x0112
 EXIF_CHANGED, EXIF_DETAILS, EXIF_TAKEN = 0x0132, 0x8769, 0x9003
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 THUMBNAIL_PX = 64
-MOST_BYTES = 2**30  # of a file: the largest picture, of 16 bits and not compressed
+MOST_PIXELS = 210_000_000  # of a picture: sensors of 200 megapixels exist
+MOST_BYTES = 6 * MOST_PIXELS + 2**20  # of a file: the largest picture, of 16 bits and not compressed
 
 # Decoders of hostile bytes raise all of these; each means that the file is broken, not the program.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error, MemoryError)
 
-# To silence a warning changes filters of the whole interpreter; two threads must not do that at once.
+# To silence a warning, or to set Pillow's limit, changes the whole interpreter; two threads must not do that at once.
 _opening = threading.Lock()
-
-
-class TooManyPixelsError(DataError):
-    """A picture that is larger than anything Pillow opens."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,17 +91,6 @@ def picture_bytes(path: Path) -> bytes:
     return content
 
 
-def picture_header(data: bytes) -> tuple[str, int, int]:
-    """Format, as Pillow names it, and width and height in pixels as stored; no pixel is decoded.
-
-    Raises:
-        TooManyPixelsError: its header says so.
-        DataError: not a picture, or its header is broken; names no file.
-    """
-    with _open(data) as image:
-        return str(image.format), *image.size
-
-
 def probe_picture(data: bytes) -> Picture:
     """Decode a whole file and say what it is.
 
@@ -154,7 +140,8 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
     with _open(data) as image:
         _load(image)
         orientation = _orientation(image) if rotate else 1
-        pixels = np.asarray(_eight_bit(image).convert("RGB"))
+        eight_bit = _eight_bit(image)
+        pixels = np.asarray(eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB"))
     return np.ascontiguousarray(upright(pixels, orientation))
 
 
@@ -183,18 +170,18 @@ def _open(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     with _opening, warnings.catch_warnings():
-        # Large photographs are allowed: the limit is Pillow's error, at twice the size of its warning. Its other
-        # warnings (tags that say more than the file holds) do not matter, or become errors when pixels are read.
+        # Its warnings (tags that say more than the file holds) do not matter, or become errors when pixels are read.
         warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, also when pixels are read, is below a large photograph
         try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.DecompressionBombError:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-            raise TooManyPixelsError(f"more than {limit} megapixels; cut it into tiles") from None
+            image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads no pixels yet
         except UnidentifiedImageError:
             raise DataError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
         except _BROKEN as error:
             raise DataError(f"a broken file: {error}") from None
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(f"more than {MOST_PIXELS // 1_000_000} megapixels; cut it into tiles")
+    return image
 
 
 def _load(image: Image) -> None:

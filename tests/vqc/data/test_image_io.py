@@ -15,6 +15,7 @@ from vqc.data.image_io import decode_picture, probe_picture
 from vqc.errors import DataError
 
 EXACT = ("rgb", "rgba", "bmp")
+ROWS_PER_STRIP, STRIP_OFFSETS = 278, 273  # of TIFF
 GREYS = ("grey", "grey16", "grey16-tiff", "grey-alpha", "bilevel")
 
 
@@ -95,6 +96,24 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
     with pytest.raises(DataError, match="megapixels"):
         probe_picture(data)
+
+
+def test_a_photograph_of_200_megapixels_is_no_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    Image.new("1", (16_384, 12_288)).save(path, compression="group4")
+    assert probe_picture(path.read_bytes()).width == 16_384
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_tiff_in_strips_is_read(tmp_path: Path, rows: int, depth: int) -> None:
+    pixels = np.arange(200 * 300, dtype=np.uint16).reshape(200, 300)
+    grey = pixels if depth == 16 else (pixels >> 8).astype(np.uint8)
+    path = tmp_path / "strips.tif"
+    Image.fromarray(grey).save(path, compression="tiff_lzw", tiffinfo={ROWS_PER_STRIP: rows})
+    with Image.open(path) as written:
+        assert len(written.tag_v2[STRIP_OFFSETS]) == -(-200 // rows)
+    assert np.array_equal(decode_picture(path.read_bytes(), rotate=True), np.stack([pixels >> 8] * 3, axis=2))
 
 
 def test_a_large_photograph_is_welcome(tmp_path: Path) -> None:
