@@ -8,6 +8,7 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vqc.data.tiles.views import View
     from vqc.inference.detections import Detections
     from vqc.inference.predictor import Predictor
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 Method = Literal["gradcam", "drise"]
+OVERVIEW_PX = 1280  # longer side of a photograph that is shown whole
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -66,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", [f"got {value}, expected at least {least}"])
     photographs = [photograph for path in args.images for photograph in find_photographs(path)]
     predictor = open_predictor(args.model)
-    if predictor.tiles is not None:  # the whole photograph would be at a scale that it was never trained on
-        raise ModelError(f"{args.model}: looks at tiles of photographs, expected a detector of whole photographs")
     methods = _methods(args.method, predictor, args.model)
     out = args.out or Path("results", "explanations", new_name())
     make_empty_folder(out)
@@ -106,35 +107,90 @@ def _section(
     out: Path, stem: str, pixels: Pixels, predictor: Predictor, methods: Sequence[Method], args: argparse.Namespace
 ) -> dict[str, Any]:
     """What the page shows of one photograph; its pictures are saved on the way."""
-    from vqc.data.letterbox import fit_image, inner_size
     from vqc.inference.saliency import faithfulness
-    from vqc.reporting.draw import draw_boxes, draw_heat
+    from vqc.reporting.draw import draw_boxes
 
-    fitted = fit_image(pixels, predictor.image_size)
-    rows, columns = inner = inner_size(pixels.shape[1], pixels.shape[0], predictor.image_size)
-    image = fitted[:rows, :columns]
-    found = predictor.calibrated(predictor.detect_fitted(fitted[None])[0])[: args.detections]
-    whole = draw_boxes(image, found.boxes, [str(number) for number in range(1, len(found) + 1)])
-    heats = {method: _heats(method, fitted, found, predictor, args) for method in methods}
-    cards = []
-    for k, method in itertools.product(range(len(found)), methods):
-        heat, picture, measured = heats[method][k], None, None
-        if heat is not None:
-            drawn = draw_boxes(draw_heat(image, heat[:rows, :columns]), found.boxes[[k]], [""])
-            picture = _saved(out, f"{stem}-{k + 1}-{method}.jpg", drawn)
-            if args.faithfulness:
-                measured = faithfulness(predictor.detect_fitted, fitted, found[[k]], heat, inner=inner, seed=args.seed)
-        card = {
-            "detection": k + 1,
-            "category": predictor.category(int(found.labels[k]))[1],
-            "score": round(float(found.scores[k]), 6),
-            "box_in_fitted_image": [round(float(value), 3) for value in found.boxes[k]],
-            "method": method,
-            "picture": picture,
-            "faithfulness": measured,
-        }
-        cards.append(card)
-    return {"whole": _saved(out, f"{stem}.jpg", whole), "cards": cards}
+    found, views = predictor.detect_with_views(pixels)
+    found, views = found[: args.detections], views[: args.detections]
+    picture, scale = _overview(pixels, predictor)
+    whole = draw_boxes(picture, found.boxes * scale, [str(number) for number in range(1, len(found) + 1)])
+    cards: dict[tuple[int, Method], dict[str, Any]] = {}
+    for view in dict.fromkeys(views):  # what one view shows is explained together
+        here = [number for number, one in enumerate(views) if one == view]
+        shown = _Shown.of(pixels, view, found[here], predictor.image_size)
+        for method in methods:
+            heats = _heats(method, shown.fitted, shown.found, predictor, args)
+            for k, (number, heat) in enumerate(zip(here, heats, strict=True)):
+                name = f"{stem}-{number + 1}-{method}"
+                pictures = _pictures(out, name, shown, k, heat, (picture, scale))
+                measured = None
+                if args.faithfulness and heat is not None:
+                    measured = faithfulness(predictor.detect_fitted, shown.fitted, shown.found[[k]], heat,
+                                            inner=shown.inner, seed=args.seed)  # fmt: skip
+                card = {"detection": number + 1, "method": method, **_described(shown, k, predictor), **pictures}
+                cards[number, method] = {**card, "faithfulness": measured}
+    order = itertools.product(range(len(found)), methods)
+    return {"whole": _saved(out, f"{stem}.jpg", whole), "tiles": predictor.tiles is not None,
+            "cards": [cards[key] for key in order]}  # fmt: skip
+
+
+def _overview(pixels: Pixels, predictor: Predictor) -> tuple[Pixels, float]:
+    """The photograph as the detector sees it, where photographs are cut in a size that can be shown; and its scale."""
+    from vqc.data.letterbox import fit_image, fit_scale, inner_size
+
+    height, width = pixels.shape[:2]
+    size = predictor.image_size
+    if predictor.tiles is not None:
+        size = (min(OVERVIEW_PX, max(height, width)),) * 2
+    rows, columns = inner_size(width, height, size)
+    return fit_image(pixels, size)[:rows, :columns], fit_scale(width, height, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """A view at the detector's input, with some of what was found on it, in its pixels, and its size inside."""
+
+    view: View
+    fitted: Pixels
+    found: Detections
+    inner: tuple[int, int]
+
+    @classmethod
+    def of(cls, pixels: Pixels, view: View, found: Detections, size: tuple[int, int]) -> _Shown:
+        """A view [H, W] of a photograph; ``found`` is in pixels of the photograph."""
+        from vqc.data.tiles.views import view_pixels
+
+        rows, columns = (max(1, round(side * view.scale)) for side in (view.height, view.width))
+        local = replace(found, boxes=(found.boxes - view.corner) * view.scale)
+        return cls(view=view, fitted=view_pixels(pixels, view, size), found=local, inner=(rows, columns))
+
+
+def _described(shown: _Shown, k: int, predictor: Predictor) -> dict[str, Any]:
+    one, view = shown.found[[k]], shown.view
+    return {
+        "category": predictor.category(int(one.labels[0]))[1],
+        "score": round(float(one.scores[0]), 6),
+        "tile": [view.left, view.top, view.width, view.height] if view.tile else None,
+        "box_in_fitted_image": [round(float(value), 3) for value in one.boxes[0]],
+    }
+
+
+def _pictures(
+    out: Path, name: str, shown: _Shown, k: int, heat: Heat | None, photograph: tuple[Pixels, float]
+) -> dict[str, str | None]:
+    """The map over the view, and where that is a tile, over the photograph, given as it is shown and its scale."""
+    from vqc.reporting.draw import draw_boxes, draw_heat, placed
+
+    if heat is None:
+        return {"picture": None, "photograph": None}
+    rows, columns = shown.inner
+    image, heat = shown.fitted[:rows, :columns], heat[:rows, :columns]
+    picture = _saved(out, f"{name}.jpg", draw_boxes(draw_heat(image, heat), shown.found.boxes[[k]], [""]))
+    if not shown.view.tile:
+        return {"picture": picture, "photograph": None}
+    whole, scale = photograph
+    drawn = draw_heat(whole, placed(heat, shown.view.box * scale, whole.shape))
+    return {"picture": picture, "photograph": _saved(out, f"{name}-photograph.jpg", drawn)}
 
 
 def _heats(

@@ -57,6 +57,23 @@ def draw_heat(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np
     return np.asarray((1 - opacity) * image + opacity * colours).round().astype(np.uint8)
 
 
+def placed(heat: NDArray[np.float32], box: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Heat [h, w] of a part of a picture -> heat [H, W] of the picture, 0 elsewhere.
+
+    Args:
+        box: of the part, xyxy in pixels of the picture.
+        shape: of the picture, [H, W, ...].
+    """
+    import cv2
+
+    left, top, right, bottom = (round(float(value)) for value in box)
+    within = np.zeros(shape[:2], np.float32)
+    part = within[top:bottom, left:right]
+    if part.size:
+        part[:] = cv2.resize(heat, part.shape[::-1], interpolation=cv2.INTER_AREA)
+    return within
+
+
 def save_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:
     """Write a picture [h, w, 3] RGB as JPEG."""
     import cv2
