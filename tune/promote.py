@@ -34,7 +34,14 @@ from vqc.evaluation.operating_point import Goal, check_parts, usual_goal
 from vqc.evaluation.sign_off import detections_content
 from vqc.files import write_atomically, write_json
 from vqc.hardware.precision import Precision, choose_precision
-from vqc.inference.bundle import REFERENCE, choose_golden, reference_stats, write_golden, write_manifest
+from vqc.inference.bundle import (
+    REFERENCE,
+    choose_golden,
+    name_champion,
+    reference_stats,
+    write_golden,
+    write_manifest,
+)
 from vqc.inference.calibration import save_calibration
 from vqc.inference.latency import LATENCY_IMAGES, Latency, measure_latency, one_core_spared
 from vqc.inference.model_file import open_predictor
@@ -115,7 +122,10 @@ def promote(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     on_step("registering")
-    return Promotion(bundle=bundle, evidence=evidence, verdict=registry.register(bundle, evidence, verdict))
+    verdict = registry.register(bundle, evidence, verdict)
+    if verdict.champion:
+        name_champion(bundle)
+    return Promotion(bundle=bundle, evidence=evidence, verdict=verdict)
 
 
 def _best_trial(table: Table, folder: Path) -> Trial:

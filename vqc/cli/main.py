@@ -27,6 +27,7 @@ COMMANDS = {
     "models": "List the detectors.",
     "predict": "Judge a folder of photographs: defects, and pass or fail for each.",
     "sample": "Write the generated data set: metal parts with and without defects.",
+    "serve": "Serve a promoted detector: photographs in, verdicts out, with a page for the person at the line.",
     "split": "Divide a folder into train, val and test: whole groups, equal shares of every category.",
     "train": "Train one detector; the search does this for many configurations.",
 }

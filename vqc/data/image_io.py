@@ -91,6 +91,16 @@ def picture_bytes(path: Path) -> bytes:
     return content
 
 
+def picture_header(data: bytes) -> tuple[str, int, int]:
+    """Format, one of ``FORMATS``, and width and height in pixels as stored; no pixel is decoded.
+
+    Raises:
+        DataError: not a picture, or its header is broken; names no file.
+    """
+    with _open(data) as image:
+        return str(image.format), *image.size
+
+
 def probe_picture(data: bytes) -> Picture:
     """Decode a whole file and say what it is.
 

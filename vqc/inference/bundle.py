@@ -25,6 +25,7 @@ from vqc.inference.predictor import Predictor
 MANIFEST = "manifest.json"
 GOLDEN = "golden/golden.json"
 REFERENCE = "reference_stats.json"
+CHAMPION = "champion.json"  # beside the bundles: the name of the champion's
 GOLDEN_IMAGES = 4
 SAME_SCORE, SAME_PX = 1e-3, 0.1  # what another processor or another version of the runtime may change
 STEPS = 20  # a distribution is kept as its quantiles at so many equal steps
@@ -109,6 +110,29 @@ def write_golden(bundle: Path, photographs: Sequence[Path], predictor: Predictor
 def write_manifest(bundle: Path) -> None:
     """Name every file of the bundle with its sha256."""
     write_json(bundle / MANIFEST, {name: file_sha256(bundle / name) for name in _files(bundle)})
+
+
+def name_champion(bundle: Path) -> None:
+    """Write beside the bundles which of them is the champion, for a server that does not ask the registry."""
+    write_json(bundle.parent / CHAMPION, {"bundle": bundle.name})
+
+
+def champion_of(promoted: Path) -> Path:
+    """The folder of the champion among the bundles.
+
+    Raises:
+        ModelError: none was promoted yet, or the file that names it is damaged.
+    """
+    path = promoted / CHAMPION
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["bundle"]
+    except FileNotFoundError:
+        raise ModelError(f"{promoted}: no champion yet", command="python tune/export_best.py") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ModelError(f"{path}: does not name a bundle", command="python tune/export_best.py") from None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ModelError(f"{path}: does not name a bundle", command="python tune/export_best.py")
+    return promoted / name
 
 
 def check_bundle(bundle: Path, predictor: Predictor) -> None:

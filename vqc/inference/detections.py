@@ -49,9 +49,13 @@ class Detections:
         return self[np.argsort(-self.scores, kind="stable")]
 
     def reaching(self, thresholds: Mapping[int, float]) -> Detections:
-        """Those that reach their class's threshold, label in 1..C -> lowest score that rejects a part.
+        """Those that reach their class's threshold."""
+        return self[self.reaches(thresholds)]
+
+    def reaches(self, thresholds: Mapping[int, float]) -> NDArray[np.bool_]:
+        """Which [m] reach their class's threshold, label in 1..C -> lowest score that rejects a part.
 
         Both sides are compared as float32, so that a score equal to the threshold as it was typed rejects.
         """
         lowest = np.array([thresholds[int(label)] for label in self.labels], np.float32)
-        return self[self.scores >= lowest]
+        return np.asarray(self.scores >= lowest)

@@ -1,0 +1,35 @@
+"""One bundle, and one server around it, for all tests of this folder that change neither."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving import TOKEN, Client, running, settings_for, write_bundle
+
+
+@pytest.fixture(scope="session")
+def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bundles 'first', the champion, and 'second', whose threshold is higher."""
+    folder = tmp_path_factory.mktemp("serving") / "promoted"
+    write_bundle(folder / "second", threshold=0.75)
+    write_bundle(folder / "first")
+    return folder
+
+
+@pytest.fixture
+def home(promoted: Path, tmp_path: Path) -> Path:
+    """A folder with a copy of the bundles, to change."""
+    shutil.copytree(promoted, tmp_path / "promoted")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def client(promoted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """Of a server that needs a token."""
+    settings = settings_for(tmp_path_factory.mktemp("served"), promoted=promoted, token=TOKEN)
+    with running(settings) as (_, client):
+        yield client

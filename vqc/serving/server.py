@@ -1,0 +1,283 @@
+"""What the server does with a photograph, whoever brings it: look, store, record, tell.
+
+``Serving`` holds the parts. The routes call it, and so does whatever else brings photographs; ``observers`` are
+called after each inspection, in a thread of their own, when the answer may have left already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from time import perf_counter
+
+from vqc.data.image_io import decode_picture, picture_header
+from vqc.errors import DataError, VqcError
+from vqc.inference.detections import Detections
+from vqc.inference.photographs import Photograph
+from vqc.inference.verdicts import coco_results, judge
+from vqc.seeding import stream_seed
+from vqc.serving.events import Events
+from vqc.serving.explanations import Explanations
+from vqc.serving.history import History, Limits, first_etag
+from vqc.serving.inspection import (
+    Detection,
+    Inspection,
+    NewReview,
+    RequestedReview,
+    Review,
+    Source,
+    StoredImage,
+    Timings,
+)
+from vqc.serving.metrics import Metrics
+from vqc.serving.model_slot import ModelSlot, ServedModel
+from vqc.serving.settings import GB, ServingSettings
+from vqc.serving.work_queue import WorkQueue
+
+Observer = Callable[[Inspection], None]
+MEDIA_TYPES = {
+    "BMP": "image/bmp", "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png",
+    "PPM": "image/x-portable-anymap", "TIFF": "image/tiff", "WEBP": "image/webp",
+}  # fmt: skip
+LONGEST_NAME = 255
+LOG = logging.getLogger(__name__)
+
+
+class NoPhotographError(VqcError):
+    """The bytes are no picture of a known kind; nothing was recorded."""
+
+
+class WrongReviewError(VqcError):
+    """The review says something that cannot be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What came out of one photograph."""
+
+    verdict: str
+    model: ServedModel
+    width: int = 0
+    height: int = 0
+    score: float = 0.0
+    detections: tuple[Detection, ...] = ()
+    reason: str | None = None
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
+    detector_ms: float = 0.0
+
+
+class Serving:
+    """The parts of the server, and an inspection from beginning to end. May be used from several threads."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        """Open the history and load the model.
+
+        Raises:
+            UserError: either cannot be used.
+        """
+        self.settings = settings
+        limits = Limits(inspections=settings.keep_inspections, bytes=round(settings.keep_gb * GB))
+        self.history = History(settings.store, limits=limits)
+        self.model_slot = ModelSlot(
+            store=settings.store,
+            promoted=settings.promoted,
+            threads=settings.threads,
+            golden=settings.verify_golden,
+        )
+        for warning in self.model_slot.open(settings.bundle):
+            LOG.warning(warning)
+        self.work_queue = WorkQueue(length=settings.queue_length)
+        self.events = Events()
+        self.metrics = Metrics()
+        self.metrics.model_changed(self.model_slot.current.version)
+        self.explanations = Explanations(settings.store, self.work_queue, masks=settings.explanation_masks)
+        self.observers: list[Observer] = []
+        self._observing = ThreadPoolExecutor(1, thread_name_prefix="observers")
+        self._observing.submit(self.history.remove_leftovers)
+
+    def inspect(self, data: bytes, *, source: Source, name: str | None = None) -> Inspection:
+        """Look at a photograph; the answer and the photograph are on the disk when this returns.
+
+        The caller holds a place of the ``work_queue``. What cannot be decoded is recorded as "unreadable".
+
+        Raises:
+            NoPhotographError: not a picture at all.
+            StorageFullError: there is no room; nothing was recorded.
+        """
+        arrived_s = perf_counter()
+        try:
+            kind, width, height = picture_header(data)
+        except DataError as error:
+            raise NoPhotographError(error.what) from None
+        media_type = MEDIA_TYPES[kind]
+        id_, created_at = self.history.new_id(), datetime.now(timezone.utc)
+        looking = self.work_queue.submit(partial(self._look, data, width * height, submitted_s=perf_counter()))
+        sha256 = hashlib.sha256(data).hexdigest()
+        self.history.store_photograph(id_, media_type, data)
+        stored_s = perf_counter()
+        look = looking.result()
+        inspection = Inspection(
+            id=id_,
+            created_at=created_at,
+            source=source,
+            name=_plain_name(name),
+            verdict=look.verdict,
+            reason=look.reason,
+            score=look.score,
+            threshold=look.model.threshold,
+            detections=look.detections,
+            image=StoredImage(
+                url=f"/v1/inspections/{id_}/image", width=look.width, height=look.height, media_type=media_type,
+                bytes=len(data), sha256=sha256,
+            ),
+            model=look.model.version,
+            timings=Timings(
+                queue_ms=look.queue_ms,
+                decode_ms=look.decode_ms,
+                detector_ms=look.detector_ms,
+                store_ms=_ms(stored_s - arrived_s),
+                total_ms=_ms(perf_counter() - arrived_s),
+            ),
+            review_requested=self._requested(id_, look),
+            etag=first_etag(id_),
+        )  # fmt: skip
+        self.history.add(inspection)
+        self.metrics.inspected(inspection)
+        self.events.publish("inspection", inspection.model_dump_json())
+        self._observing.submit(self._tell, inspection)
+        return inspection
+
+    def review(self, id_: str, new: NewReview, *, etag: str) -> Inspection:
+        """Record what an operator says.
+
+        Raises:
+            WrongReviewError: a good part with boxes, an unknown category, or a box outside of the photograph.
+            NoSuchInspectionError, StaleReviewError, StorageFullError: as of ``History.review``.
+        """
+        self._check_review(self.history.get(id_), new)
+        review = Review(**dict(new), reviewed_at=datetime.now(timezone.utc))
+        inspection = self.history.review(id_, review, etag=etag)
+        self.events.publish("review", inspection.model_dump_json())
+        return inspection
+
+    def reload(self, name: str | None = None) -> ServedModel:
+        """As ``ModelSlot.reload``, and tell."""
+        return self._told(self.model_slot.reload(name))
+
+    def rollback(self) -> ServedModel:
+        """As ``ModelSlot.rollback``, and tell."""
+        return self._told(self.model_slot.rollback())
+
+    def set_threshold(self, threshold: float | None) -> ServedModel:
+        """As ``ModelSlot.set_threshold``, and tell."""
+        return self._told(self.model_slot.set_threshold(threshold))
+
+    def drain(self) -> None:
+        """Take nothing more and end the streams of events; what is in the queue is finished."""
+        self.work_queue.drain()
+        self.events.close()
+
+    def close(self) -> None:
+        """Finish what is in the queue and close all parts."""
+        self.drain()
+        self.work_queue.close()
+        self.explanations.close()
+        self._observing.shutdown()
+        self.history.close()
+
+    def _look(self, data: bytes, pixels_count: int, *, submitted_s: float) -> _Look:
+        """Runs in the worker thread: the verdict as ``vqc predict`` gives it."""
+        started_s = perf_counter()
+        model, queue_ms = self.model_slot.current, _ms(started_s - submitted_s)
+        unreadable = partial(_Look, verdict="unreadable", model=model, queue_ms=queue_ms)
+        most = self.settings.max_megapixels
+        if pixels_count > 1e6 * most:
+            return unreadable(reason=f"{pixels_count / 1e6:.1f} megapixels, expected at most {most:g}")
+        try:
+            pixels = decode_picture(data, rotate=True)
+        except DataError as error:
+            return unreadable(reason=error.what, decode_ms=_ms(perf_counter() - started_s))
+        decoded_s = perf_counter()
+        found = model.predictor.detect(pixels)
+        detected_s = perf_counter()
+        photograph = Photograph(image_id=0, path=Path(), file_name="")
+        verdict = judge(photograph, found, model.predictor, thresholds=model.thresholds)
+        return _Look(
+            verdict="defective" if verdict.verdict == "fail" else "good",
+            model=model,
+            width=pixels.shape[1],
+            height=pixels.shape[0],
+            score=verdict.worst_score or 0.0,
+            detections=_detections(found, model),
+            queue_ms=queue_ms,
+            decode_ms=_ms(decoded_s - started_s),
+            detector_ms=_ms(detected_s - decoded_s),
+        )
+
+    def _requested(self, id_: str, look: _Look) -> RequestedReview | None:
+        """Whether a person is asked to look too: at what is unsure or could not be read, and at a share of the rest."""
+        if look.verdict == "unreadable" or abs(look.score - look.model.threshold) <= self.settings.review_margin:
+            return "unsure"
+        chosen = stream_seed(0, f"review:{id_}") < self.settings.review_share * 2**32
+        return "random" if chosen else None
+
+    def _check_review(self, inspection: Inspection, new: NewReview) -> None:
+        if new.verdict == "good" and new.boxes:
+            raise WrongReviewError(f"boxes: got {len(new.boxes)}, expected none on a good part")
+        known = {id_ for id_, _ in self.model_slot.current.predictor.categories}
+        width, height = inspection.image.width, inspection.image.height
+        for number, box in enumerate(new.boxes):
+            left, top, wide, high = box.bbox
+            if box.category_id not in known:
+                raise WrongReviewError(f"boxes.{number}.category_id: got {box.category_id}, expected one of "
+                                       f"{', '.join(map(str, sorted(known)))}")  # fmt: skip
+            if not (wide > 0 and high > 0 and left + wide <= width + 1 and top + high <= height + 1):
+                raise WrongReviewError(f"boxes.{number}.bbox: got {box.bbox}, expected x, y, width and height inside "
+                                       f"{width} x {height} px")  # fmt: skip
+
+    def _told(self, model: ServedModel) -> ServedModel:
+        self.metrics.model_changed(model.version)
+        self.events.publish("model", self.model_slot.report().model_dump_json())
+        return model
+
+    def _tell(self, inspection: Inspection) -> None:
+        for observer in self.observers:
+            try:
+                observer(inspection)
+            except Exception:
+                LOG.exception("an observer failed on inspection %s", inspection.id)
+
+
+def _detections(found: Detections, model: ServedModel) -> tuple[Detection, ...]:
+    names = dict(model.predictor.categories)
+    rows = coco_results(found, model.predictor)
+    reaches = found.reaches(model.thresholds).tolist()
+    return tuple(
+        Detection(
+            category_id=row["category_id"],
+            category=names[row["category_id"]],
+            bbox=row["bbox"],
+            score=row["score"],
+            defect=defect,
+        )
+        for row, defect in zip(rows, reaches, strict=True)
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+def _plain_name(name: str | None) -> str | None:
+    """A file's name without any folder and without control characters."""
+    if not name:
+        return None
+    last = PureWindowsPath(PurePosixPath(name).name).name
+    return "".join(letter for letter in last if letter.isprintable())[:LONGEST_NAME] or None
