@@ -95,9 +95,9 @@ def stub_predictor(backend: StubBackend | None = None) -> Predictor:
     )
 
 
-def write_models(folder: Path) -> tuple[Path, Path]:
+def write_models(folder: Path, *, model: str = "fcos_tiny", size: tuple[int, int] = SIZE) -> tuple[Path, Path]:
     """``model.safetensors`` and ``model.onnx`` of one such detector; returns their paths."""
-    model, info = decided("fcos_tiny", SIZE)
-    save_model(folder / "model.safetensors", model, info)
-    export_onnx(model, info, folder / "model.onnx")
+    detector, info = decided(model, size)
+    save_model(folder / "model.safetensors", detector, info)
+    export_onnx(detector, info, folder / "model.onnx")
     return folder / "model.safetensors", folder / "model.onnx"

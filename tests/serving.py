@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from tests.images import write_json
-from tests.models import calibration, picture, write_models
+from tests.models import SIZE, calibration, picture, write_models
 from vqc.inference.bundle import name_champion, write_golden, write_manifest
 from vqc.inference.calibration import save_calibration
 from vqc.inference.model_file import open_predictor
@@ -41,10 +41,12 @@ def jpeg(seed: int, size: tuple[int, int] = (96, 128)) -> bytes:
     return file.getvalue()
 
 
-def write_bundle(folder: Path, *, threshold: float = 0.5) -> Path:
+def write_bundle(
+    folder: Path, *, threshold: float = 0.5, model: str = "fcos_tiny", size: tuple[int, int] = SIZE
+) -> Path:
     """A bundle whose detector has opinions; as export_best makes it, less what the server does not read."""
     folder.mkdir(parents=True)
-    weights, exported = write_models(folder)
+    weights, exported = write_models(folder, model=model, size=size)
     save_calibration(exported, calibration(exported, thresholds=(threshold,) * 3))
     weights.unlink()
     write_json(folder / "trade_off.json", TRADE_OFF)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vqc.config import Record
 from vqc.serving.model_slot import ModelReport
-from vqc.serving.operating_curve import OperatingCurve, operating_curve
+from vqc.serving.web.operating_curve import OperatingCurve, operating_curve
 from vqc.serving.web.problems import Problem
 from vqc.serving.web.routes import PROBLEM, Parts, as_json
 
