@@ -92,12 +92,12 @@ def picture_bytes(path: Path) -> bytes:
 
 
 def picture_header(data: bytes) -> tuple[str, int, int]:
-    """Format, one of ``FORMATS``, and width and height in pixels as stored; no pixel is decoded.
+    """Format, as Pillow names it, and width and height in pixels as stored, however large; no pixel is decoded.
 
     Raises:
         DataError: not a picture, or its header is broken; names no file.
     """
-    with _open(data) as image:
+    with _opened(data) as image:
         return str(image.format), *image.size
 
 
@@ -177,6 +177,13 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _open(data: bytes) -> Image:
+    image = _opened(data)
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(f"more than {MOST_PIXELS // 1_000_000} megapixels; cut it into tiles")
+    return image
+
+
+def _opened(data: bytes) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     with _opening, warnings.catch_warnings():
@@ -184,14 +191,11 @@ def _open(data: bytes) -> Image:
         warnings.simplefilter("ignore")
         Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, also when pixels are read, is below a large photograph
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads no pixels yet
+            return Image.open(io.BytesIO(data), formats=FORMATS)  # reads no pixels yet
         except UnidentifiedImageError:
             raise DataError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
         except _BROKEN as error:
             raise DataError(f"a broken file: {error}") from None
-    if image.width * image.height > MOST_PIXELS:
-        raise DataError(f"more than {MOST_PIXELS // 1_000_000} megapixels; cut it into tiles")
-    return image
 
 
 def _load(image: Image) -> None:

@@ -8,6 +8,7 @@ commit survives a power cut.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import sqlite3
@@ -28,10 +29,11 @@ DATABASE = "history.sqlite"
 PHOTOGRAPHS = "photographs"
 VERSION = 1
 SUFFIXES = {
-    "image/bmp": ".bmp", "image/jpeg": ".jpg", "image/png": ".png", "image/tiff": ".tif", "image/webp": ".webp",
-    "image/x-portable-anymap": ".ppm",
+    "application/octet-stream": ".bin", "image/bmp": ".bmp", "image/jpeg": ".jpg", "image/png": ".png",
+    "image/tiff": ".tif", "image/webp": ".webp", "image/x-portable-anymap": ".ppm",
 }  # fmt: skip
 REMOVED_AT_ONCE = 100
+LOG = logging.getLogger(__name__)
 SCHEMA = f"""
 CREATE TABLE inspections (
   id TEXT PRIMARY KEY,
@@ -89,6 +91,7 @@ class History:
         ).fetchone()
         newest = self._database.execute("SELECT max(id) FROM inspections").fetchone()[0]
         self._last_us = int(newest[:13], 16) if newest else 0
+        self._remove_leftovers()
 
     def new_id(self) -> str:
         """A name that sorts after all earlier ones, even if the clock was set back."""
@@ -115,22 +118,26 @@ class History:
             if is_new_day:
                 _sync_folder(self._photographs)
 
+    def forget_photograph(self, id_: str, media_type: str) -> None:
+        """Remove a photograph that has no record."""
+        self.photograph(id_, media_type).unlink(missing_ok=True)
+
     def add(self, inspection: Inspection) -> None:
         """Record an inspection whose photograph is stored; it is on the disk when this returns.
 
         Raises:
-            StorageFullError: there is no room; neither the record nor the photograph is kept.
+            StorageFullError: there is no room; nothing was recorded.
         """
         size = inspection.image.bytes
         row = (inspection.id, inspection.verdict, 0, 0, size, inspection.model_dump_json())
-        try:
-            with self._lock, _room_needed(self._photographs), self._database:
+        with self._lock:
+            with _room_needed(self._photographs), self._database:
                 self._database.execute("INSERT INTO inspections VALUES (?, ?, ?, ?, ?, ?)", row)
-        except StorageFullError:
-            self.photograph(inspection.id, inspection.image.media_type).unlink(missing_ok=True)
-            raise
-        self._count, self._bytes = self._count + 1, self._bytes + size
-        self._remove_oldest()
+            self._count, self._bytes = self._count + 1, self._bytes + size
+        try:
+            self._remove_oldest()
+        except (OSError, sqlite3.Error):  # what was recorded stays recorded
+            LOG.exception("old inspections could not be removed")
 
     def get(self, id_: str) -> Inspection:
         """One inspection; ``NoSuchInspectionError`` where there is none."""
@@ -194,20 +201,13 @@ class History:
             )
         return inspection
 
-    def remove_leftovers(self) -> int:
-        """Remove photographs without a row, which a crash left; how many. Safe while inspections are added."""
-        limit = f"{self._last_us:013x}"
-        removed = 0
-        for path in [path for path in self._photographs.rglob("*") if path.is_file()]:
-            id_ = path.name.lstrip(".").partition(".")[0]
-            if id_[:13] > limit:
-                continue
-            with self._lock:
-                known = self._database.execute("SELECT 1 FROM inspections WHERE id = ?", (id_,)).fetchone()
-            if known is None or path.name.startswith("."):
-                path.unlink(missing_ok=True)
-                removed += 1
-        return removed
+    def _remove_leftovers(self) -> None:
+        """Remove photographs without a row, and drafts, which a crash left."""
+        known = {id_ for (id_,) in self._database.execute("SELECT id FROM inspections")}
+        for folder, _, names in os.walk(self._photographs):
+            for name in names:
+                if name.partition(".")[0] not in known:
+                    Path(folder, name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the database; its write-ahead log is merged into it."""
@@ -217,23 +217,24 @@ class History:
     def _remove_oldest(self) -> None:
         """Remove what is beyond the limits: first the rows, then the files, so that no row is without its file."""
         with self._lock:
-            over = self._count - self._limits.inspections
-            if over <= 0 and self._bytes <= self._limits.bytes:
+            count, size = self._count, self._bytes
+            if count <= self._limits.inspections and size <= self._limits.bytes:
                 return
             rows = self._database.execute(
-                "SELECT id, bytes, record FROM inspections ORDER BY reviewed, id LIMIT ?", (REMOVED_AT_ONCE,)
+                "SELECT bytes, record FROM inspections ORDER BY reviewed, id LIMIT ?",
+                (min(REMOVED_AT_ONCE, count - 1),),
             ).fetchall()
             gone: list[Inspection] = []
-            for _, size, record in rows[: max(0, self._count - 1)]:
-                if self._count <= self._limits.inspections and self._bytes <= self._limits.bytes:
+            for bytes_, record in rows:
+                if count <= self._limits.inspections and size <= self._limits.bytes:
                     break
                 gone.append(Inspection.model_validate_json(record))
-                self._count, self._bytes = self._count - 1, self._bytes - size
+                count, size = count - 1, size - bytes_
             with self._database:
                 self._database.executemany("DELETE FROM inspections WHERE id = ?", [(one.id,) for one in gone])
+            self._count, self._bytes = count, size
         for one in gone:
-            path = self.photograph(one.id, one.image.media_type)
-            path.unlink(missing_ok=True)
+            self.forget_photograph(one.id, one.image.media_type)
 
 
 def first_etag(id_: str, revision: int = 0) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from time import perf_counter
+from typing import Any, Literal
 
-from vqc.data.image_io import decode_picture, picture_header
+from vqc.data.image_io import TooManyPixelsError, decode_picture, picture_header
 from vqc.errors import DataError, VqcError
 from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
@@ -41,6 +43,7 @@ from vqc.serving.settings import GB, ServingSettings
 from vqc.serving.work_queue import WorkQueue
 
 Observer = Callable[[Inspection], None]
+ModelObserver = Callable[[ServedModel], None]
 MEDIA_TYPES = {
     "BMP": "image/bmp", "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png",
     "PPM": "image/x-portable-anymap", "TIFF": "image/tiff", "WEBP": "image/webp",
@@ -61,7 +64,7 @@ class WrongReviewError(VqcError):
 class _Look:
     """What came out of one photograph."""
 
-    verdict: str
+    verdict: Literal["good", "defective", "unreadable"]
     model: ServedModel
     width: int = 0
     height: int = 0
@@ -71,6 +74,21 @@ class _Look:
     queue_ms: float = 0.0
     decode_ms: float = 0.0
     detector_ms: float = 0.0
+
+    def answer(self, *, store_ms: float, total_ms: float) -> dict[str, Any]:
+        """Its fields of an ``Inspection``."""
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "score": self.score,
+            "threshold": self.model.threshold,
+            "detections": self.detections,
+            "model": self.model.version,
+            "timings": Timings(
+                queue_ms=self.queue_ms, decode_ms=self.decode_ms, detector_ms=self.detector_ms, store_ms=store_ms,
+                total_ms=total_ms,
+            ),
+        }  # fmt: skip
 
 
 class Serving:
@@ -99,56 +117,46 @@ class Serving:
         self.metrics.model_changed(self.model_slot.current.version)
         self.explanations = Explanations(settings.store, self.work_queue, masks=settings.explanation_masks)
         self.observers: list[Observer] = []
+        self.model_observers: list[ModelObserver] = []  # called when another model or threshold is in force
+        self.closing: list[Callable[[], None]] = []  # called when the queue is drained and the history still open
         self._observing = ThreadPoolExecutor(1, thread_name_prefix="observers")
-        self._observing.submit(self.history.remove_leftovers)
 
-    def inspect(self, data: bytes, *, source: Source, name: str | None = None) -> Inspection:
+    def inspect(self, data: bytes, *, source: Source, name: str | None = None, new_id: str | None = None) -> Inspection:
         """Look at a photograph; the answer and the photograph are on the disk when this returns.
 
         The caller holds a place of the ``work_queue``. What cannot be decoded is recorded as "unreadable".
+        ``new_id``: one that the history gave before.
 
         Raises:
             NoPhotographError: not a picture at all.
             StorageFullError: there is no room; nothing was recorded.
         """
         arrived_s = perf_counter()
+        media_type, pixel_count = _header(data)
+        id_, created_at = new_id or self.history.new_id(), datetime.now(timezone.utc)
+        looking = self.work_queue.submit(partial(self._look, data, pixel_count, submitted_s=arrived_s))
         try:
-            kind, width, height = picture_header(data)
-        except DataError as error:
-            raise NoPhotographError(error.what) from None
-        media_type = MEDIA_TYPES[kind]
-        id_, created_at = self.history.new_id(), datetime.now(timezone.utc)
-        looking = self.work_queue.submit(partial(self._look, data, width * height, submitted_s=perf_counter()))
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.history.store_photograph(id_, media_type, data)
-        stored_s = perf_counter()
-        look = looking.result()
-        inspection = Inspection(
-            id=id_,
-            created_at=created_at,
-            source=source,
-            name=_plain_name(name),
-            verdict=look.verdict,
-            reason=look.reason,
-            score=look.score,
-            threshold=look.model.threshold,
-            detections=look.detections,
-            image=StoredImage(
-                url=f"/v1/inspections/{id_}/image", width=look.width, height=look.height, media_type=media_type,
-                bytes=len(data), sha256=sha256,
-            ),
-            model=look.model.version,
-            timings=Timings(
-                queue_ms=look.queue_ms,
-                decode_ms=look.decode_ms,
-                detector_ms=look.detector_ms,
-                store_ms=_ms(stored_s - arrived_s),
-                total_ms=_ms(perf_counter() - arrived_s),
-            ),
-            review_requested=self._requested(id_, look),
-            etag=first_etag(id_),
-        )  # fmt: skip
-        self.history.add(inspection)
+            self.history.store_photograph(id_, media_type, data)
+            stored_s = perf_counter()
+            sha256 = hashlib.sha256(data).hexdigest()
+            look = looking.result()
+            inspection = Inspection(
+                id=id_,
+                created_at=created_at,
+                source=source,
+                name=_plain_name(name),
+                image=StoredImage(
+                    url=f"/v1/inspections/{id_}/image", width=look.width, height=look.height, media_type=media_type,
+                    bytes=len(data), sha256=sha256,
+                ),
+                review_requested=self._requested(id_, look),
+                etag=first_etag(id_),
+                **look.answer(store_ms=_ms(stored_s - arrived_s), total_ms=_ms(perf_counter() - arrived_s)),
+            )  # fmt: skip
+            self.history.add(inspection)
+        except BaseException:
+            self.history.forget_photograph(id_, media_type)
+            raise
         self.metrics.inspected(inspection)
         self.events.publish("inspection", inspection.model_dump_json())
         self._observing.submit(self._tell, inspection)
@@ -190,16 +198,18 @@ class Serving:
         self.work_queue.close()
         self.explanations.close()
         self._observing.shutdown()
+        for close in self.closing:
+            close()
         self.history.close()
 
-    def _look(self, data: bytes, pixels_count: int, *, submitted_s: float) -> _Look:
+    def _look(self, data: bytes, pixel_count: float, *, submitted_s: float) -> _Look:
         """Runs in the worker thread: the verdict as ``vqc predict`` gives it."""
         started_s = perf_counter()
         model, queue_ms = self.model_slot.current, _ms(started_s - submitted_s)
         unreadable = partial(_Look, verdict="unreadable", model=model, queue_ms=queue_ms)
         most = self.settings.max_megapixels
-        if pixels_count > 1e6 * most:
-            return unreadable(reason=f"{pixels_count / 1e6:.1f} megapixels, expected at most {most:g}")
+        if pixel_count > 1e6 * most:
+            return unreadable(reason=f"more than {most:g} megapixels")
         try:
             pixels = decode_picture(data, rotate=True)
         except DataError as error:
@@ -245,6 +255,8 @@ class Serving:
     def _told(self, model: ServedModel) -> ServedModel:
         self.metrics.model_changed(model.version)
         self.events.publish("model", self.model_slot.report().model_dump_json())
+        for observer in self.model_observers:
+            observer(model)
         return model
 
     def _tell(self, inspection: Inspection) -> None:
@@ -253,6 +265,17 @@ class Serving:
                 observer(inspection)
             except Exception:
                 LOG.exception("an observer failed on inspection %s", inspection.id)
+
+
+def _header(data: bytes) -> tuple[str, float]:
+    """Media type and number of pixels, of which infinitely many are too many for Pillow to look at."""
+    try:
+        kind, width, height = picture_header(data)
+    except TooManyPixelsError:
+        return "application/octet-stream", math.inf
+    except DataError as error:
+        raise NoPhotographError(error.what) from None
+    return MEDIA_TYPES[kind], width * height
 
 
 def _detections(found: Detections, model: ServedModel) -> tuple[Detection, ...]:
