@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vqc.serving.app import InspectionServer
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     settings = settings_of(args)
 
     def on_start(url: str) -> None:

@@ -70,9 +70,7 @@ def test_a_threshold_is_kept_for_its_bundle(home: Path, slot: ModelSlot) -> None
 
 
 BREAK: dict[str, Callable[[Path], object]] = {
-    "model.onnx: missing, changed": lambda bundle: (bundle / "model.onnx").write_bytes(
-        (bundle / "model.onnx").read_bytes() + b"\0"
-    ),
+    "trade_off.json: missing, changed": lambda bundle: (bundle / "trade_off.json").write_text("{}", encoding="utf-8"),
     "no bundle of a promoted": lambda bundle: (bundle / "manifest.json").unlink(),
     "not a whole bundle": lambda bundle: (bundle / "manifest.json").write_text('{"mod'),
     "not a whole ONNX file": lambda bundle: (bundle / "model.onnx").write_bytes(b"torn"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import fastapi
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -48,7 +49,7 @@ class ProblemReport(Record):
     detail: str
 
 
-class Problem(HTTPException):
+class Problem(fastapi.HTTPException):
     """An answer other than the one that was asked for; ``extra`` is added to its JSON."""
 
     def __init__(
