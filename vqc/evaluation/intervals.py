@@ -100,9 +100,11 @@ def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: 
 
 def exact_interval(count: int, total: int) -> tuple[float, float]:
     """The two-sided 95 % interval of Clopper and Pearson (Biometrika 26, 1934), 0..1; ``total`` >= 1."""
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv  # the quantiles of Beta distributions, without all of scipy.stats
 
-    low, high = binomtest(count, total).proportion_ci(CONFIDENCE, method="exact")
+    tail = (1 - CONFIDENCE) / 2
+    low = betaincinv(count, total - count + 1, tail) if count else 0.0
+    high = betaincinv(count + 1, total - count, 1 - tail) if count < total else 1.0
     return float(low), float(high)
 
 

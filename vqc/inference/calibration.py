@@ -52,9 +52,11 @@ class Curve(Record):
         if self.method == "none":
             return scores.astype(np.float32)
         if self.method == "platt":
-            from scipy.special import expit, logit
-
-            return np.asarray(expit(self.slope * logit(raw.clip(EDGE, 1 - EDGE)) + self.intercept), np.float32)
+            # As scipy's logit and expit to the last digit of float32; the server does without scipy's 18 MB.
+            inside = raw.clip(EDGE, 1 - EDGE)
+            return np.asarray(
+                1 / (1 + np.exp(-(self.slope * np.log(inside / (1 - inside)) + self.intercept))), np.float32
+            )
         x, y = np.array(self.knots).T
         return np.asarray(np.interp(raw, x, y), np.float32)
 
