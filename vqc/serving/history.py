@@ -29,8 +29,8 @@ DATABASE = "history.sqlite"
 PHOTOGRAPHS = "photographs"
 VERSION = 1
 SUFFIXES = {
-    "application/octet-stream": ".bin", "image/bmp": ".bmp", "image/jpeg": ".jpg", "image/png": ".png",
-    "image/tiff": ".tif", "image/webp": ".webp", "image/x-portable-anymap": ".ppm",
+    "image/bmp": ".bmp", "image/jpeg": ".jpg", "image/png": ".png", "image/tiff": ".tif", "image/webp": ".webp",
+    "image/x-portable-anymap": ".ppm",
 }  # fmt: skip
 REMOVED_AT_ONCE = 100
 LOG = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from time import perf_counter
 from typing import Any, Literal
 
-from vqc.data.image_io import TooManyPixelsError, decode_picture, picture_header
+from vqc.data.image_io import decode_picture, picture_header
 from vqc.errors import DataError, VqcError
 from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
@@ -202,7 +201,7 @@ class Serving:
             close()
         self.history.close()
 
-    def _look(self, data: bytes, pixel_count: float, *, submitted_s: float) -> _Look:
+    def _look(self, data: bytes, pixel_count: int, *, submitted_s: float) -> _Look:
         """Runs in the worker thread: the verdict as ``vqc predict`` gives it."""
         started_s = perf_counter()
         model, queue_ms = self.model_slot.current, _ms(started_s - submitted_s)
@@ -267,12 +266,10 @@ class Serving:
                 LOG.exception("an observer failed on inspection %s", inspection.id)
 
 
-def _header(data: bytes) -> tuple[str, float]:
-    """Media type and number of pixels, of which infinitely many are too many for Pillow to look at."""
+def _header(data: bytes) -> tuple[str, int]:
+    """Media type and number of pixels."""
     try:
         kind, width, height = picture_header(data)
-    except TooManyPixelsError:
-        return "application/octet-stream", math.inf
     except DataError as error:
         raise NoPhotographError(error.what) from None
     return MEDIA_TYPES[kind], width * height

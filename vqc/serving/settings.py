@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, StrictBool, StrictFloat, StrictInt, model_validator
 
 from vqc.config import Record
+from vqc.data.image_io import MOST_PIXELS
 
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 SHORTEST_TOKEN = 16
@@ -27,7 +28,7 @@ class ServingSettings(Record):
     threads: StrictInt | None = Field(None, ge=1, description="of the detector; none: one less than there are cores")
     queue_length: StrictInt = Field(8, ge=1, le=1000, description="photographs that may wait for the detector")
     max_body_mb: StrictInt = Field(32, ge=1, le=1000, description="of a photograph's file")
-    max_megapixels: StrictFloat = Field(50.0, gt=0, le=178, description="of a photograph")
+    max_megapixels: StrictFloat = Field(50.0, gt=0, le=MOST_PIXELS / 1e6, description="of a photograph")
     body_timeout_s: StrictFloat = Field(30.0, gt=0, description="in which a request's body has to arrive")
     keep_inspections: StrictInt = Field(100_000, ge=1, description="beyond that the oldest are removed")
     keep_gb: StrictFloat = Field(20.0, gt=0, description="of photographs; beyond that the oldest are removed")
