@@ -23,7 +23,7 @@ from pydantic import Field
 
 from vqc.config import Record
 from vqc.data.image_io import decode_picture, picture_bytes
-from vqc.data.tiling import View, view_pixels, views_of
+from vqc.data.tiles.views import View, view_pixels, views_of
 from vqc.errors import VqcError
 from vqc.files import write_atomically
 from vqc.inference.detections import Detections

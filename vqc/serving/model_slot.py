@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from vqc.config import Record
-from vqc.data.tiling import TilePlan
+from vqc.data.tiles.views import TilePlan
 from vqc.errors import ConfigError, ModelError, UserError
 from vqc.files import file_sha256, write_atomically
 from vqc.inference.bundle import MANIFEST, champion_of, check_bundle
