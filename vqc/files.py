@@ -84,6 +84,8 @@ def write_json(path: Path, content: object) -> None:
 
 def read_at_most(path: Path, most_bytes: int) -> bytes | None:
     """The content of a file; None where it is longer than that, or of unknown length, such as a pipe."""
+    if path.is_fifo():
+        return None  # to open it would wait for whoever writes into it
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size  # reading most_bytes would take that much memory at once
         content = file.read(size + 1) if size <= most_bytes else b""

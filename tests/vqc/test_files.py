@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from vqc.errors import DataError
-from vqc.files import new_folder, write_atomically
+from vqc.files import new_folder, read_at_most, write_atomically
 
 
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -42,3 +43,12 @@ def test_what_is_there_is_kept(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="holds something already"), new_folder(tmp_path / name):
         pass
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file.txt", "full", "one.txt"]
+
+
+def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"123")
+    assert read_at_most(tmp_path / "a", 3) == b"123"
+    assert read_at_most(tmp_path / "a", 2) is None
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")  # to open it would wait for ever
+        assert read_at_most(tmp_path / "pipe", 3) is None

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from vqc.data.dataset import Data
     from vqc.data.defect_size import DetectorInput
     from vqc.data.findings import Finding, Severity
+    from vqc.evaluation.label_errors import LabelErrors
 
+FOLDS = "folds"
 SHOWN_PER_KIND = 20
 SPLIT_MENDS = {"same picture in two splits", "same part in two splits"}
 
@@ -28,13 +30,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="PX",
         help="sides of the detector's square input, at which defects should not be too small (default: as in "
-        "configs/train_config.json)",
+        "configs/train_config.json); the largest is also the input of --labels folds (as in "
+        "configs/train_config_cpu.json)",
     )
     parser.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
         help="page to write: the findings with their photographs, sizes, examples",
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="MODEL",
+        help="look for label errors with a model.safetensors or model.onnx of yours; or 'folds': train three light "
+        "detectors, so that each photograph is judged by one that has not seen it (half an hour for 200 photographs "
+        "without a GPU)",
     )
 
 
@@ -44,10 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
     from vqc.data.dataset import check_data
     from vqc.data.defect_size import size_table
+    from vqc.errors import ModelError
     from vqc.reporting.terminal import size_grid
     from vqc.shell import as_typed, quoted
 
     root: Path = args.data
+    if args.labels not in (None, FOLDS) and not Path(args.labels).is_file():
+        raise ModelError(f"--labels: got '{args.labels}', expected a model.safetensors, a model.onnx or '{FOLDS}'")
     inputs = _inputs(args.image_size)
     data, findings = check_data(root, inputs=inputs)
     sizes = [] if data is None else size_table(data.defects, inputs)
@@ -58,12 +71,18 @@ def run(args: argparse.Namespace) -> int:
         console.print()
     for severity in ("error", "warning"):
         _show_findings(console, findings, severity)
+    errors = None
+    if data is not None and args.labels is not None:
+        errors = _label_errors(console, data, args)
+        _show_suspects(console, errors)
     if args.report is not None:
-        from vqc.files import write_atomically
         from vqc.reporting.data_page import data_page
 
-        write_atomically(args.report, data_page(root, data, findings, sizes).encode())
-        console.print(f"page: {escape(str(args.report))}\n")
+        _write(console, args.report, data_page(root, data, findings, sizes, errors).encode())
+        if errors is not None:
+            file = args.report.with_name(f"{args.report.stem}-labels.json")
+            _write(console, file, (errors.model_dump_json(indent=1) + "\n").encode())
+        console.print()
     if data is None:
         console.print("[bold red]not usable[/] until the errors are corrected")
         if {finding.kind for finding in findings if finding.severity == "error"} <= SPLIT_MENDS:
@@ -89,6 +108,47 @@ def _inputs(sizes_px: Sequence[int] | None) -> list[DetectorInput]:
         for size_px in sizes_px
     ]  # fmt: skip
     return [detector_input(config) for config in configs]
+
+
+def _label_errors(console: Console, data: Data, args: argparse.Namespace) -> LabelErrors:
+    from vqc.evaluation.label_errors import errors_by_model
+    from vqc.reporting.terminal import progress
+
+    if args.labels != FOLDS:
+        return errors_by_model(Path(args.labels), data, on_step=lambda text: console.print(f"{text} ..."))
+    from vqc.hardware.gpu import choose_gpu
+    from vqc.training.folds import errors_by_folds, fold_config
+
+    gpu, remark = choose_gpu(None)
+    if remark:
+        console.print(remark, markup=False)
+    console.print("Three detectors are trained, each without a third of the photographs, and asked about these ...")
+    size = None if args.image_size is None else (max(args.image_size), max(args.image_size))
+    with progress("label errors") as on_step:
+        return errors_by_folds(data, fold_config(data, image_size=size), gpu=gpu, on_step=on_step)
+
+
+def _show_suspects(console: Console, errors: LabelErrors) -> None:
+    from vqc.data.findings import printable
+
+    console.print(errors.judge, markup=False)
+    if not errors.suspects:
+        console.print("No annotation is suspected to be wrong.\n")
+        return
+    shown = errors.suspects[:SHOWN_PER_KIND]
+    console.print(f"{len(errors.suspects):,} suspected label errors for {errors.boxes:,} boxes, the clearest first")
+    for number, one in enumerate(shown, start=1):
+        console.print(f"{number:>4}. {one.split}/{printable(one.file_name)}: {one.sentence}", markup=False)
+    if len(errors.suspects) > len(shown):
+        console.print(f"      and {len(errors.suspects) - len(shown):,} more: --report FILE shows them")
+    console.print()
+
+
+def _write(console: Console, file: Path, content: bytes) -> None:
+    from vqc.files import write_atomically
+
+    write_atomically(file, content)
+    console.print(f"wrote {file}", markup=False)
 
 
 def _show_counts(console: Console, data: Data) -> None:

@@ -26,6 +26,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=("good", "leave-out"),
         help="what pictures are that no annotation file mentions: good parts, or not yet annotated (default: asked)",
     )
+    parser.add_argument(
+        "--crowds",
+        choices=("defects", "ignore"),
+        help="what boxes with COCO's iscrowd are: defects, as where a mask was painted, or regions that are ignored in "
+        "scoring (default: a few are ignored, many are asked for)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from vqc.data.importers.importing import import_data
     from vqc.shell import as_typed, quoted
 
-    imported = import_data(args.source, args.out, format_=args.format, unlabelled=args.unlabelled)
+    imported = import_data(args.source, args.out, format_=args.format, unlabelled=args.unlabelled, crowds=args.crowds)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     _show(console, imported)
     out = quoted(args.out)

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from vqc.data.annotations import Category, read_annotations
 from vqc.data.defect_size import Defects, DetectorInput, check_defect_size
 from vqc.data.duplicates import Photo, check_equal_files, check_groups, check_look_alikes
-from vqc.data.findings import Finding, Report
+from vqc.data.findings import Finding, Report, printable
 from vqc.data.image_files import read_pictures
 from vqc.data.image_io import decode_picture, picture_bytes, upright
-from vqc.data.validation import check_balance, check_categories, check_category_names
+from vqc.data.validation import check_balance, check_categories, check_category_names, check_repeated_boxes
 from vqc.errors import DataError
 from vqc.shell import quoted
 
@@ -227,6 +227,11 @@ def check_data(
     if report.errors:
         return None, report.findings
     data = _data(root, {split: sha256 for split, _, sha256 in found})
+    names = [category.name for category in data.categories]
+    for split in data.splits:
+        for image in split.images:
+            place = f"{split.name}, {printable(image.path.name)}"
+            check_repeated_boxes(place, image.boxes[~image.crowd], image.labels[~image.crowd], names, report)
     for where in inputs:
         check_defect_size(data.defects, where, report)
     return data, report.findings

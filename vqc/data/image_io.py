@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXIF_ORIENTATION = 0x0112
 EXIF_CHANGED, EXIF_DETAILS, EXIF_TAKEN = 0x0132, 0x8769, 0x9003
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+PICTURE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 THUMBNAIL_PX = 64
 MOST_PIXELS = 210_000_000  # of a picture: sensors of 200 megapixels exist
 MOST_BYTES = 6 * MOST_PIXELS + 2**20  # of a file: the largest picture, of 16 bits and not compressed

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vqc.boxes import iou
 from vqc.data.annotations import Category
 from vqc.data.findings import Report, printable
 
+GOOD_NAMES = {"background", "good", "goodpart", "nodefect", "normal", "ok", "okay", "pass"}
+ES = ("ches", "shes", "sses", "xes")  # a plural's s with an e before it, as in scratches
+TWICE = 0.9  # overlap of two boxes from which they are one
+MOST_COMPARED = 300  # boxes of one image: a hostile file has more, and each is compared with each
 LISTED = 5  # categories that a finding names
 
 
@@ -23,11 +31,18 @@ def check_categories(categories: Mapping[str, Sequence[Category]], report: Repor
 
 
 def check_category_names(categories: Sequence[Category], report: Report) -> None:
-    """Names that differ only by capitals, spaces, punctuation or a plural's s: a warning for each such set."""
+    """Names that differ only by capitals, spaces, punctuation or a plural's s, and those of parts without a defect."""
     alike: dict[str, list[Category]] = {}
     for category in categories:
         plain = "".join(letter for letter in category.name.casefold() if letter.isalnum())
-        alike.setdefault(plain.removesuffix("s") or category.name, []).append(category)
+        singular = plain.removesuffix("es" if plain.endswith(ES) else "s")
+        alike.setdefault(singular or category.name, []).append(category)
+        if plain in GOOD_NAMES:
+            message = (
+                f"'{printable(category.name)}' looks like a name for what is no defect: its boxes would reject good "
+                "parts; a good part is an image without boxes"
+            )
+            report.warning("category of good parts", "all splits", message)
     for some in alike.values():
         if len(some) > 1:
             message = f"{_listed(some)} look like one category: the detector would have to tell them apart"
@@ -59,3 +74,26 @@ def check_balance(
         for name, count in boxes_per_category.items():
             if count == 0:
                 report.warning("category without boxes", where, f"'{printable(name)}' has no box: it cannot be learnt")
+
+
+def close_pairs(boxes: NDArray[np.float32], *, margin_px: float = 0.0, overlap: float = 0.0) -> list[tuple[int, int]]:
+    """Positions, two by two, of boxes [n, 4] xyxy in pixels that overlap by more, each grown by a margin.
+
+    None where there are more than ``MOST_COMPARED``.
+    """
+    if len(boxes) > MOST_COMPARED:
+        return []
+    grown = boxes + np.array([-1, -1, 1, 1], np.float32) * np.float32(margin_px)
+    return [(int(one), int(other)) for one, other in np.argwhere(np.triu(iou(grown, grown) > overlap, k=1))]
+
+
+def check_repeated_boxes(
+    where: str, boxes: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], report: Report
+) -> None:
+    """Warn of boxes [n, 4] xyxy of one image, with labels [n] of these names, that are nearly the same."""
+    for first, second in close_pairs(boxes, overlap=TWICE):
+        one, other = (names[label - 1] for label in labels[[first, second]])
+        such = f"two boxes '{printable(one)}'" if one == other else f"'{printable(one)}' and '{printable(other)}'"
+        x0, y0, x1, y1 = boxes[first]
+        message = f"{such} at nearly the same place: x {x0:g} to {x1:g}, y {y0:g} to {y1:g}; a defect has one box"
+        report.warning("two boxes at one place", where, message)

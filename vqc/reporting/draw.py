@@ -1,18 +1,22 @@
-"""Detections drawn over the photograph: boxes with captions, and heat."""
+"""Boxes and detections drawn over the photograph or a part of it, and heat."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.data.annotations import Xyxy
 from vqc.files import write_atomically
 
+CUT_OUT_PX = 360  # longer side of a cut-out, or of a small picture, on a page
 READABLE_PX = 640  # a longer side below this is enlarged, so that captions can be read
 BOX_RGB = (255, 64, 64)
+TRUTH_RGB, FOUND_RGB = (46, 204, 190), (255, 140, 60)  # frames of annotated boxes and of detections on a page
 TEXT_RGB = (255, 255, 255)
 STRONGEST = 0.75  # of the heat's colour over the photograph where the heat is 1
 JPEG_QUALITY = 90
@@ -72,6 +76,50 @@ def placed(heat: NDArray[np.float32], box: NDArray[np.float32], shape: tuple[int
     if part.size:
         part[:] = cv2.resize(heat, part.shape[::-1], interpolation=cv2.INTER_AREA)
     return within
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """Boxes [n, 4] xyxy in pixels of the photograph, and how their frames are drawn."""
+
+    boxes: NDArray[np.float32]
+    rgb: tuple[int, int, int]
+    width_px: int = 2
+
+
+def cut_out(
+    photograph: NDArray[np.uint8], around: Xyxy, frames: Iterable[Frames], *, context: float, fewest_px: int
+) -> NDArray[np.uint8]:
+    """The part of a photograph [h, w, 3] RGB around a box, xyxy pixels, enlarged or reduced, with frames drawn on it.
+
+    Args:
+        context: side of the part as a multiple of the box's longer side.
+        fewest_px: side of the smallest part.
+    """
+    import cv2
+
+    x0, y0, x1, y1 = around
+    side = max(fewest_px, context * max(x1 - x0, y1 - y0))
+    height, width = (min(full, round(side)) for full in photograph.shape[:2])
+    left = round(min(max(0.0, (x0 + x1 - width) / 2), photograph.shape[1] - width))
+    top = round(min(max(0.0, (y0 + y1 - height) / 2), photograph.shape[0] - height))
+    cut = fitted(photograph[top : top + height, left : left + width])
+    scale = cut.shape[1] / width
+    for some in frames:
+        for box in some.boxes:
+            corners = ((box - np.array([left, top] * 2)) * scale).round().astype(int).tolist()
+            cv2.rectangle(cut, corners[:2], corners[2:], some.rgb, some.width_px)
+    return cut
+
+
+def fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy of a picture [h, w, 3] whose longer side is ``CUT_OUT_PX``."""
+    import cv2
+
+    scale = CUT_OUT_PX / max(pixels.shape[:2])
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.ascontiguousarray(cv2.resize(np.ascontiguousarray(pixels), size, interpolation=way), np.uint8)
 
 
 def save_jpeg(path: Path, pixels: NDArray[np.uint8]) -> None:

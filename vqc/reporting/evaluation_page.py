@@ -16,14 +16,13 @@ from vqc.evaluation.evaluate import Evaluated, Evaluation
 from vqc.evaluation.intervals import exact_interval
 from vqc.evaluation.matching import paired
 from vqc.inference.detections import Detections
+from vqc.reporting.draw import FOUND_RGB, TRUTH_RGB, Frames, cut_out
 from vqc.reporting.html import HALF_WIDTHS_PX, both_widths, picture_uri, render
 from vqc.reporting.plots import COLOUR, shares, svg
 
 TEMPLATE = Path(__file__).parent / "templates" / "evaluation.html.j2"
-PICTURE_PX = 360
 CONTEXT = 5.0  # side of the cut-out as a multiple of the box's longer side
 FEWEST_PX = 96  # side of the smallest cut-out
-TRUTH_RGB, FOUND_RGB = (46, 204, 190), (255, 140, 60)
 BAND_POINTS = 80  # of an interval's outline: each takes a millisecond
 WIDEST_FALSE = 8.0  # false alarms per image at which the FROC ends: nobody accepts more
 
@@ -89,20 +88,5 @@ def case_pictures(evaluated: Evaluated, cases: Sequence[Case]) -> list[tuple[Cas
 
 def _cut_out(record: ImageRecord, said: Detections, case: Case) -> NDArray[np.uint8]:
     """The part of a photograph around a case, [h, w, 3] RGB, annotated defects and detections framed."""
-    import cv2
-
-    pixels = read_image(record)
-    x0, y0, x1, y1 = case.box
-    side = max(FEWEST_PX, CONTEXT * max(x1 - x0, y1 - y0))
-    width, height = min(record.width, round(side)), min(record.height, round(side))
-    left = round(min(max(0.0, (x0 + x1 - width) / 2), record.width - width))
-    top = round(min(max(0.0, (y0 + y1 - height) / 2), record.height - height))
-    scale = PICTURE_PX / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    cut = np.ascontiguousarray(cv2.resize(pixels[top : top + height, left : left + width], size, interpolation=way))
-    for boxes, colour in ((record.boxes, TRUTH_RGB), (said.boxes, FOUND_RGB)):
-        for box in boxes:
-            corners = ((box - np.array([left, top] * 2)) * scale).round().astype(int).tolist()
-            cv2.rectangle(cut, corners[:2], corners[2:], colour, 2)
-    return np.asarray(cut, np.uint8)
+    frames = Frames(boxes=record.boxes, rgb=TRUTH_RGB), Frames(boxes=said.boxes, rgb=FOUND_RGB)
+    return cut_out(read_image(record), case.box, frames, context=CONTEXT, fewest_px=FEWEST_PX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 from PIL import Image
 
 from tests import images
+from tests.models import decided
 from vqc.cli.main import main
+from vqc.config import TrainConfig
+from vqc.models.checkpoint import save_model
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,31 @@ def test_a_part_in_two_splits_is_an_error_that_split_mends(tmp_path: Path, capsy
     command = shown.rstrip().rpartition("vqc ")[2].split()
     assert main(command) == 0
     assert main(["check", "--data", f"{root}-split"]) == 0
+
+
+def test_label_errors_by_a_model_are_told_and_shown(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, info = decided("fcos_tiny", (96, 128), categories=((3, "scratch"), (7, "dent")))
+    save_model(tmp_path / "model.safetensors", model, info)
+    page = tmp_path / "check.html"
+    words = ["check", "--data", str(parts), "--labels", str(tmp_path / "model.safetensors"), "--report", str(page)]
+    assert main(words) == 0
+    assert "It was trained on other data, or on earlier annotations" in capsys.readouterr().out
+    errors = json.loads((tmp_path / "check-labels.json").read_text(encoding="utf-8"))
+    assert errors["boxes"] == 16
+    assert f"Suspected label errors ({len(errors['suspects'])} for 16 boxes)" in page.read_text(encoding="utf-8")
+
+
+def test_label_errors_by_folds(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    brief = TrainConfig(model="fcos_tiny", weights="none", image_size=64, num_epochs=1, num_workers=0)
+    monkeypatch.setattr("vqc.training.folds.fold_config", lambda data, image_size: brief)
+    assert main(["check", "--data", str(parts), "--labels", "folds"]) == 0
+    assert "no photograph was judged by a detector that had seen it" in capsys.readouterr().out
+
+
+def test_a_judge_that_is_not_there_is_told_first(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--data", str(parts), "--labels", "fold"]) == 2
+    assert "--labels: got 'fold', expected a model.safetensors, a model.onnx or 'folds'" in capsys.readouterr().err

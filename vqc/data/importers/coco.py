@@ -87,12 +87,12 @@ def read(tree: Tree, files: list[str], tally: Tally) -> Source:
 def _lists(tree: Tree, file: str) -> list[list[Entry]]:
     """Categories, images and annotations, those of them that are objects."""
     report = Report()
-    found = read_document(tree.root / file, name=file, report=report)
+    found = read_document(tree.root / file, name=tree.where(file), report=report)
     if found is None:
         raise DataError(str(report.errors[0]))
     for key in LISTS:
         if not isinstance(found[0].get(key), list):
-            raise DataError(f"{tree.root / file}: not COCO: expected a list '{key}'")
+            raise DataError(f"{tree.where(file)}: not COCO: expected a list '{key}'")
     return [[entry for entry in found[0][key] if isinstance(entry, dict)] for key in LISTS]
 
 
@@ -155,8 +155,6 @@ def _boxes(
             refused[key] += 1
         else:
             found[key].append(box)
-            if box.crowd:
-                tally.add("boxes", "iscrowd: kept, but no defect: ignored in scoring", f"annotation {entry.get('id')}")
     return found, refused
 
 

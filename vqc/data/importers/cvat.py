@@ -43,7 +43,7 @@ def read(tree: Tree, files: list[str], tally: Tally) -> Source:
         try:
             root = parsed(tree.text(file, MOST_XML_BYTES))
         except ValueError as problem:
-            raise DataError(f"{tree.root / file}: {problem}") from None
+            raise DataError(f"{tree.where(file)}: {problem}") from None
         for label in root.findall("meta//label"):
             try:
                 source.name([category_name(label.findtext("name"))])

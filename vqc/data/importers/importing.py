@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,7 +25,14 @@ from vqc.errors import DataError
 from vqc.files import link_or_copy, new_folder, write_atomically
 from vqc.shell import quoted
 
+# Formats with a file for each picture, and its suffix: one that does not look like the format is a broken one.
+ONE_EACH: Mapping[str, tuple[str, ...]] = {"labelme": (".json",), "voc": (".xml",)}
 Unlabelled = Literal["good", "leave-out"]
+Crowds = Literal["defects", "ignore"]
+MOST_CROWDS = 0.1  # of the boxes: COCO's own crowds are rare, but tools mark every painted mask as one
+ROBOFLOW = re.compile(r"(.+)\.rf\.[0-9A-Za-z]{8,}")  # what it names the versions of a photograph, less the suffix
+MOST_VERSIONS = 50
+IGNORED = "ignored in scoring; --crowds defects if they are painted masks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,7 @@ def import_data(
     *,
     format_: str | None = None,
     unlabelled: Unlabelled | None = None,
+    crowds: Crowds | None = None,
     command: str | None = None,
 ) -> Imported:
     """Read a source and write ``out/{train,val,test}/{images/,annotations.json}``.
@@ -63,6 +73,8 @@ def import_data(
         format_: a key of ``FORMATS``; None recognises it.
         unlabelled: what pictures are that no annotation file mentions; None refuses them. An image that is mentioned
             and has no box is a good part.
+        crowds: what COCO's ``iscrowd`` marks: defects, or regions that are ignored in scoring; None ignores a few, and
+            refuses more than ``MOST_CROWDS``.
         command: of the same import, for messages that ask for a flag; None: into ``out``.
 
     Raises:
@@ -74,9 +86,11 @@ def import_data(
         tally.add("files", "a link that leads out of the folder", link)
     name, files = recognise(tree, format_, command)
     found = FORMATS[name].read(tree, files, tally)
-    bare = list(_unlabelled(tree, found, tally))
+    others = set(tree.documents(*ONE_EACH.get(name, ()))) - set(files)
+    bare = list(_unlabelled(tree, found, {PurePosixPath(file).stem for file in others}, tally))
     usable = list(_usable(tree, [*_once(found.images, tally), *bare], tally))
     usable = _decided(usable, {image.file for image in bare}, unlabelled, tally, command)
+    usable = list(_grouped(_marked(usable, crowds, tally, command), tally))
     splits, joined = _splits(usable, tally)
     if not any(splits.values()):
         raise DataError(f"{tree.root}: no image of it can be used; {_most_frequent(tally)}")
@@ -110,14 +124,16 @@ def _once(images: Sequence[SourceImage], tally: Tally) -> Iterator[SourceImage]:
             yield image
 
 
-def _unlabelled(tree: Tree, found: Source, tally: Tally) -> Iterator[SourceImage]:
-    """Pictures that no annotation mentions."""
+def _unlabelled(tree: Tree, found: Source, unread: set[str], tally: Tally) -> Iterator[SourceImage]:
+    """Pictures that no annotation mentions; ``unread``: names, without suffix, of unusable annotation files."""
     named = {image.file for image in found.images}
     for file in tree.pictures:
         if file in named:
             continue
         if file in tree.ambiguous:
             tally.add("images", "perhaps annotated: others have its name", file)
+        elif PurePosixPath(file).stem in unread:
+            tally.add("images", "perhaps annotated: a file of its name is empty or broken", file)
         else:
             yield SourceImage(file=file, split=found.split(file))
 
@@ -189,6 +205,40 @@ def _decided(
     for file in without:
         tally.add("images", "without an annotation: left out as asked", file)
     return [image for image in images if image.file not in bare]
+
+
+def _marked(images: list[SourceImage], crowds: Crowds | None, tally: Tally, command: str) -> list[SourceImage]:
+    """With the crowd regions as they are to be understood."""
+    boxes = [box for image in images for box in image.boxes]
+    count = sum(box.crowd for box in boxes)
+    if crowds is None and count > MOST_CROWDS * len(boxes):
+        such = next(image.file for image in images if any(box.crowd for box in image.boxes))
+        raise DataError(
+            f"{count:,} of {len(boxes):,} boxes are marked as crowds (iscrowd), such as on {printable(such)}: CVAT and "
+            "datumaro mark every painted mask so; are they defects, or regions to ignore? expected --crowds defects or "
+            "--crowds ignore",
+            command=f"{command} --crowds defects",
+        )
+    reason = "marked as crowds (iscrowd): " + ("taken as defects, as asked" if crowds == "defects" else IGNORED)
+    for image in images:
+        for _ in filter(None, (box.crowd for box in image.boxes)):
+            tally.add("boxes", reason, image.file)
+    if crowds != "defects":
+        return images
+    return [replace(image, boxes=[replace(box, crowd=False) for box in image.boxes]) for image in images]
+
+
+def _grouped(images: Sequence[SourceImage], tally: Tally) -> Iterator[SourceImage]:
+    """The versions that Roboflow made of one photograph show one part."""
+    names = [ROBOFLOW.fullmatch(PurePosixPath(image.file).stem) for image in images]
+    keys = [(image.split, image.size, name[1]) if name else None for image, name in zip(images, names, strict=True)]
+    counts = Counter(keys)
+    for image, key in zip(images, keys, strict=True):
+        if key is not None and image.group is None and 1 < counts[key] <= MOST_VERSIONS:
+            tally.add("images", "versions that Roboflow made of one photograph: one group", image.file)
+            yield replace(image, group=key[2])
+        else:
+            yield image
 
 
 def _splits(images: Sequence[SourceImage], tally: Tally) -> tuple[dict[str, list[SourceImage]], list[str]]:

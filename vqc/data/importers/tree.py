@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,10 +16,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
 from vqc.data.annotations import MOST_LETTERS
+from vqc.data.findings import printable
 from vqc.data.image_io import PICTURE_SUFFIXES
 from vqc.errors import DataError
 from vqc.files import read_at_most
 
+LOCAL_FILE = "/data/local-files/?d="  # in front of a name that Label Studio took from a folder of its server
 MASKS = {"SegmentationClass", "SegmentationObject"}  # Pascal VOC's folders of pictures that are no photographs
 MOST_FILES = 500_000
 END_BYTES = 2**16
@@ -30,7 +33,7 @@ class Tree:
     """All files below ``root``, without hidden ones and links that lead out.
 
     Attributes:
-        files: relative to the root, with forward slashes, sorted.
+        files: relative to the root, with forward slashes, sorted; no devices and no pipes.
         pictures: those of them that can be photographs, by their suffix.
         ambiguous: pictures that were asked for by a name which others share.
         outside: links that lead out of the root; they are not among the files.
@@ -54,7 +57,10 @@ class Tree:
                 if _hidden(name):
                     continue
                 below = path.relative_to(self.root).as_posix()
-                (found if not path.is_symlink() or _leads_to_a_file(path, inside) else self.outside).append(below)
+                if path.is_symlink() and not _leads_to_a_file(path, inside):
+                    self.outside.append(below)
+                elif path.is_file():
+                    found.append(below)
             if len(found) > MOST_FILES:
                 raise DataError(f"{self.root}: more than {MOST_FILES:,} files; expected the folder of one export")
         self.files = sorted(found)
@@ -65,6 +71,10 @@ class Tree:
     def documents(self, *suffixes: str) -> list[str]:
         """Files of one of these suffixes that may hold annotations."""
         return [file for file in self.files if file.lower().endswith(suffixes) and self.only in (None, file)]
+
+    def where(self, file: str) -> str:
+        """A file as messages name it."""
+        return f"{self.root / printable(file)}"
 
     def content(self, file: str, most_bytes: int) -> bytes:
         """What a file holds.
@@ -116,13 +126,16 @@ class Tree:
         Raises:
             ValueError: there is none, or several.
         """
-        plain = (unquote(name) if "://" in name else name)[:MOST_LETTERS].replace("\\", "/")
+        local = LOCAL_FILE in name
+        plain = name.rpartition(LOCAL_FILE)[2] if local else name
+        plain = (unquote(plain) if local or "://" in name else plain)[:MOST_LETTERS].replace("\\", "/")
         given = PurePosixPath(plain).parts
         parts = tuple(part for part in given if part not in ("..", "/") and not part.endswith(":"))
-        foreign = parts != given or bool(PureWindowsPath(plain).drive)
+        foreign = local or parts != given or bool(PureWindowsPath(plain).drive)
+        parts = tuple(map(_composed, parts))
         scores: dict[tuple[int, bool, int, bool], list[str]] = defaultdict(list)
         for file in self._ending(parts, shorter=foreign):
-            own, its_split = PurePosixPath(file).parts, split_of(file)
+            own, its_split = PurePosixPath(_composed(file)).parts, split_of(file)
             equal = _shared(own[::-1], parts[::-1])
             if (equal == len(parts) or foreign) and (not split or its_split in (None, split)):
                 nearness = _shared(own, PurePosixPath(beside).parts)
@@ -136,13 +149,17 @@ class Tree:
         return best[0]
 
     def picture_of(self, name: str, document: str, split: str | None) -> str:
-        """As ``picture``; where no picture has that name, the one that is named as its document.
+        """As ``picture``, for a document of one picture: that which is named as the document, else that of the name.
+
+        Who renames both keeps the old name inside, and that may be another picture's by now.
 
         Raises:
             ValueError: there is none, or several.
         """
         stem = PurePosixPath(document).stem
-        for other in (name, *(stem + suffix for suffix in PICTURE_SUFFIXES)):
+        own = [stem + suffix for suffix in PICTURE_SUFFIXES]
+        same = PurePosixPath(name.replace("\\", "/")).stem == stem
+        for other in [name, *own] if same else [*own, name]:
             with suppress(ValueError):
                 return self.picture(other, document, split)
         return self.picture(name, document, split)
@@ -158,7 +175,7 @@ class Tree:
         """The last part of a picture's path, the last two and so on, in small letters -> pictures."""
         found: dict[str, list[str]] = {}
         for file in self.pictures:
-            parts = PurePosixPath(file).parts
+            parts = PurePosixPath(_composed(file)).parts
             for count in range(1, min(len(parts), INDEXED) + 1):
                 found.setdefault("/".join(parts[-count:]).lower(), []).append(file)
         return found
@@ -173,6 +190,11 @@ def split_named(name: str) -> str | None:
     """The split that a folder's name stands for: 'valid', 'val2017' or 'obj_Valid_data' is val."""
     found = SPLIT_NAME.fullmatch(name.lower())
     return found[1] if found else None
+
+
+def _composed(name: str) -> str:
+    """The name with each accented letter as one: macOS writes them as two in the names of files."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _hidden(name: str) -> bool:

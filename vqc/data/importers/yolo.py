@@ -29,7 +29,7 @@ from vqc.data.importers.tree import Tree, split_named, split_of
 from vqc.errors import DataError
 
 NAME_LISTS = ("classes.txt", "obj.names", "_darknet.labels")
-YAML_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)
+YAML_NAMES = re.compile(rb"^(?:\xef\xbb\xbf)?names\s*:", re.MULTILINE)  # perhaps behind a byte order mark
 MOST_YAML_BYTES = 10**5  # a thousand classes; its parser is slow
 MOST_LABEL_BYTES = 5 * 10**6  # fifty thousand boxes of one picture
 MOST_LIST_BYTES = 50 * 10**6
@@ -40,7 +40,16 @@ def find(tree: Tree) -> list[str]:
     described = [file for file in tree.documents(".yaml", ".yml") if YAML_NAMES.search(tree.ends(file))]
     listed = [file for file in tree.documents(".txt", ".names", ".labels") if PurePosixPath(file).name in NAME_LISTS]
     named = sorted(described, key=_depth) or sorted(listed, key=_depth)
-    return named[:1] or [file for file in tree.documents(".txt") if "labels" in PurePosixPath(file).parts]
+    if named:
+        return named[:1]
+    beside = {PurePosixPath(picture).with_suffix("") for picture in tree.pictures}
+    return [
+        file for file in tree.documents(".txt") if _in_labels(file) or PurePosixPath(file).with_suffix("") in beside
+    ]
+
+
+def _in_labels(file: str) -> bool:
+    return "labels" in map(str.lower, PurePosixPath(file).parts)
 
 
 def _depth(file: str) -> int:
@@ -79,7 +88,7 @@ def _description(tree: Tree, file: str) -> Mapping[str, Any]:
     """What the file says, its values as texts; a list of names as ``names``."""
     import yaml
 
-    where = tree.root / file
+    where = tree.where(file)
     try:
         if PurePosixPath(file).name in NAME_LISTS:
             return {"names": tree.lines(file, MOST_YAML_BYTES)}
@@ -109,25 +118,25 @@ def _names(description: Mapping[str, Any], tally: Tally) -> dict[int, str]:
 
 
 class _Labels:
-    """The label files of pictures."""
+    """The label files of pictures; capitals do not matter."""
 
     def __init__(self, tree: Tree) -> None:
-        self._files = set(tree.files)
+        self._files = {file.lower(): file for file in tree.files}
         self._pictures = Counter(PurePosixPath(picture).stem for picture in tree.pictures)
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for file in tree.files:
-            if file.endswith(".txt"):
+            if file.lower().endswith(".txt"):
                 self._by_stem[PurePosixPath(file).stem].append(file)
 
     def of(self, picture: str) -> str | None:
         """In ``labels/`` instead of ``images/``, beside the picture, or the only one of its name."""
         path = PurePosixPath(picture).with_suffix(".txt")
-        parts = list(path.parts)
+        parts = list(PurePosixPath(path.as_posix().lower()).parts)
         if "images" in parts:
             parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-        for usual in (PurePosixPath(*parts).as_posix(), path.as_posix()):
+        for usual in (PurePosixPath(*parts).as_posix(), path.as_posix().lower()):
             if usual in self._files:
-                return usual
+                return self._files[usual]
         others = self._by_stem[path.stem]
         return others[0] if len(others) == self._pictures[path.stem] == 1 else None
 
@@ -137,7 +146,7 @@ def _unused(tree: Tree, used: set[str]) -> Iterator[str]:
     folders = {PurePosixPath(file).parent for file in used}
     for file in tree.files:
         path = PurePosixPath(file)
-        if path.suffix == ".txt" and file not in used and (path.parent in folders or "labels" in path.parts):
+        if path.suffix.lower() == ".txt" and file not in used and (path.parent in folders or _in_labels(file)):
             known = path.name in NAME_LISTS or split_named(path.stem) or path.stem.lower().startswith("readme")
             if not known:
                 yield file
@@ -158,7 +167,8 @@ class _Splits:
         for key, value in description.items():
             split = split_named(str(key))
             for folder in value if isinstance(value, list) else [value]:
-                parts = [part for part in PurePosixPath(str(folder)).parts if part not in ("/", "..")]
+                named = PurePosixPath(str(folder).replace("\\", "/"))
+                parts = [part for part in named.parts if part not in ("/", "..")]
                 if split and parts:
                     self._folders.append((f"/{'/'.join(parts)}/", split))
 

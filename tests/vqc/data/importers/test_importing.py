@@ -217,3 +217,82 @@ def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds something already"):
         import_data(tmp_path / "in", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_painted_masks_are_asked_for(tmp_path: Path) -> None:
+    """CVAT and datumaro mark each of them as a crowd, which scoring would ignore."""
+    root = tmp_path / "in"
+    exports.pictures(root)
+    exports.coco(root / "a.json")
+    images.edit_json(root / "a.json", lambda d: d["annotations"][1].update(iscrowd=1))
+    with pytest.raises(
+        DataError, match=r"1 of 3 boxes are marked as crowds .*rgb-2\.png.* --crowds defects or"
+    ) as told:
+        import_data(root, tmp_path / "out")
+    assert "--crowds defects" in str(told.value.command)
+    for crowds, marked in (("defects", False), ("ignore", True)):
+        found = import_data(root, tmp_path / crowds, crowds=crowds)  # type: ignore[arg-type]
+        assert any(box.crowd for image in found.splits[""] for box in image.boxes) is marked
+        ((_, reason),) = found.tally.counts
+        assert reason.startswith("marked as crowds (iscrowd): ")
+
+
+def test_a_few_crowds_are_ignored_and_told(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    exports.pictures(root)
+    exports.coco(root / "a.json")
+    images.edit_json(
+        root / "a.json",
+        lambda d: d["annotations"].extend(
+            images.annotation(9 + k, 0, category_id=0, iscrowd=int(k == 0)) for k in range(9)
+        ),
+    )
+    found = import_data(root, tmp_path / "out")
+    assert [key for key in found.tally.counts if "ignored in scoring" in key[1]]
+
+
+def test_versions_that_roboflow_made_of_a_photograph_are_one_part(tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    names = {name: f"part_png.rf.{number:032x}.png" for number, name in enumerate(exports.pictures(root))}
+    names["rgb-3.png"] = "other_png.rf.00ff00ff.png"
+    exports.coco(root / "a.json")
+    for name, new in names.items():
+        (root / name).rename(root / new)
+    images.edit_json(root / "a.json", lambda d: [e.update(file_name=names[e["file_name"]]) for e in d["images"]])
+    found = import_data(root, tmp_path / "out")
+    assert [image.group for image in found.splits[""]] == ["part_png", "part_png", None]
+
+
+@pytest.mark.parametrize(("tool", "suffix"), [("voc", ".xml"), ("labelme", ".json")])
+def test_a_picture_whose_file_is_empty_does_not_become_a_good_one(tool: str, suffix: str, tmp_path: Path) -> None:
+    root = {**exports.PLAIN, **exports.SPLIT}[tool](tmp_path / "in")
+    sorted(root.rglob(f"*{suffix}"))[0].write_bytes(b"")
+    found = import_data(root, tmp_path / "out", unlabelled="good")
+    assert found.tally.counts == {("images", "perhaps annotated: a file of its name is empty or broken"): 1}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("parts.zip", "PK", r"an archive \(parts\.zip\): unpack it"),
+        ("a.json", '[{"annotations": [{"result": [{"from_name": "label"}]}]}]', "a.json is Label Studio's own JSON"),
+        ("a.json", '{"_via_settings": {}, "_via_img_metadata": {}}', "a.json is the project of VGG's annotator"),
+        ("_annotations.csv", "filename,width,height,class,xmin,ymin,xmax,ymax", "_annotations.csv is a table of boxes"),
+        ("\x1b[2J.csv", "xmin", r"\\x1b\[2J\.csv is a table"),
+    ],
+)
+def test_what_is_no_export_that_is_read_is_named(file: str, content: str, said: str, tmp_path: Path) -> None:
+    exports.pictures(tmp_path / "in")
+    try:
+        (tmp_path / "in" / file).write_text(content, encoding="utf-8")
+    except OSError:
+        pytest.skip("this system has no such names")
+    with pytest.raises(DataError, match=said) as told:
+        import_data(tmp_path / "in", tmp_path / "out")
+    assert "\x1b" not in str(told.value)
+
+
+def test_an_archive_itself_is_named(tmp_path: Path) -> None:
+    (tmp_path / "parts.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="unpack it"):
+        import_data(tmp_path / "parts.zip", tmp_path / "out")

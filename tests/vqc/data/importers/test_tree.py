@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_hidden_folders_are_not_listed(root: Path) -> None:
         ("C:\\parts\\cam1\\d.png", "a.json", "cam1/d.png"),
         ("../cam2/d.png", "labels/a.json", "cam2/d.png"),
         ("./cam2/d.png", "labels/a.json", "cam2/d.png"),
+        ("/data/local-files/?d=parts/train/images/b%20c.jpg", "a.json", "train/images/b c.JPG"),
+        ("/data/local-files/?d=e.png", "a.json", "cam2/e.png"),
     ],
 )
 def test_a_picture_is_found_by_its_name(name: str, beside: str, expected: str, root: Path) -> None:
@@ -61,6 +64,30 @@ def test_a_picture_is_found_by_its_name(name: str, beside: str, expected: str, r
 def test_a_picture_that_is_not_there_is_not_replaced(name: str, split: str | None, root: Path) -> None:
     with pytest.raises(ValueError, match="no such picture"):
         Tree(root).picture(name, "a.json", split)
+
+
+def test_accents_may_be_letters_of_their_own(root: Path) -> None:
+    """As in the file names of macOS."""
+    (root / "gro\u0308\u00dfe.png").write_bytes(b"")
+    assert Tree(root).picture("gr\u00f6\u00dfe.png", "a.json") == "gro\u0308\u00dfe.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "expected"),
+    [("d.png", "cam2/e.xml", "cam2/e.png"), ("d.png", "x/e.xml", "cam2/e.png"), ("e.png", "x/y.xml", "cam2/e.png")],
+)
+def test_a_document_of_one_picture_means_that_of_its_own_name(
+    name: str, document: str, expected: str, root: Path
+) -> None:
+    """Who renames both keeps the old name inside, which may be another picture's by now."""
+    assert Tree(root).picture_of(name, document, None) == expected
+
+
+def test_pipes_are_no_files(root: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no such files on this system")
+    os.mkfifo(root / "a.json")  # to open it would wait for ever
+    assert Tree(root).documents(".json") == []
 
 
 def test_two_pictures_of_one_name_are_not_chosen_from(root: Path) -> None:

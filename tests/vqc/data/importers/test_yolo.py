@@ -101,6 +101,35 @@ def test_labels_without_names_of_their_classes_are_refused(tmp_path: Path) -> No
         read(tmp_path)
 
 
+def test_labels_beside_the_pictures_without_names_are_refused_as_well(tmp_path: Path) -> None:
+    exports.pictures(tmp_path)
+    exports.labels(tmp_path)
+    with pytest.raises(DataError, match=r"expected data\.yaml or classes\.txt"):
+        read(tmp_path)
+
+
+def test_capitals_of_folders_and_suffixes_do_not_matter(tmp_path: Path) -> None:
+    root = exports.roboflow_yolo(tmp_path)
+    for split in ("train", "valid", "test"):
+        (root / split / "images").rename(root / split / "Images")
+        (root / split / "labels").rename(root / split / "LABELS")
+        (root / split / "LABELS/rgb-1.txt").rename(root / split / "LABELS/rgb-1.TXT")
+    source, tally = read(root)
+    assert [(image.split, len(image.boxes)) for image in source.images if image.file.endswith("1.png")] == [
+        ("test", 1), ("train", 1), ("val", 1)
+    ]  # fmt: skip
+    assert len(source.images) == 9
+    assert not tally.counts
+
+
+def test_a_description_may_be_from_windows(tmp_path: Path) -> None:
+    root = exports.ultralytics(tmp_path)
+    text = "\ufeffnames: [scratch, dent]\r\ntrain: .\\images\\a\r\nval: images\\b\r\ntest: images\\c\r\n"
+    (root / "parts.yaml").write_bytes(text.encode())
+    source, _ = read(root)
+    assert [image.split for image in source.images] == ["train"] * 3 + ["val"] * 3 + ["test"] * 3
+
+
 def test_a_label_file_without_a_picture_is_counted(tmp_path: Path) -> None:
     root = exports.roboflow_yolo(tmp_path)
     (root / "train/images/rgb-1.png").unlink()
