@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Row
-from tests.serving import Client, jpeg, process, running, settings_for, write_bundle
+from tests.faults.small_disk import small_disk
+from tests.serving import TOKEN, Client, jpeg, process, running, settings_for, write_bundle
 
 KILLS, SEED = 50, 18
 SWAPS, REQUESTS = 20, 1000
@@ -134,3 +135,28 @@ def test_no_request_is_lost_while_models_are_swapped(promoted: Path, tmp_path: P
         assert all(one["threshold"] == expected[one["model"]["version"]] for one in answers)
         assert len(everything(client)) == len(answers) >= REQUESTS
     record(Row(fault="a model swapped under load", injected=swaps, lost=len(inspectors.other)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left_bytes", [0, 4096, 3 * 4096])
+def test_a_full_disk_is_told_and_nothing_that_was_answered_is_lost(
+    promoted: Path, tmp_path: Path, record: Any, left_bytes: int
+) -> None:
+    with small_disk(tmp_path / "disk", size_mb=8) as disk:
+        settings = settings_for(disk.folder, promoted=promoted, token=TOKEN)
+        with running(settings) as (_, client):
+            before = client.inspect(numbered(1)).json
+            disk.fill(leave_bytes=left_bytes)
+            full = [client.inspect(numbered(number)) for number in range(2, 12)]
+            refused = client.ask("POST", "/v1/model/reload", json_body={"bundle": "second"})
+            version = client.get("/v1/model").json["version"]
+            disk.empty()
+            after = client.inspect(numbered(12)).json
+            answered = [before, *(answer.json for answer in full if answer.status == 201), after]
+            kept = everything(client)
+    assert {answer.status for answer in full} <= {201, 507}
+    assert full[-1].status == 507
+    assert "no room left on the disk" in full[-1].json["detail"]
+    assert (refused.status, version) == (507, "first")
+    assert kept == answered[::-1]
+    record(Row(fault="the server's disk full", injected=len(full), lost=len(answered) - len(kept)))

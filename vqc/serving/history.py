@@ -111,7 +111,7 @@ class History:
             StorageFullError: there is no room; nothing is left of it.
         """
         path = self.photograph(id_, media_type)
-        with _room_needed(self._photographs):
+        with room_needed(self._photographs):
             is_new_day = not path.parent.exists()
             write_atomically(path, data)
             _sync_folder(path.parent)
@@ -131,7 +131,7 @@ class History:
         size = inspection.image.bytes
         row = (inspection.id, inspection.verdict, 0, 0, size, inspection.model_dump_json())
         with self._lock:
-            with _room_needed(self._photographs), self._database:
+            with room_needed(self._photographs), self._database:
                 self._database.execute("INSERT INTO inspections VALUES (?, ?, ?, ?, ?, ?)", row)
             self._count, self._bytes = self._count + 1, self._bytes + size
         try:
@@ -187,7 +187,7 @@ class History:
             StaleReviewError: it has another etag by now.
             StorageFullError: there is no room.
         """
-        with self._lock, _room_needed(self._photographs), self._database:
+        with self._lock, room_needed(self._photographs), self._database:
             row = self._database.execute("SELECT record, revision FROM inspections WHERE id = ?", (id_,)).fetchone()
             if row is None:
                 raise NoSuchInspectionError(f"there is no inspection {id_:.40}")
@@ -255,7 +255,8 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _room_needed(folder: Path) -> Iterator[None]:
+def room_needed(folder: Path) -> Iterator[None]:
+    """Within it, an error that means a full disk is a ``StorageFullError``."""
     try:
         yield
     except OSError as error:

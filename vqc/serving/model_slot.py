@@ -26,6 +26,7 @@ from vqc.inference.bundle import MANIFEST, champion_of, check_bundle
 from vqc.inference.model_file import open_predictor
 from vqc.inference.predictor import Predictor
 from vqc.inference.thresholds import resolve_thresholds
+from vqc.serving.history import room_needed
 from vqc.serving.inspection import ModelVersion
 
 STATE = "model.json"
@@ -171,6 +172,7 @@ class ModelSlot:
 
         Raises:
             UserError: there is none, or it cannot be used; the current one goes on.
+            StorageFullError: there is no room to write down which one is served; the current one goes on.
         """
         folder = champion_of(self._promoted) if name is None else self._named(name)
         return self._swap(folder.absolute())
@@ -225,7 +227,8 @@ class ModelSlot:
     def _take(self, model: ServedModel, state: State | None) -> None:
         """The model answers from now on, and after a restart."""
         state = state or self._state_of(model, None)
-        write_atomically(self._state_file, (state.model_dump_json(indent=1) + "\n").encode())
+        with room_needed(self._state_file.parent):
+            write_atomically(self._state_file, (state.model_dump_json(indent=1) + "\n").encode())
         self._previous = Path(state.previous) if state.previous else None
         self.current = model
 
