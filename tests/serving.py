@@ -56,7 +56,7 @@ def write_bundle(
         golden[-1].write_bytes(jpeg(seed))
     write_golden(folder, golden, open_predictor(exported))
     write_manifest(folder)
-    name_champion(folder)
+    name_champion(folder.parent, folder)
     return folder
 
 

@@ -124,7 +124,7 @@ def promote(
     on_step("registering")
     verdict = registry.register(bundle, evidence, verdict)
     if verdict.champion:
-        name_champion(bundle)
+        name_champion(results / "promoted", bundle)
     return Promotion(bundle=bundle, evidence=evidence, verdict=verdict)
 
 

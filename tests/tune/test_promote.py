@@ -29,7 +29,7 @@ from vqc.config import TrainConfig, load_record
 from vqc.data.dataset import load_data, read_image
 from vqc.errors import DataError, ModelError
 from vqc.inference import latency
-from vqc.inference.bundle import check_bundle
+from vqc.inference.bundle import champion_of, check_bundle
 from vqc.inference.model_file import open_predictor
 from vqc.inference.thresholds import resolve_thresholds
 from vqc.models.checkpoint import load_model, save_model
@@ -78,6 +78,7 @@ def results_of(promotion: Promotion) -> Path:
 
 def test_the_first_becomes_champion(first: Promotion) -> None:
     assert (first.verdict.decision, first.verdict.version) == ("first", "1")
+    assert champion_of(first.bundle.parent) == first.bundle
     champion = Tracker(default_uri(results_of(first))).champion(MODEL_NAME)
     assert champion is not None
     assert champion.metrics == first.evidence.figures()

@@ -25,7 +25,7 @@ from vqc.inference.predictor import Predictor
 MANIFEST = "manifest.json"
 GOLDEN = "golden/golden.json"
 REFERENCE = "reference_stats.json"
-CHAMPION = "champion.json"  # beside the bundles: the name of the champion's
+CHAMPION = "champion.json"  # in the folder of the bundles: which of them is the champion
 GOLDEN_IMAGES = 4
 SAME_SCORE, SAME_PX = 1e-3, 0.1  # what another processor or another version of the runtime may change
 STEPS = 20  # a distribution is kept as its quantiles at so many equal steps
@@ -112,13 +112,14 @@ def write_manifest(bundle: Path) -> None:
     write_json(bundle / MANIFEST, {name: file_sha256(bundle / name) for name in _files(bundle)})
 
 
-def name_champion(bundle: Path) -> None:
-    """Write beside the bundles which of them is the champion, for a server that does not ask the registry."""
-    write_json(bundle.parent / CHAMPION, {"bundle": bundle.name})
+def name_champion(promoted: Path, bundle: Path) -> None:
+    """Write into the folder of bundles which one is the champion, for a server that does not ask the registry."""
+    beside = bundle.parent.resolve() == promoted.resolve()
+    write_json(promoted / CHAMPION, {"bundle": bundle.name if beside else str(bundle.absolute())})
 
 
 def champion_of(promoted: Path) -> Path:
-    """The folder of the champion among the bundles.
+    """The folder of the champion.
 
     Raises:
         ModelError: none was promoted yet, or the file that names it is damaged.
@@ -129,8 +130,8 @@ def champion_of(promoted: Path) -> Path:
     except FileNotFoundError:
         raise ModelError(f"{promoted}: no champion yet", command="python tune/export_best.py") from None
     except (OSError, ValueError, TypeError, KeyError):
-        raise ModelError(f"{path}: does not name a bundle", command="python tune/export_best.py") from None
-    if not isinstance(name, str) or Path(name).name != name:
+        name = None
+    if not isinstance(name, str) or (Path(name).name != name and not Path(name).is_absolute()):
         raise ModelError(f"{path}: does not name a bundle", command="python tune/export_best.py")
     return promoted / name
 

@@ -21,11 +21,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from vqc.errors import DataError, VqcError
 from vqc.files import write_atomically
 from vqc.serving.inspection import Inspection, InspectionPage, Review
 
 DATABASE = "history.sqlite"
+LOCK = "history.lock"
 PHOTOGRAPHS = "photographs"
 VERSION = 1
 SUFFIXES = {
@@ -76,15 +79,20 @@ class History:
         """Open the history, or begin one.
 
         Raises:
-            DataError: the folder cannot be written, or holds a history of another version.
+            DataError: the folder cannot be written, holds a history of another version, or is another server's.
         """
         self._photographs = folder / PHOTOGRAPHS
         self._limits = limits
         self._lock = threading.Lock()
+        self._owner = FileLock(folder / LOCK, timeout=0, thread_local=False)
         try:
             self._photographs.mkdir(parents=True, exist_ok=True)
+            self._owner.acquire()
             self._database = _opened(folder / DATABASE)
+        except Timeout:
+            raise DataError(f"{folder}: another server writes there; serve into another --store") from None
         except (OSError, sqlite3.Error) as error:
+            self._owner.release()
             raise DataError(f"{folder}: the history cannot be opened: {error}") from None
         self._count, self._bytes = self._database.execute(
             "SELECT count(*), coalesce(sum(bytes), 0) FROM inspections"
@@ -213,6 +221,7 @@ class History:
         """Close the database; its write-ahead log is merged into it."""
         with self._lock:
             self._database.close()
+        self._owner.release()
 
     def _remove_oldest(self) -> None:
         """Remove what is beyond the limits: first the rows, then the files, so that no row is without its file."""
@@ -248,7 +257,7 @@ def _opened(path: Path) -> sqlite3.Connection:
     database.execute("PRAGMA synchronous = FULL")
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        database.executescript(SCHEMA)
+        database.executescript(f"BEGIN;{SCHEMA}COMMIT;")
     elif version != VERSION:
         raise DataError(f"{path}: is of version {version}, expected {VERSION}; serve into another --store")
     return database

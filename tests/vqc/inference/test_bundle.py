@@ -12,7 +12,16 @@ import pytest
 from tests.images import rgb, save_picture
 from tests.models import StubBackend, stub_predictor
 from vqc.errors import ModelError
-from vqc.inference.bundle import appearance, check_bundle, choose_golden, reference_stats, write_golden, write_manifest
+from vqc.inference.bundle import (
+    appearance,
+    champion_of,
+    check_bundle,
+    choose_golden,
+    name_champion,
+    reference_stats,
+    write_golden,
+    write_manifest,
+)
 from vqc.inference.detections import Detections
 
 FOUND = Detections(
@@ -99,3 +108,11 @@ def test_the_statistics_tell_light_and_focus() -> None:
     assert (stats.images, stats.score.mean, stats.width_px.quantiles[0]) == (2, 0.5, 64)
     assert len(stats.brightness.quantiles) == 21
     assert list(stats.brightness.quantiles) == sorted(stats.brightness.quantiles)
+
+
+def test_the_champion_is_found_beside_the_bundles_or_elsewhere(tmp_path: Path, bundle: Path) -> None:
+    with pytest.raises(ModelError, match="no champion yet"):
+        champion_of(tmp_path)
+    for promoted in (tmp_path, tmp_path / "elsewhere"):
+        name_champion(promoted, bundle)
+        assert champion_of(promoted) == bundle

@@ -131,6 +131,14 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: py
     assert history.get(add(history)).verdict == "good"
 
 
+def test_two_servers_do_not_write_into_one_history(tmp_path: Path) -> None:
+    history = History(tmp_path, limits=PLENTY)
+    with pytest.raises(DataError, match="another server writes there"):
+        History(tmp_path, limits=PLENTY)
+    history.close()
+    History(tmp_path, limits=PLENTY).close()
+
+
 def test_a_history_of_another_version_is_not_touched(tmp_path: Path) -> None:
     history = History(tmp_path, limits=PLENTY)
     history._database.execute("PRAGMA user_version = 7")

@@ -133,7 +133,7 @@ def test_without_any_model_the_next_command_is_told(tmp_path: Path) -> None:
 def test_a_swap_over_http_needs_the_token(home: Path) -> None:
     with running(settings_for(home, token=TOKEN)) as (_, client):
         assert client.ask("POST", "/v1/model/reload", json_body={}).json["version"] == "first"
-        name_champion(home / "promoted" / "second")
+        name_champion(home / "promoted", home / "promoted" / "second")
         swapped = client.ask("POST", "/v1/model/reload", json_body={"bundle": None})
         assert (swapped.json["version"], swapped.json["previous"]) == ("second", "first")
         assert client.inspect(jpeg(1)).json["model"]["version"] == "second"
