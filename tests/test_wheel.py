@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_has_the_settings_files_and_the_templates(wheel: Path) -> None:
+def test_the_wheel_has_the_settings_files_the_templates_and_the_page(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     settings = {f"vqc/configs/{path.name}" for path in (ROOT / "configs").iterdir()}
     others = {
@@ -50,7 +50,7 @@ def test_the_wheel_has_the_settings_files_and_the_templates(wheel: Path) -> None
         for path in (ROOT / package).rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert any(name.endswith(".j2") for name in others)
+    assert {".j2", ".js", ".css"} <= {PurePosixPath(name).suffix for name in others}
     assert settings | others == {name for name in names if ".dist-info/" not in name}
 
 

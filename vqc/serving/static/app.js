@@ -8,6 +8,7 @@ const PAGE = 50; // inspections asked for at a time
 const SETTLED_MS = 500; // a photograph that has just appeared by itself cannot be corrected: another one was meant
 const SILENCE_MS = 40_000; // without a byte of the event stream the connection is taken for lost
 const LARGEST_CANVAS_PX = 16e6; // pixels of a photograph as it is shown; browsers refuse much larger canvases
+const FAINT = 0.7; // share of the threshold from which a detection that rejects nothing is shown
 const SMALLEST_BOX = 4; // pixels of the screen
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 
@@ -24,7 +25,7 @@ const state = {
   following: true, // whether the next inspection takes its place
   missed: 0, // inspections that came while an older one was looked at
   busy: null, // name of the file that is being inspected
-  draft: null, // boxes being edited: {boxes, chosen, category, empty}
+  draft: null, // boxes being edited: {etag, boxes, chosen, category, empty}
   heat: null, // "loading" | "shown" for the inspection on the screen
   zoom: 1,
 };
@@ -80,11 +81,11 @@ async function listen() {
     try {
       const answer = await api("/v1/events", { signal: abort.signal });
       tries = 0;
-      await connected();
       heard();
+      await connected();
       let rest = "";
       for (const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader(); ; ) {
-        const { value, done } = await reader.read();
+        const { value, done } = await reader.read().catch(() => ({ done: true }));
         if (done) break;
         heard();
         const blocks = (rest + value.replaceAll("\r\n", "\n")).split("\n\n");
@@ -92,7 +93,7 @@ async function listen() {
         blocks.forEach(dispatch);
       }
     } catch (error) {
-      if (!(error instanceof Problem) && error.name !== "AbortError" && error.name !== "TypeError") throw error;
+      if (!(error instanceof Problem)) console.error(error); // a fault of this page: begin anew
       locked = error.status === 401;
     }
     clearTimeout(watchdog);
@@ -186,22 +187,19 @@ function changed(item) {
 
 function show(item, { itself = false } = {}) {
   if (item?.id !== state.shown?.id) {
-    Object.assign(state, { heat: null, zoom: 1, shownBy: { itself, at: performance.now() } });
-    state.shown = item;
+    Object.assign(state, { shown: item, heat: null, zoom: 1, shownBy: { itself, at: performance.now() } });
     void drawPhotograph(item);
   }
-  if (!itself) state.draft = null;
+  if (!itself) Object.assign(state, { draft: null, shownBy: { itself: false, at: 0 } });
   state.following = !item || item.id === state.items[0]?.id || itself;
   if (state.following) state.missed = 0;
   render();
 }
 
-/** Newest inspection, whatever the filter; the list is read anew where it does not begin with it. */
+/** The newest inspection, whatever the filter, and those that follow. */
 async function goLive() {
-  if ($("filter").value) $("filter").value = "";
-  state.following = true;
-  state.draft = null;
-  state.missed = 0;
+  $("filter").value = "";
+  Object.assign(state, { following: true, draft: null, missed: 0 });
   await attempt(readHistory);
 }
 
@@ -259,15 +257,15 @@ async function decide(verdict) {
     return;
   }
   const boxes = verdict === "good" ? [] : (state.draft?.boxes ?? boxesOf(item));
-  const stored = await review(item, { verdict, boxes });
-  if (stored && verdict === "defective" && !boxes.length && state.shown === stored) edit();
+  const stored = await review(item, { verdict, boxes, etag: state.draft?.etag ?? item.etag });
+  if (stored && verdict === "defective" && !boxes.length && state.shown?.id === stored.id) edit();
 }
 
 /** The inspection as it is then, or null where it was not stored. */
-async function review(item, { verdict, boxes }) {
+async function review(item, { verdict, boxes, etag }) {
   const json = { verdict, boxes, reviewer: memory.get("reviewer") };
   try {
-    const answer = await api(`/v1/inspections/${item.id}/review`, { method: "PUT", json, headers: { "If-Match": `"${item.etag}"` } });
+    const answer = await api(`/v1/inspections/${item.id}/review`, { method: "PUT", json, headers: { "If-Match": `"${etag}"` } });
     const stored = await answer.json();
     if (state.shown?.id === item.id) state.draft = null;
     hush();
@@ -275,9 +273,12 @@ async function review(item, { verdict, boxes }) {
     return stored;
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    if (error.status !== 412) return void say(`Not corrected: ${error.message}`);
-    const current = await attempt(() => read(`/v1/inspections/${item.id}`));
-    if (!current) return null;
+    const current = error.status === 412 ? await attempt(() => read(`/v1/inspections/${item.id}`)) : null;
+    if (!current) {
+      say(`Not corrected: ${error.message}`);
+      return null;
+    }
+    if (state.draft && state.shown.id === item.id) state.draft.etag = current.etag;
     const { review: theirs } = current;
     say(
       `Not corrected: meanwhile ${theirs?.reviewer || "someone else"} corrected this photograph to ${theirs?.verdict ?? current.verdict}. ` +
@@ -294,7 +295,8 @@ function edit() {
   if (!item?.image.width || !state.model) return;
   const boxes = boxesOf(item);
   const empty = item.review?.verdict === "defective" && !boxes.length ? "defective" : "good";
-  state.draft = { boxes, chosen: boxes.length ? 0 : null, category: boxes[0]?.category_id ?? state.model.categories[0].id, empty };
+  // The etag is that of what is being edited: somebody else's correction meanwhile must not be replaced unseen.
+  state.draft = { etag: item.etag, boxes, chosen: boxes.length ? 0 : null, category: boxes[0]?.category_id ?? state.model.categories[0].id, empty };
   hush();
   render();
   $("boxes").querySelector(".chosen")?.focus({ preventScroll: true });
@@ -660,12 +662,19 @@ function renderBoxes() {
   overlay.setAttribute("viewBox", `0 0 ${item?.image.width || 1} ${item?.image.height || 1}`);
   if (!item) return overlay.replaceChildren();
   const size = unitsPerPixel();
-  const found = item.detections.map((one) => ({ ...one, kind: item.review ? "replaced" : (state.chosen === null ? one.defect : one.score >= state.chosen) ? "found" : "faint" }));
+  const found = item.detections.map((one) => ({ ...one, kind: kindOf(one, item) })).filter((one) => one.kind);
   const own = item.review ? item.review.boxes.map((one) => ({ ...one, kind: "own" })) : [];
   const boxes = draft ? draft.boxes.map((one, index) => ({ ...one, kind: "drawn", index })) : [...found, ...own];
   overlay.replaceChildren(...boxes.map((box) => boxElement(box, size, draft)));
   if (focused) overlay.querySelector(".chosen")?.focus({ preventScroll: true });
   return undefined;
+}
+
+/** How a detection is drawn; null: not at all. */
+function kindOf(one, item) {
+  const rejects = state.chosen === null ? one.defect : one.score >= state.chosen;
+  if (item.review) return one.defect ? "replaced" : null;
+  return rejects ? "found" : one.score >= FAINT * item.threshold ? "faint" : null;
 }
 
 /** `size`: photograph pixels to a CSS pixel, so that text and corners look the same at every zoom. */
@@ -833,7 +842,8 @@ const EDITOR_KEYS = {
 };
 
 function save() {
-  return review(state.shown, { verdict: draftVerdict(), boxes: state.draft.boxes });
+  const { boxes, etag } = state.draft;
+  return review(state.shown, { verdict: draftVerdict(), boxes, etag });
 }
 
 function leave() {
