@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 EDGE = r"C:\Program Files (x86)\Microsoft\Edge\Application"
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("msedge", path=EDGE)
@@ -20,7 +20,6 @@ FLAGS = (
     "--use-fake-ui-for-media-stream",
 )
 NAME = "Gehäuse 1.jpg"  # of every file that is brought
-EXPECTED = "Failed to load resource: the server responded with a status of 4"  # logged for an answer like 412
 
 # All of these are functions of JavaScript, without arguments.
 
@@ -75,14 +74,16 @@ def faultless_page(browser: Browser) -> Iterator[Page]:
     page, faults = context.new_page(), []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("request", lambda asked: None if asked.url.startswith("http://127.0.0.1:") else faults.append(asked.url))
-    page.on("console", lambda line: None if _is_harmless(line.type, line.text) else faults.append(line.text))
+    page.on("console", lambda line: None if _is_harmless(line) else faults.append(f"{line.text} {line.location}"))
     yield page
     context.close()
-    assert faults == []
+    assert not faults, faults
 
 
-def _is_harmless(kind: str, text: str) -> bool:
-    return kind not in ("error", "warning") or text.startswith(EXPECTED)
+def _is_harmless(line: ConsoleMessage) -> bool:
+    """An answer of the API such as 412 is no fault of the page; a file that is not there would be."""
+    answered = line.text.startswith("Failed to load resource:") and "/v1/" in line.location["url"]
+    return line.type not in ("error", "warning") or answered
 
 
 def upload(page: Page, data: bytes, *, name: str = NAME) -> None:

@@ -60,9 +60,17 @@ async function api(path, { method = "GET", json, body = json && JSON.stringify(j
   const detail = problem.detail || problem.title || `The server answered ${answer.status}.`;
   if (answer.status === 401) {
     await askForToken(detail);
-    return api(path, { method, body, headers: json ? { ...headers, "Content-Type": "application/json" } : headers, signal });
+    return api(path, {
+      method,
+      body,
+      headers: json ? { ...headers, "Content-Type": "application/json" } : headers,
+      signal,
+    });
   }
-  throw new Problem(answer.status, detail, { answer: problem, retryAfter_s: Number(answer.headers.get("Retry-After")) || null });
+  throw new Problem(answer.status, detail, {
+    answer: problem,
+    retryAfter_s: Number(answer.headers.get("Retry-After")) || null,
+  });
 }
 
 let unlock = () => {}; // called when the operator has given a token
@@ -73,7 +81,8 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 async function listen() {
   for (let tries = 0; ; tries += 1) {
     const abort = new AbortController();
-    let watchdog, locked = false;
+    let watchdog,
+      locked = false;
     const heard = () => {
       clearTimeout(watchdog);
       watchdog = setTimeout(() => abort.abort(), SILENCE_MS);
@@ -84,7 +93,7 @@ async function listen() {
       heard();
       await connected();
       let rest = "";
-      for (const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader(); ; ) {
+      for (const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader(); ;) {
         const { value, done } = await reader.read().catch(() => ({ done: true }));
         if (done) break;
         heard();
@@ -105,7 +114,11 @@ async function listen() {
 
 function dispatch(block) {
   const field = (name) =>
-    block.split("\n").filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trim()).join("\n");
+    block
+      .split("\n")
+      .filter((line) => line.startsWith(`${name}:`))
+      .map((line) => line.slice(name.length + 1).trim())
+      .join("\n");
   const [kind, data] = [field("event"), field("data")];
   if (kind === "inspection") arrived(JSON.parse(data));
   if (kind === "review") changed(JSON.parse(data));
@@ -116,12 +129,15 @@ function dispatch(block) {
 async function connected() {
   const regained = state.connected === false && state.lostAt;
   state.connected = true;
-  if (regained) say(`Connected again; photographs inspected since ${time(state.lostAt)} are in the history.`, { passing: true });
+  if (regained)
+    say(`Connected again; photographs inspected since ${time(state.lostAt)} are in the history.`, { passing: true });
   await Promise.all([readModel(), readDrift(), readHistory()]);
 }
 
 async function readModel() {
-  [state.model, state.curve] = await Promise.all([read("/v1/model"), read("/v1/operating-curve").catch(() => null)]);
+  state.model = await read("/v1/model");
+  render();
+  state.curve = await read("/v1/operating-curve").catch(() => null); // null: the model was never measured
   state.chosen = null;
   render();
 }
@@ -143,7 +159,8 @@ async function readHistory({ older = false } = {}) {
   state.cursor = page.next_cursor;
   const same = state.items.find((item) => item.id === state.shown?.id);
   if (same) state.shown = same;
-  if (state.following && !older && !state.draft && state.items[0] && !$("filter").value) show(state.items[0], { itself: true });
+  if (state.following && !older && !state.draft && state.items[0] && !$("filter").value)
+    show(state.items[0], { itself: true });
   render();
 }
 
@@ -162,7 +179,8 @@ async function attempt(work) {
 
 const verdictOf = (item) => item.review?.verdict ?? item.verdict;
 const defects = (item) => item.detections.filter((found) => found.defect);
-const boxesOf = (item) => (item.review ? item.review.boxes : defects(item)).map(({ category_id, bbox }) => ({ category_id, bbox: [...bbox] }));
+const boxesOf = (item) =>
+  (item.review ? item.review.boxes : defects(item)).map(({ category_id, bbox }) => ({ category_id, bbox: [...bbox] }));
 const categoryName = (id) => state.model?.categories.find((category) => category.id === id)?.name ?? `category ${id}`;
 
 function listed(item) {
@@ -212,7 +230,14 @@ function move(step) {
 
 async function inspect(files) {
   for (const file of files) {
-    Object.assign(state, { busy: file.name || "photograph", shown: null, draft: null, heat: null, following: true, zoom: 1 });
+    Object.assign(state, {
+      busy: file.name || "photograph",
+      shown: null,
+      draft: null,
+      heat: null,
+      following: true,
+      zoom: 1,
+    });
     void drawBlob(file, () => state.busy && !state.shown);
     render();
     const item = await attempt(() => post(file));
@@ -253,7 +278,9 @@ async function decide(verdict) {
   const item = state.shown;
   if (!item) return;
   if (state.shownBy.itself && performance.now() - state.shownBy.at < SETTLED_MS) {
-    say("The photograph had just changed, so nothing was corrected. Look at it and correct it again.", { passing: true });
+    say("The photograph had just changed, so nothing was corrected. Look at it and correct it again.", {
+      passing: true,
+    });
     return;
   }
   const boxes = verdict === "good" ? [] : (state.draft?.boxes ?? boxesOf(item));
@@ -265,7 +292,11 @@ async function decide(verdict) {
 async function review(item, { verdict, boxes, etag }) {
   const json = { verdict, boxes, reviewer: memory.get("reviewer") };
   try {
-    const answer = await api(`/v1/inspections/${item.id}/review`, { method: "PUT", json, headers: { "If-Match": `"${etag}"` } });
+    const answer = await api(`/v1/inspections/${item.id}/review`, {
+      method: "PUT",
+      json,
+      headers: { "If-Match": `"${etag}"` },
+    });
     const stored = await answer.json();
     if (state.shown?.id === item.id) state.draft = null;
     hush();
@@ -296,7 +327,13 @@ function edit() {
   const boxes = boxesOf(item);
   const empty = item.review?.verdict === "defective" && !boxes.length ? "defective" : "good";
   // The etag is that of what is being edited: somebody else's correction meanwhile must not be replaced unseen.
-  state.draft = { etag: item.etag, boxes, chosen: boxes.length ? 0 : null, category: boxes[0]?.category_id ?? state.model.categories[0].id, empty };
+  state.draft = {
+    etag: item.etag,
+    boxes,
+    chosen: boxes.length ? 0 : null,
+    category: boxes[0]?.category_id ?? state.model.categories[0].id,
+    empty,
+  };
   hush();
   render();
   $("boxes").querySelector(".chosen")?.focus({ preventScroll: true });
@@ -317,7 +354,10 @@ function setCategory(id) {
 
 function addBox() {
   const { width, height } = state.shown.image;
-  state.draft.boxes.push({ category_id: state.draft.category, bbox: [0.4 * width, 0.4 * height, 0.2 * width, 0.2 * height].map(round) });
+  state.draft.boxes.push({
+    category_id: state.draft.category,
+    bbox: [0.4 * width, 0.4 * height, 0.2 * width, 0.2 * height].map(round),
+  });
   choose(state.draft.boxes.length - 1);
   render();
   $("boxes").querySelector(".chosen").focus({ preventScroll: true });
@@ -337,7 +377,9 @@ function nudge(dx, dy, resize) {
   const box = state.draft.boxes[state.draft.chosen];
   const step = Math.max(1, unitsPerPixel());
   const [x, y, w, h] = box.bbox;
-  box.bbox = resize ? between([x, y], [Math.max(x + 1, x + w + step * dx), Math.max(y + 1, y + h + step * dy)]) : moved(box.bbox, [x + step * dx, y + step * dy]);
+  box.bbox = resize
+    ? between([x, y], [Math.max(x + 1, x + w + step * dx), Math.max(y + 1, y + h + step * dy)])
+    : moved(box.bbox, [x + step * dx, y + step * dy]);
   render();
 }
 
@@ -498,7 +540,9 @@ async function shoot() {
   Object.assign(frame, { width: video.videoWidth, height: video.videoHeight });
   frame.getContext("2d").drawImage(video, 0, 0);
   const blob = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.95));
-  await inspect([new File([blob], `camera-${new Date().toISOString().replaceAll(":", "")}.jpg`, { type: "image/jpeg" })]);
+  await inspect([
+    new File([blob], `camera-${new Date().toISOString().replaceAll(":", "")}.jpg`, { type: "image/jpeg" }),
+  ]);
 }
 
 // ---- the threshold
@@ -516,7 +560,8 @@ function nearestPoint(value) {
 const perCategory = () => new Set(Object.values(state.model.thresholds ?? {})).size > 1;
 
 async function setThreshold(threshold) {
-  if (!memory.get("token")) await askForToken("Whoever changes the threshold needs the token that the server was started with.");
+  if (!memory.get("token"))
+    await askForToken("Whoever changes the threshold needs the token that the server was started with.");
   if (!memory.get("token")) return;
   await api("/v1/operating-point", { method: "PUT", json: { threshold } });
   await readModel();
@@ -546,7 +591,9 @@ function time(when) {
 function causes(boxes) {
   const numbers = new Map();
   for (const { category_id } of boxes) numbers.set(category_id, (numbers.get(category_id) ?? 0) + 1);
-  return [...numbers].map(([id, number]) => (number > 1 ? `${number} × ${categoryName(id)}` : categoryName(id))).join(", ");
+  return [...numbers]
+    .map(([id, number]) => (number > 1 ? `${number} × ${categoryName(id)}` : categoryName(id)))
+    .join(", ");
 }
 
 let passing;
@@ -571,14 +618,18 @@ function announce(text) {
 
 /** An element with attributes and children; texts are texts, never HTML. */
 function element(name, attributes = {}, ...children) {
-  const made = SHAPES.has(name) ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) if (value != null && value !== false) made.setAttribute(key, value === true ? "" : value);
+  const made = SHAPES.has(name)
+    ? document.createElementNS("http://www.w3.org/2000/svg", name)
+    : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes))
+    if (value != null && value !== false) made.setAttribute(key, value === true ? "" : value);
   made.append(...children);
   return made;
 }
 const SHAPES = new Set(["svg", "g", "rect", "text", "use", "path", "polyline", "line"]);
 const WORDS = { good: "Good", defective: "Defective", unreadable: "Unreadable" };
-const sign = (name) => element("svg", { class: `sign ${name}`, "aria-hidden": "true" }, element("use", { href: `#sign-${name}` }));
+const sign = (name) =>
+  element("svg", { class: `sign ${name}`, "aria-hidden": "true" }, element("use", { href: `#sign-${name}` }));
 
 function render() {
   renderHeader();
@@ -604,12 +655,23 @@ function renderVerdict() {
   const verdict = item ? verdictOf(item) : "none";
   const word = item ? WORDS[verdict] : busy ? "Inspecting" : "Ready";
   const boxes = item ? boxesOf(item) : [];
-  const why = !item ? "" : item.review ? causes(boxes) || (verdict === "good" ? "no defect" : "no box drawn") : verdict === "unreadable" ? "Not inspected: photograph it again" : causes(boxes) || "no defect found";
+  const why = !item
+    ? ""
+    : item.review
+      ? causes(boxes) || (verdict === "good" ? "no defect" : "no box drawn")
+      : verdict === "unreadable"
+        ? "Not inspected: photograph it again"
+        : causes(boxes) || "no defect found";
   $("verdict").dataset.verdict = verdict;
   $("verdict").classList.toggle("busy", Boolean(busy));
   $("sign").firstElementChild.setAttribute("href", `#sign-${verdict}`);
   $("word").textContent = word;
-  $("why").replaceChildren(why, item && verdict !== "unreadable" ? element("small", {}, `highest score ${item.score.toFixed(2)}, rejects from ${digits(item.threshold)}`) : "");
+  $("why").replaceChildren(
+    why,
+    item && verdict !== "unreadable"
+      ? element("small", {}, `highest score ${item.score.toFixed(2)}, rejects from ${digits(item.threshold)}`)
+      : "",
+  );
   $("subject").textContent = busy ?? (item ? `${item.name ?? "photograph"}, ${time(item.created_at)}` : "");
   $("correction").textContent = item?.review
     ? `${item.review.verdict === item.verdict ? "Confirmed" : `Corrected, the detector said ${item.verdict};`} ${item.review.reviewer ? `by ${item.review.reviewer}, ` : ""}${time(item.review.reviewed_at)}`
@@ -617,7 +679,9 @@ function renderVerdict() {
       ? `Please check: ${item.review_requested === "unsure" ? "the detector is unsure" : "taken at random"}`
       : "";
   $("live").hidden = state.following || !item;
-  $("live").textContent = state.missed ? `${count(state.missed, "new photograph", "new photographs")}: show the newest` : "Show the newest";
+  $("live").textContent = state.missed
+    ? `${count(state.missed, "new photograph", "new photographs")}: show the newest`
+    : "Show the newest";
   document.title = `${word} – Inspection`;
   if (item) announce(`${word}: ${why}. ${$("correction").textContent} ${item.name ?? ""}`);
   else if (busy) announce(`Inspecting ${busy}`);
@@ -631,7 +695,10 @@ function renderPart() {
   $("camera").textContent = camera ? "Close the camera" : "Camera";
   $("shoot").hidden = $("video").hidden = !camera;
   $("stage").classList.toggle("vacant", !item && !state.busy);
-  $("photo").setAttribute("aria-label", item ? `Photograph ${item.name ?? ""} of ${item.image.width} by ${item.image.height} pixels` : "No photograph");
+  $("photo").setAttribute(
+    "aria-label",
+    item ? `Photograph ${item.name ?? ""} of ${item.image.width} by ${item.image.height} pixels` : "No photograph",
+  );
   $("layers").style.setProperty("--zoom", state.zoom);
   $("larger").disabled = !pictured || state.zoom === ZOOMS.at(-1);
   $("smaller").disabled = !pictured || state.zoom === 1;
@@ -643,10 +710,14 @@ function renderPart() {
   $("explain").disabled = !pictured || !item.detections.length || state.heat === "loading";
   $("explain").setAttribute("aria-pressed", String(state.heat === "shown"));
   $("explain").classList.toggle("loading", state.heat === "loading");
-  for (const name of ["good", "defective"]) $(name).setAttribute("aria-pressed", String(item?.review?.verdict === name));
+  for (const name of ["good", "defective"])
+    $(name).setAttribute("aria-pressed", String(item?.review?.verdict === name));
   if (!draft) return;
   const number = draft.boxes.length;
-  $("save").replaceChildren(`Save: ${draftVerdict()}, ${number ? count(number, "box", "boxes") : "no box"} `, element("kbd", {}, "Enter"));
+  $("save").replaceChildren(
+    `Save: ${draftVerdict()}, ${number ? count(number, "box", "boxes") : "no box"} `,
+    element("kbd", {}, "Enter"),
+  );
   $("remove").disabled = draft.chosen === null;
   const categories = state.model.categories;
   if ($("category").childElementCount !== categories.length || $("category").options[0].text !== categories[0].name)
@@ -686,17 +757,39 @@ function boxElement({ bbox: [x, y, width, height], category_id, score, kind, ind
   const above = y > 22 * size;
   const group = element(
     "g",
-    { class: `box ${kind}${chosen ? " chosen" : ""}`, "data-box": index, tabindex: draft && 0, role: draft ? "button" : "img", "aria-label": where, "aria-pressed": draft && String(chosen) },
+    {
+      class: `box ${kind}${chosen ? " chosen" : ""}`,
+      "data-box": index,
+      tabindex: draft && 0,
+      role: draft ? "button" : "img",
+      "aria-label": where,
+      "aria-pressed": draft && String(chosen),
+    },
     element("rect", { class: "halo", ...place }),
     element("rect", { class: "edge", ...place }),
   );
   if (kind === "found" || kind === "own" || kind === "drawn")
-    group.append(element("text", { x, y: above ? y - 7 * size : y + height + 17 * size, "font-size": 14 * size, "stroke-width": 4 * size }, text));
+    group.append(
+      element(
+        "text",
+        { x, y: above ? y - 7 * size : y + height + 17 * size, "font-size": 14 * size, "stroke-width": 4 * size },
+        text,
+      ),
+    );
   const half = 6 * size;
   const corners = { nw: [x, y], ne: [x + width, y], sw: [x, y + height], se: [x + width, y + height] };
   if (chosen)
     for (const [corner, [cx, cy]] of Object.entries(corners))
-      group.append(element("rect", { class: "corner", "data-corner": corner, x: cx - half, y: cy - half, width: 2 * half, height: 2 * half }));
+      group.append(
+        element("rect", {
+          class: "corner",
+          "data-corner": corner,
+          x: cx - half,
+          y: cy - half,
+          width: 2 * half,
+          height: 2 * half,
+        }),
+      );
   return group;
 }
 
@@ -705,25 +798,52 @@ function renderHistory() {
   $("list").replaceChildren(...state.items.map(historyEntry));
   if (!state.items.length) $("list").append(element("li", { class: "hint" }, "Nothing yet"));
   $("older").hidden = !state.cursor;
-  if (focused) $("list").querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  if (focused)
+    $("list")
+      .querySelector(`[data-id="${CSS.escape(focused)}"]`)
+      ?.focus({ preventScroll: true });
 }
 
 /** Instead of the photograph, which would have to be loaded in full, a map of where its boxes are. */
 function historyEntry(item) {
   const verdict = verdictOf(item);
   const { width, height } = item.image;
-  const map = element("svg", { class: "map", viewBox: `0 0 ${width || 4} ${height || 3}`, "aria-hidden": "true" }, element("rect", { class: "ground", width: width || 4, height: height || 3 }));
+  const map = element(
+    "svg",
+    { class: "map", viewBox: `0 0 ${width || 4} ${height || 3}`, "aria-hidden": "true" },
+    element("rect", { class: "ground", width: width || 4, height: height || 3 }),
+  );
   for (const { bbox } of boxesOf(item)) {
     const least = 0.07 * Math.max(width, height);
     const [w, h] = [Math.max(bbox[2], least), Math.max(bbox[3], least)];
-    map.append(element("rect", { class: verdict, x: bbox[0] + (bbox[2] - w) / 2, y: bbox[1] + (bbox[3] - h) / 2, width: w, height: h }));
+    map.append(
+      element("rect", {
+        class: verdict,
+        x: bbox[0] + (bbox[2] - w) / 2,
+        y: bbox[1] + (bbox[3] - h) / 2,
+        width: w,
+        height: h,
+      }),
+    );
   }
-  const label = item.review ? (item.review.verdict === item.verdict ? "confirmed" : "corrected") : item.review_requested ? "check" : "";
+  const label = item.review
+    ? item.review.verdict === item.verdict
+      ? "confirmed"
+      : "corrected"
+    : item.review_requested
+      ? "check"
+      : "";
   const entry = element(
     "button",
     { "data-id": item.id, "aria-current": item.id === state.shown?.id && "true" },
     map,
-    element("span", { class: "entry" }, sign(verdict), element("b", {}, WORDS[verdict]), label ? element("em", {}, label) : ""),
+    element(
+      "span",
+      { class: "entry" },
+      sign(verdict),
+      element("b", {}, WORDS[verdict]),
+      label ? element("em", {}, label) : "",
+    ),
     element("small", {}, `${time(item.created_at)}${item.name ? `, ${item.name}` : ""}`),
   );
   entry.onclick = () => show(item);
@@ -747,18 +867,27 @@ function renderThreshold() {
     renderRate($(`${rate}-used`), used, rate);
     renderRate($(`${rate}-chosen`), next, rate);
   }
-  $("slider").setAttribute("aria-valuetext", `${$("chosen").textContent}: escape ${percent(next?.escape_rate)}, overkill ${percent(next?.overkill_rate)}`);
+  $("slider").setAttribute(
+    "aria-valuetext",
+    `${$("chosen").textContent}: escape ${percent(next?.escape_rate)}, overkill ${percent(next?.overkill_rate)}`,
+  );
   const same = state.chosen === null || (chosen === curve.threshold && !various);
   $("apply").disabled = same;
   $("apply").textContent = same ? "Apply" : `Apply ${digits(chosen)}`;
   const would = item && item.verdict !== "unreadable" ? (item.score >= chosen ? "defective" : "good") : null;
-  $("effect").textContent = state.chosen !== null && would ? `With ${digits(chosen)} this photograph ${would === item.verdict ? "stays" : "would be"} ${would}.` : "Measured on the test parts; at most: upper bound of the 95 % interval.";
+  $("effect").textContent =
+    state.chosen !== null && would
+      ? `With ${digits(chosen)} this photograph ${would === item.verdict ? "stays" : "would be"} ${would}.`
+      : "Measured on the test parts; at most: upper bound of the 95 % interval.";
   renderCurve(most, chosen);
 }
 
 function renderRate(cell, figures, rate) {
   const upper = figures?.[`${rate}_upper`];
-  cell.replaceChildren(element("b", {}, figures ? percent(figures[`${rate}_rate`]) : "not measured"), upper == null ? "" : element("small", {}, `at most ${percent(upper)}`));
+  cell.replaceChildren(
+    element("b", {}, figures ? percent(figures[`${rate}_rate`]) : "not measured"),
+    upper == null ? "" : element("small", {}, `at most ${percent(upper)}`),
+  );
 }
 
 function renderCurve(most, chosen) {
@@ -769,11 +898,24 @@ function renderCurve(most, chosen) {
   for (const rate of ["overkill", "escape"]) {
     const known = state.curve.points.filter((point) => point[`${rate}_upper`] != null);
     const bounds = known.map((point) => `${x(point.threshold)},${y(point[`${rate}_upper`])}`);
-    if (known.length) parts.push(element("path", { class: `bound ${rate}`, d: `M${x(known[0].threshold)},${high} L${bounds.join(" L")} L${x(known.at(-1).threshold)},${high}Z` }));
+    if (known.length)
+      parts.push(
+        element("path", {
+          class: `bound ${rate}`,
+          d: `M${x(known[0].threshold)},${high} L${bounds.join(" L")} L${x(known.at(-1).threshold)},${high}Z`,
+        }),
+      );
     const rates = state.curve.points.filter((point) => point[`${rate}_rate`] != null);
-    parts.push(element("polyline", { class: rate, points: rates.map((point) => `${x(point.threshold)},${y(point[`${rate}_rate`])}`).join(" ") }));
+    parts.push(
+      element("polyline", {
+        class: rate,
+        points: rates.map((point) => `${x(point.threshold)},${y(point[`${rate}_rate`])}`).join(" "),
+      }),
+    );
   }
-  parts.push(element("line", { class: "used", x1: x(state.curve.threshold), x2: x(state.curve.threshold), y1: 0, y2: high }));
+  parts.push(
+    element("line", { class: "used", x1: x(state.curve.threshold), x2: x(state.curve.threshold), y1: 0, y2: high }),
+  );
   parts.push(element("line", { class: "now", x1: x(chosen), x2: x(chosen), y1: 0, y2: high }));
   $("curve").replaceChildren(...parts);
 }
@@ -860,7 +1002,9 @@ function pressed(event) {
   if (target.matches("button") && (key === "Enter" || key === " ")) return;
   if (letter && memory.get("keys", "on") !== "on") return;
   const category = state.draft && state.model.categories[Number(key) - 1];
-  const action = category ? () => setCategory(category.id) : (state.draft ? EDITOR_KEYS : KEYS)[letter ? key.toLowerCase() : key];
+  const action = category
+    ? () => setCategory(category.id)
+    : (state.draft ? EDITOR_KEYS : KEYS)[letter ? key.toLowerCase() : key];
   if (!action) return;
   event.preventDefault();
   void attempt(async () => action(event));
