@@ -210,10 +210,10 @@ class _Bench:
             ModelError: they do not find the same.
         """
         fitted = FittedImages(self.data, "val", size=info.config.image_size, cache=self.cache, tiles=info.tiles)
-        pictures = [read_image(record) for record in self.data.val.images[:LATENCY_IMAGES]]
         export_onnx(model.cpu(), info, path)
         exported, exact = open_predictor(path), Precision(device=torch.device("cpu"), dtype=torch.float32)
         images = [fitted[index] for index in range(min(PARITY_IMAGES, len(fitted)))]
+        del fitted  # it may hold photographs
         parity = check_parity(torch_predictor(model, info, precision=exact), exported, images)
         if not parity.passed:
             raise ModelError(
@@ -221,6 +221,7 @@ class _Bench:
                 f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} "
                 "apart"
             )
+        pictures = [read_image(record) for record in self.data.val.images[:LATENCY_IMAGES]]
         return parity, measure_latency(exported, pictures)
 
 

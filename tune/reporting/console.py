@@ -139,7 +139,7 @@ def _time_rows(
         for cost in costs
     ]
     low, mean, high = map(duration, (expected.low_s, expected.mean_s, expected.high_s))
-    whole = f"about {mean}; {low} if the cheapest image size wins, {high} if the dearest does"
+    whole = f"about {mean}; {low} if the cheapest of these wins, {high} if the dearest does"
     rows = [("an epoch", ", ".join(sizes)), ("time", whole)]
     if expected.trials is not None:
         fits = trials is not None and expected.trials >= trials

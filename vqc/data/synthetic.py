@@ -128,7 +128,10 @@ def _write_split(folder: Path, *, seed: int, number: int, count: int, large: boo
         pixels, defects = (_large_part if large else _part)(rng, good=index % every == every - 1)
         name = f"part-{index + 1:04d}.jpg"
         Image.fromarray(pixels).save(folder / "images" / name, quality=JPEG_QUALITY)
-        images.append({"id": index + 1, "file_name": name, "width": pixels.shape[1], "height": pixels.shape[0]})
+        image = {"id": index + 1, "file_name": name, "width": pixels.shape[1], "height": pixels.shape[0]}
+        if large:  # reduced to a thumbnail, all are bare metal and would be taken for one part
+            image["group"] = f"{folder.name}-{index + 1}"
+        images.append(image)
         for category, corners in defects:
             (left, top), (right, bottom) = corners.tolist()
             annotations.append(

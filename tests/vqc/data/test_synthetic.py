@@ -160,6 +160,7 @@ def test_large_photographs_have_small_defects_and_half_are_good(tmp_path: Path) 
     sides_px = first.boxes[:, 2:] - first.boxes[:, :2]
     assert sides_px.min() >= 6
     assert sides_px.max() <= 24
+    assert len({record.group for split in data.splits for record in split.images}) == 4
     assert write_sample(tmp_path / "large", images={"train": 2, "val": 1, "test": 1}, large=True)
     with pytest.raises(DataError, match="something else"):
         write_sample(tmp_path / "large", images={"train": 2, "val": 1, "test": 1})
