@@ -76,6 +76,17 @@ class CurveConfig(Record):
     weight_decay: float = 5.0005e-2
 
 
+@dataclass(kw_only=True)
+class RecordedSearch(Table):
+    """The table of a search over recorded curves, whose settings no journal could hold."""
+
+    known: SearchSettings
+
+    @property
+    def settings(self) -> SearchSettings:
+        return self.known
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rival:
     """One row: how it proposes, when a trial stops or pauses, which paused one goes on and which is given up."""
@@ -184,11 +195,7 @@ def _earlier_search(data: Path, task: str, judged: str, *, count: int) -> Table:
     ours = next(rival for rival in RIVALS if rival.label == OURS)
     search = Search(rival=ours, task=task, seed=EARLIER_SEED, data=data, noise=0.0)
     points = _members(earlier_searches(data, judged, count=count))
-    table = simulate(search, trials=LAUNCHED, initial_points=points).table
-    table.started = SearchStarted.model_construct(
-        settings={"train": {"model": "LCBench"}, "metric": "ap50"}, data={"root": task, "images": {}}
-    )
-    return table
+    return simulate(search, trials=LAUNCHED, initial_points=points).table
 
 
 def _members(tables: Sequence[Table]) -> tuple[Params, ...]:
@@ -244,7 +251,11 @@ def simulate(search: Search, *, trials: int, initial_points: Sequence[Params] = 
     )  # fmt: skip
     settings = settings.model_copy(update={"initial_points": distinct_points(initial_points, settings)})
     chance = np.random.default_rng([search.seed, int(task)])
-    table, noisy, final = Table(), dict[int, Any](), dict[int, float]()
+    header = SearchStarted.model_construct(
+        settings={"train": {"model": "LCBench"}, "metric": settings.metric}, data={"root": task}
+    )
+    table = RecordedSearch(known=settings, started=header)
+    noisy, final = dict[int, Any](), dict[int, float]()
     spent, leader, marks = 0, (-np.inf, np.inf), list[float]()
     while len(marks) < MOST * MARKS:
         trial = rival.promote(table, settings)

@@ -6,10 +6,11 @@ Reads the journals of searches and writes ``results/portfolio.json``; a search d
 one improves the next. The project's own is ``configs/portfolio.json``.
 
 Every search is a task. A Gaussian process per task predicts what any configuration would reach there, those tried
-elsewhere included. Members are chosen greedily: the default first, then the configuration that raises the best value
-among the members most, averaged over tasks and over draws from each task's process. Tasks have equal weight: a value
-counts from the task's median trial (0) to its best (1). A field that one search varied and another did not has in the
-other the value that all its trials were trained with, so that no search is left out.
+elsewhere included. Members are chosen greedily among the configurations that some search trained in full: the default
+first, then the one that raises the best value among the members most, averaged over tasks and over draws from each
+task's process. Tasks have equal weight: a value counts from the task's median trial (0) to its best (1). A field that
+one search varied and another did not has in the other the value that all its trials were trained with, so that no
+search is left out.
 
 The greedy choice: Xu, Hoos and Leyton-Brown, "Hydra: Automatically Configuring Algorithms for Portfolio-Based
 Selection", 2010; for hyperparameters: Feurer et al., "Practical Automated Machine Learning", 2018, section 3.
@@ -31,11 +32,12 @@ from tune.history.events import Param
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
 from tune.paths import JOURNAL
+from tune.policy.learning_curves import predict_final_values
 from tune.settings import Dimension
 from tune.space import Space
 from tune.tile_choices import TILES
 from vqc.config import Record, load_record, shipped_settings
-from vqc.errors import SearchError, UserError
+from vqc.errors import ConfigError, SearchError, UserError
 from vqc.files import write_atomically
 
 MAX_MEMBERS = 8
@@ -65,6 +67,10 @@ class _Task:
     fields: tuple[str, ...]
     trials: list[Trial]
     values: list[float]
+
+    def completed(self) -> list[int]:
+        """Indices of the trials that were trained in full."""
+        return [index for index, trial in enumerate(self.trials) if trial.state == "completed"]
 
 
 def portfolio_file(results: Path) -> Path:
@@ -129,11 +135,18 @@ def _write(portfolio: Portfolio, path: Path) -> Path | None:
 
 
 def _task(table: Table) -> _Task | None:
+    """None of a search that says too little, or whose settings are not known here any more."""
     trials = [trial for trial in table.searched if trial.epochs and trial.state not in ("failed", "infeasible")]
-    if len(trials) < MIN_TRIALS:
+    completed = [trial for trial in trials if trial.state == "completed"]
+    if len(trials) < MIN_TRIALS or not completed:
         return None
-    values = [_final_value(trial, trials, table.metric) for trial in trials]
-    middle, top = median(values), max(values)
+    try:
+        predicted = predict_final_values(trials, completed, table.settings)
+    except ConfigError:
+        return None
+    top = max(predicted[trial.number].mean for trial in completed)
+    values = [min(predicted[trial.number].mean, top) for trial in trials]
+    middle = median(values)
     if top <= middle:
         return None
     data = table.header.data
@@ -146,19 +159,11 @@ def _task(table: Table) -> _Task | None:
     )
 
 
-def _final_value(trial: Trial, trials: Sequence[Trial], metric: str) -> float:
-    """A trial's best value; for one that was cut short, raised by what longer ones gained after that epoch (median)."""
-    value = trial.best(metric)[0]
-    longest = max(other.epochs for other in trials)
-    if trial.epochs == longest:
-        return value
-    full = [other for other in trials if other.epochs == longest]
-    gains = [other.best(metric)[0] - max(other.values(metric)[: trial.epochs]) for other in full]
-    return min(value + median(gains), max(other.best(metric)[0] for other in full))
-
-
 def _members(tasks: Sequence[_Task]) -> Members:
-    """Greedy choice among all points that were tried anywhere, over all fields that were searched anywhere."""
+    """Greedy choice among the points that were trained in full anywhere, over all fields that were searched anywhere.
+
+    What a short training seems to promise is only told to the processes: as a member it would often be a fast starter.
+    """
     import numpy as np
 
     from tune.policy.gaussian_process import fit
@@ -169,18 +174,21 @@ def _members(tasks: Sequence[_Task]) -> Members:
     space = _enclosing_space(points, fields)
     cube = np.array([space.to_unit(point) for point in points])
     draws = []  # [DRAWS, points] per task, jointly drawn, so that neighbours rise together
+    measured = set[int]()
     for task, of_task in zip(tasks, tried, strict=True):
         rows = [points.index(point) for point in of_task]
         process = fit(cube[rows], np.array(task.values), unordered=space.unordered)
         draws.append(process.draw(cube, DRAWS, np.random.default_rng(0)))
-        draws[-1][:, rows] = task.values  # what was measured is known, as well as one training knows it
+        for index in task.completed():
+            draws[-1][:, rows[index]] = task.values[index]  # known, as well as one training knows it
+            measured.add(rows[index])
     reachable = np.concatenate(draws)
     chosen = [points.index(tried[-1][0])]
     reached = reachable[:, chosen[0]]
-    while len(chosen) < min(MAX_MEMBERS, len(points)):
-        gains = np.maximum(reachable - reached[:, None], 0.0).mean(0)
-        gains[chosen] = -1.0
-        chosen.append(int(gains.argmax()))
+    while len(chosen) < MAX_MEMBERS and measured - set(chosen):
+        left = sorted(measured - set(chosen))
+        gains = np.maximum(reachable[:, left] - reached[:, None], 0.0).mean(0)
+        chosen.append(left[int(gains.argmax())])
         reached = np.maximum(reached, reachable[:, chosen[-1]])
     # Three digits: more would claim what no search can tell.
     members = tuple(

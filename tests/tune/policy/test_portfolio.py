@@ -92,11 +92,27 @@ def test_the_names_of_the_searches_do_not_decide_which_fields_are_known(*, later
     assert all(member.keys() == {*SPACE, "weight_decay"} for member in chosen.members)
 
 
-def test_a_stopped_trial_counts_with_what_longer_ones_gained() -> None:
+@pytest.mark.parametrize("value", [0.1, 0.44, 0.9])
+def test_only_what_was_trained_in_full_becomes_a_member(value: float) -> None:
     table = task(4e-4)
-    stopped = add_trial(table, SETTINGS, values=[0.40], state="stopped", params=table.trials[3].params)
-    full = [trial for trial in table.trials.values() if trial.epochs == 2]
-    assert 0.40 < portfolio._final_value(stopped, [*full, stopped], "ap50") <= 0.9
+    promising: Params = {"learning_rate": 7e-3, "batch_size": 2, "image_size": 160}
+    add_trial(table, SETTINGS, values=[value], state="stopped", params=promising)
+    chosen = portfolio.build([table]).detectors["fcos_tiny"]
+    assert len(chosen.members) == portfolio.MAX_MEMBERS
+    assert promising not in chosen.members
+
+
+def test_a_search_in_which_nothing_was_trained_in_full_teaches_nothing() -> None:
+    table = task(4e-4)
+    for trial in table.trials.values():
+        trial.state = "stopped"
+    assert portfolio.build([table]).detectors == {}
+
+
+def test_a_search_whose_settings_are_not_known_any_more_teaches_nothing() -> None:
+    table = task(4e-4)
+    table.header.settings["left_out_since"] = 1
+    assert portfolio.build([table]).detectors == {}
 
 
 def test_the_users_own_come_before_the_projects(tmp_path: Path) -> None:
