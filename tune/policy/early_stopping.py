@@ -5,9 +5,9 @@ that reach a rung, the best of those paused there is promoted (Li et al., "A Sys
 Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there continues at once.
 Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody pauses. Later
 trials, and all paused ones once every configuration was tried, are compared with the best completed trial: the one most
-likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``). So epochs go into many
-configurations first and into the best ones last, and a slow starter is not lost. Only the best few paused trials of a
-rung are kept.
+likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``), or while too few epochs
+are those of completed trials: what the others may gain is learnt from these. So epochs go into many configurations
+first and into the best ones last, and a slow starter is not lost. Only the best few paused trials of a rung are kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt no
 REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,
 RANKED = 4  # until so many times ``startup_trials`` were proposed,
 RANKED_WITH_INITIAL_POINTS = 2  # or so many where earlier searches gave initial points;
-MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best
+MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
+MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
 EARLY = 2  # the first so many times ``startup_trials`` pause at the lowest rung too
 MIN_COMPLETED = 3  # trials that run all epochs in any case by the end
 MAX_PAUSED = 6  # paused trials at a rung; those behind them give their disk space back
@@ -132,7 +133,7 @@ def _best_by_rank(table: Table, settings: SearchSettings, arrived: Trial | None)
 
 
 def _likeliest_best(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
-    """The trial that is most likely to exceed the best completed one, if likely enough.
+    """The trial that is most likely to exceed the best completed one, if likely enough or if few epochs are completed.
 
     While none is completed, or fewer than three once all were tried: the best of the highest rung, because what the
     others may gain is not known yet.
@@ -148,7 +149,14 @@ def _likeliest_best(table: Table, settings: SearchSettings, arrived: Trial | Non
     predicted = predict_final_values(paused, completed, settings)
     probability = {number: 1.0 - one.cdf(best) for number, one in predicted.items()}
     first = max(paused, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
-    return first if probability[first.number] >= MIN_PROBABILITY else None
+    return first if probability[first.number] >= MIN_PROBABILITY or _too_few_completed(table, settings) else None
+
+
+def _too_few_completed(table: Table, settings: SearchSettings) -> bool:
+    """Whether a guess is worth its epochs; never once all were tried, because nothing is learnt for later trials."""
+    completed = sum(trial.epochs for trial in _completed(table))
+    searched = sum(trial.epochs for trial in table.searched)
+    return completed < MIN_COMPLETED_SHARE * searched and not all_tried(table, settings)
 
 
 def _has_learnt(trial: Trial, rung: int, metric: str) -> bool:

@@ -188,6 +188,15 @@ def test_a_late_paused_trial_is_promoted_once_others_gained_as_much() -> None:
     assert next_promotion(table, SETTINGS) is late_one
 
 
+@pytest.mark.parametrize(("completed", "promoted"), [(3, True), (6, False)])
+def test_while_few_epochs_are_those_of_completed_trials_the_likeliest_goes_on(completed: int, promoted: bool) -> None:
+    """Six completed trials of 12 epochs have more than 35 % of all, three have less."""
+    table = late(*[0.1] * completed)
+    hopeless = add_trial(table, SETTINGS, values=[0.3] * RUNG, state="paused")
+    assert next_promotion(table, search_settings(epochs=12, trials=1000)) is (hopeless if promoted else None)
+    assert next_promotion(table, search_settings(epochs=12, trials=30)) is None
+
+
 @given(st.lists(st.floats(0, 0.5), min_size=1, max_size=8), VALUES, VALUES)
 def test_a_late_trial_that_continues_would_also_continue_with_more(
     gains: list[float], value: float, more: float
