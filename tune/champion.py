@@ -11,18 +11,28 @@ from typing import Literal, TypeAlias
 
 from tune.model_card import Evidence
 from tune.reporting.mlflow_sync import Mirror
-from vqc.data.dataset import Data
+from vqc.data.dataset import Data, Split
 from vqc.errors import ModelError
 from vqc.evaluation.comparison import Comparison, compare
 from vqc.evaluation.evaluate import Evaluated, check_categories, detections_on
 from vqc.evaluation.intervals import percent
 from vqc.inference.calibration import Calibration
+from vqc.inference.detections import Detections
 from vqc.inference.model_file import open_predictor
+from vqc.inference.predictor import Predictor
 from vqc.tracking.mlflow_client import ChampionInfo, Point, Tracker, TrackingError, default_artifacts
 
 MODEL_NAME = "vqc-detector"
 
 Decision: TypeAlias = Literal["first", "better", "forced", "kept", "incomparable", "already", "unregistered"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """What a detector found on each image of a split, with the scores that its thresholds are for."""
+
+    split: Split
+    detections: tuple[Detections, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,8 @@ class Verdict:
     decision: Decision
     reason: str
     version: str | None = None
-    comparison: Comparison | None = None
+    comparison: Comparison | None = None  # on test
+    week: Comparison | None = None  # on what operators reviewed in the newest week
 
     @property
     def champion(self) -> bool:
@@ -53,12 +64,14 @@ class Newcomer:
     data: Data
     calibration: Calibration
     tested: Evaluated | None  # on test; None without a test split
+    week: Judged | None = None  # on the newest reviewed week; None where nothing of it was held out
 
 
 def judge(newcomer: Newcomer, tracker: Tracker, *, force: bool) -> Verdict:
     """Whether the newcomer becomes champion: where there is none, or where it is better on the same test images.
 
-    The champion is taken from the registry and run on the newcomer's test split. A tie keeps it.
+    The champion is taken from the registry and run on the newcomer's test split. A tie keeps it, and so do more escapes
+    of the newcomer on the newest reviewed week, which shows how parts look now.
 
     Raises:
         TrackingError: the registry cannot be reached.
@@ -91,13 +104,33 @@ def _compared(newcomer: Newcomer, champion: ChampionInfo, tracker: Tracker) -> V
         if theirs is None:
             return _incomparable(f"{version} has no operating point")
         asked, promised = newcomer.calibration.operating_point, theirs.operating_point
-        found = [predictor.calibrated(one) for one in detections_on(predictor, newcomer.data, "test")]
-    comparison = compare(tested.split, tested.detections, found, thresholds=(tested.thresholds, theirs.thresholds))
-    reason = f"{version}: {comparison.reason}"
+        thresholds = tested.thresholds, theirs.thresholds
+        found = judged_on(predictor, newcomer.data, tested.split).detections
+        comparison = compare(tested.split, tested.detections, found, thresholds=thresholds)
+        week = None
+        if (ours := newcomer.week) is not None:
+            found = judged_on(predictor, newcomer.data, ours.split).detections
+            week = compare(ours.split, ours.detections, found, thresholds=thresholds)
+    figures = comparison.reason if week is None else f"{comparison.reason}; {_week_reason(week)}"
+    reason = f"{version}: {figures}"
+    better = comparison.better and not (week is not None and week.escape_worse)
     if asked.max_escape > promised.max_escape:
+        better = False
         looser = f"it promises {percent(asked.max_escape)} escapes, {version} {percent(promised.max_escape)}"
-        return Verdict(decision="kept", reason=f"{looser}; {comparison.reason}", comparison=comparison)
-    return Verdict(decision="better" if comparison.better else "kept", reason=reason, comparison=comparison)
+        reason = f"{looser}; {figures}"
+    return Verdict(decision="better" if better else "kept", reason=reason, comparison=comparison, week=week)
+
+
+def _week_reason(week: Comparison) -> str:
+    """Only more escapes count there: the photographs are few, and were chosen because they are unsure."""
+    figures = f"on {week.split} escapes {week.escape}, overkill {week.overkill}"
+    return f"{figures}: more escapes than chance explains (p = {week.escape.more_p:.3f})" if week.escape_worse else figures
+
+
+def judged_on(predictor: Predictor, data: Data, split: Split) -> Judged:
+    """What a detector finds on a split that has the data's categories."""
+    raw = detections_on(predictor, replace(data, test=split), split.name)
+    return Judged(split=split, detections=tuple(predictor.calibrated(one) for one in raw))
 
 
 def _incomparable(why: str) -> Verdict:
@@ -129,7 +162,7 @@ class Registry:
     results: Path
     journal: Path
 
-    def judge(self, evidence: Evidence, *, force: bool) -> Verdict:
+    def judge(self, evidence: Evidence, *, week: Judged | None, force: bool) -> Verdict:
         """``judge``, or ``unregistered`` where the registry cannot be reached."""
         newcomer = Newcomer(
             search_id=evidence.table.header.search_id,
@@ -137,6 +170,7 @@ class Registry:
             data=evidence.data,
             calibration=evidence.calibration,
             tested=evidence.tested,
+            week=week,
         )
         try:
             return judge(newcomer, self._tracker(), force=force)

@@ -16,7 +16,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from tune.champion import Registry, Verdict
+from tune.champion import Judged, Registry, Verdict, judged_on
 from tune.history import queries
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
@@ -25,6 +25,7 @@ from tune.paths import journal_of, trial_folder
 from tune.policy.replication import best_trial
 from vqc.data.dataset import Data, load_data, read_image
 from vqc.data.loader import FittedImages, evaluation_batches
+from vqc.data.splitting.corrections import reviewed_week
 from vqc.epoch import Scores
 from vqc.errors import ModelError, SearchError
 from vqc.evaluation.calibrate import fit_calibration
@@ -116,7 +117,7 @@ def promote(
         with one_core_spared():
             evidence = _measured(bench, trial, model, info, goal=goal, draft=draft, command=command, on_step=on_step)
             on_step("comparing with the champion")
-            verdict = registry.judge(evidence, force=force)
+            verdict = registry.judge(evidence, week=_on_the_newest_week(draft, bench.data), force=force)
             _write_rest(draft, evidence, verdict)
         _put_in_place(draft, bundle)
     finally:
@@ -295,6 +296,12 @@ def _default_on_test(
         return None
 
 
+def _on_the_newest_week(draft: Path, data: Data) -> Judged | None:
+    """What the detector finds on what operators reviewed last, where some of it was held out."""
+    week = reviewed_week(data)
+    return None if week is None else judged_on(open_predictor(draft / "model.safetensors"), data, week)
+
+
 def _write_rest(draft: Path, evidence: Evidence, verdict: Verdict) -> None:
     """Everything of the bundle but the weights, the calibration and the ONNX file; the manifest last."""
     data, tested = evidence.data, evidence.tested
@@ -314,6 +321,7 @@ def _write_rest(draft: Path, evidence: Evidence, verdict: Verdict) -> None:
             decision="may replace the champion" if verdict.champion else "does not replace the champion",
             reason=verdict.reason,
             comparison=verdict.comparison,
+            week=verdict.week,
         )
         write_atomically(draft / "signoff.html", page.encode())
     write_texts(draft, evidence)

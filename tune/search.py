@@ -224,12 +224,13 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None, *, gpus
     flags = {key.removeprefix(SETTING): value for key, value in given.items()}
     command = runnable(shlex.join(["python", "tune/search.py", *words]))
     if arguments.resume:
-        flags |= {name: None for name in ("data", "config", "warm_start") if getattr(arguments, name) is not None}
+        flags |= {name: None for name in ("data", "reviews", "config", "warm_start") if getattr(arguments, name) is not None}
         return resumed_session(name=arguments.name, results=results, flags=flags, command=command)
     return new_session(
         name=arguments.name or new_name(),
         results=results,
         data_folder=arguments.data,
+        reviews=arguments.reviews,
         config=arguments.config,
         flags=flags,
         command=command,
@@ -330,6 +331,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="photographs with train/, val/ and test/, or an export (data, or the sample)",
+    )
+    flag(
+        "--reviews",
+        type=Path,
+        metavar="DIR",
+        help="add what operators reviewed: the --store of vqc serve, or a folder that vqc import fetched from it",
     )
     flag("--config", type=Path, metavar="FILE", help="search settings (configs/search.json, or search_cpu.json)")
     flag("--name", metavar="NAME", help="of the folder under results/ (the date and time)")

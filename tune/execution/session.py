@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from tune.execution.gpu_sharing import MOST_TOGETHER
+from tune.execution.reviews import with_reviews
 from tune.history.events import SearchResumed, SearchStarted
 from tune.history.journal import Follower, Journal, now_ms, read_table, table_of
 from tune.history.queries import resume_command, trials_text
@@ -47,6 +48,7 @@ FLAG_OF = {
     "train.num_epochs": "--epochs",
     "train.model": "--model",
     "data": "--data",
+    "reviews": "--reviews",
     "config": "--config",
     "warm_start": "--warm-start",
 }
@@ -101,6 +103,7 @@ def new_session(
     name: str,
     results: Path,
     data_folder: Path | None,
+    reviews: Path | None = None,
     config: Path | None,
     flags: Mapping[str, Any],
     command: str,
@@ -113,11 +116,13 @@ def new_session(
         gpus: whether the machines that the trials will run on have some.
         warm_start: name of an earlier search whose best configurations are tried first; without one, the portfolio's.
         data_folder: in the guide's layout or an export; None takes ``data/`` where there is one, else the sample.
+        reviews: folder of an inspection server, or of its exported reviews: what to add to train and val.
         config: search settings; None takes those for a GPU, or those for a CPU where there is no GPU.
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
 
     Raises:
-        UserError: with everything that is wrong; nothing has been written but the sample or an imported data set.
+        UserError: with everything that is wrong; nothing has been written but the sample, an imported data set, or one
+            with reviews.
     """
     check_name(name)
     folder = results / name
@@ -126,6 +131,7 @@ def new_session(
         raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
     settings, settings_remark = _settings(config, flags, gpus=gpus)
     chosen, data_remark = choose_data(data_folder, results)
+    chosen, reviews_remark = (chosen, "") if reviews is None else with_reviews(chosen, reviews, results)
     data, findings = load_with_warnings(chosen, inputs=detector_inputs(settings))
     settings, tiles_remark = with_useful_tiles(settings, data)
     views = view_counts(settings, data)
@@ -134,7 +140,8 @@ def new_session(
     if "train.num_epochs" not in flags:
         settings = scaled_to_data(settings, views[str(settings.train.tile_px)][0])
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
-    remarks = [settings_remark, data_remark, f"Trials start from {weights}.", points_remark, tiles_remark]
+    remarks = [settings_remark, data_remark, reviews_remark]
+    remarks += [f"Trials start from {weights}.", points_remark, tiles_remark]
     started = SearchStarted(
         at_ms=now_ms(),
         awake_s=0.0,

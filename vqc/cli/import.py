@@ -1,4 +1,4 @@
-"""``vqc import``: an export of another tool -> this project's layout."""
+"""``vqc import``: an export of another tool, or the reviews of an inspection server -> this project's layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ FORMATS = ("coco", "cvat", "labelme", "voc", "yolo")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of an export, or its one annotation file")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of an export, its one annotation file, or http://HOST:PORT/v1/reviews.coco.json of vqc serve",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder to write")
     parser.add_argument("--format", choices=FORMATS, help="of the source (default: recognised)")
     parser.add_argument(
@@ -32,20 +36,46 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what boxes with COCO's iscrowd are: defects, as where a mask was painted, or regions that are ignored in "
         "scoring (default: a few are ignored, many are asked for)",
     )
+    parser.add_argument("--token", metavar="TEXT", help="of the inspection server; needed on another machine")
 
 
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vqc.data.importers.importing import import_data
+    from vqc.data.importers.reviews import is_address
     from vqc.shell import as_typed, quoted
 
-    imported = import_data(args.source, args.out, format_=args.format, unlabelled=args.unlabelled, crowds=args.crowds)
+    if is_address(args.source):
+        return _import_reviews(args)
+    imported = import_data(
+        Path(args.source), args.out, format_=args.format, unlabelled=args.unlabelled, crowds=args.crowds
+    )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     _show(console, imported)
     out = quoted(args.out)
     split = f"vqc split --data {out} --out {quoted(args.out.with_name(f'{args.out.name}-split'))}"
     console.print(f"  next: {as_typed(split if '' in imported.splits else f'vqc check --data {out}')}")
+    return 0
+
+
+def _import_reviews(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from vqc.data.importers.reviews import fetch_reviews
+    from vqc.errors import ConfigError
+    from vqc.shell import as_typed, quoted
+
+    given = [flag for flag in ("format", "unlabelled", "crowds") if getattr(args, flag) is not None]
+    if given:
+        raise ConfigError(", ".join(f"--{flag}" for flag in given), ["of no use for the reviews of a server"])
+    document = fetch_reviews(args.source, args.out, token=args.token)
+    defective = len({box["image_id"] for box in document["annotations"]})
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{len(document['images']):,} reviewed photographs, {defective:,} of them defective, in {args.out}")
+    for why, count in document.get("info", {}).get("left_out", {}).items():
+        console.print(f"Left out by the server: {count:,} ({why}).")
+    console.print(f"  next: {as_typed(f'python tune/search.py --data DIR --reviews {quoted(args.out)}')}")
     return 0
 
 

@@ -24,6 +24,7 @@ def sign_off_page(
     decision: str,
     reason: str,
     comparison: Comparison | None,
+    week: Comparison | None = None,
 ) -> str:
     """The sign-off as an HTML document without outside references; it prints on A4.
 
@@ -32,6 +33,7 @@ def sign_off_page(
         name: of the detector.
         decision, reason: whether it replaces the champion, and why.
         comparison: with the champion; None where there was none to compare with.
+        week: with the champion, on the newest reviewed week; None where nothing of it was held out.
     """
     record = tested.record
     return render(
@@ -40,6 +42,7 @@ def sign_off_page(
         decision=decision,
         reason=reason,
         comparison=comparison,
+        week=week,
         level=LEVEL,
         escape_level=ESCAPE_LEVEL,
         record=record,
