@@ -124,7 +124,9 @@ def _compared(newcomer: Newcomer, champion: ChampionInfo, tracker: Tracker) -> V
 def _week_reason(week: Comparison) -> str:
     """Only more escapes count there: the photographs are few, and were chosen because they are unsure."""
     figures = f"on {week.split} escapes {week.escape}, overkill {week.overkill}"
-    return f"{figures}: more escapes than chance explains (p = {week.escape.more_p:.3f})" if week.escape_worse else figures
+    return (
+        f"{figures}: more escapes than chance explains (p = {week.escape.more_p:.3f})" if week.escape_worse else figures
+    )
 
 
 def judged_on(predictor: Predictor, data: Data, split: Split) -> Judged:

@@ -38,6 +38,7 @@ from vqc.hardware.precision import Precision, choose_precision
 from vqc.inference.bundle import (
     REFERENCE,
     choose_golden,
+    name_challenger,
     name_champion,
     reference_stats,
     write_golden,
@@ -126,6 +127,8 @@ def promote(
     verdict = registry.register(bundle, evidence, verdict)
     if verdict.champion:
         name_champion(results / "promoted", bundle)
+    elif verdict.version is not None:
+        name_challenger(results / "promoted", bundle)
     return Promotion(bundle=bundle, evidence=evidence, verdict=verdict)
 
 

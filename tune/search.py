@@ -224,7 +224,9 @@ def _prepared(arguments: argparse.Namespace, argv: Sequence[str] | None, *, gpus
     flags = {key.removeprefix(SETTING): value for key, value in given.items()}
     command = runnable(shlex.join(["python", "tune/search.py", *words]))
     if arguments.resume:
-        flags |= {name: None for name in ("data", "reviews", "config", "warm_start") if getattr(arguments, name) is not None}
+        flags |= {
+            name: None for name in ("data", "reviews", "config", "warm_start") if getattr(arguments, name) is not None
+        }
         return resumed_session(name=arguments.name, results=results, flags=flags, command=command)
     return new_session(
         name=arguments.name or new_name(),

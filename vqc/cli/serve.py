@@ -23,6 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--allow-host", dest="allowed_hosts", action="append", metavar="NAME", help="a name the server is reached under"
     )
     parser.add_argument("--store", type=Path, metavar="DIR", help="folder of the history (results/serving)")
+    parser.add_argument("--watch", type=Path, metavar="DIR", help="inspect the photographs that appear in this folder")
     parser.add_argument("--threads", type=int, metavar="N", help="of the detector (one less than there are cores)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="JSON with these settings and the finer ones")
 

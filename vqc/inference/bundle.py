@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden/golden.json"
 REFERENCE = "reference_stats.json"
 CHAMPION = "champion.json"  # in the folder of the bundles: which of them is the champion
+CHALLENGER = "challenger.json"  # and which is the newest that did not replace it
 GOLDEN_IMAGES = 4
 SAME_SCORE, SAME_PX = 1e-3, 0.1  # what another processor or another version of the runtime may change
 STEPS = 20  # a distribution is kept as its quantiles at so many equal steps
@@ -117,8 +118,12 @@ def write_manifest(bundle: Path) -> None:
 
 def name_champion(promoted: Path, bundle: Path) -> None:
     """Write into the folder of bundles which one is the champion, for a server that does not ask the registry."""
-    beside = bundle.parent.resolve() == promoted.resolve()
-    write_json(promoted / CHAMPION, {"bundle": bundle.name if beside else str(bundle.absolute())})
+    _name(promoted, CHAMPION, bundle)
+
+
+def name_challenger(promoted: Path, bundle: Path) -> None:
+    """The same for the newest that did not become champion."""
+    _name(promoted, CHALLENGER, bundle)
 
 
 def champion_of(promoted: Path) -> Path:
@@ -127,15 +132,30 @@ def champion_of(promoted: Path) -> Path:
     Raises:
         ModelError: none was promoted yet, or the file that names it is damaged.
     """
-    path = promoted / CHAMPION
+    if not (promoted / CHAMPION).is_file():
+        raise ModelError(f"{promoted}: no champion yet", command="python tune/export_best.py")
+    if (folder := _named(promoted, CHAMPION)) is None:
+        raise ModelError(f"{promoted / CHAMPION}: does not name a bundle", command="python tune/export_best.py")
+    return folder
+
+
+def challenger_of(promoted: Path) -> Path | None:
+    """The folder of the challenger; None where there is none, or the file that names it is damaged."""
+    return _named(promoted, CHALLENGER)
+
+
+def _name(promoted: Path, file: str, bundle: Path) -> None:
+    beside = bundle.parent.resolve() == promoted.resolve()
+    write_json(promoted / file, {"bundle": bundle.name if beside else str(bundle.absolute())})
+
+
+def _named(promoted: Path, file: str) -> Path | None:
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["bundle"]
-    except FileNotFoundError:
-        raise ModelError(f"{promoted}: no champion yet", command="python tune/export_best.py") from None
+        name = json.loads((promoted / file).read_text(encoding="utf-8"))["bundle"]
     except (OSError, ValueError, TypeError, KeyError):
-        name = None
+        return None
     if not isinstance(name, str) or (Path(name).name != name and not Path(name).is_absolute()):
-        raise ModelError(f"{path}: does not name a bundle", command="python tune/export_best.py")
+        return None
     return promoted / name
 
 

@@ -19,11 +19,15 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import Lifespan
 
 from vqc.errors import ConfigError
+from vqc.serving.challenger import attach_challenger
+from vqc.serving.drift import DriftWatch
 from vqc.serving.server import Serving
 from vqc.serving.settings import ServingSettings
-from vqc.serving.web import model_routes, problems, routes
+from vqc.serving.watched_folder import attach_watched_folder
+from vqc.serving.web import line_routes, model_routes, problems, routes
 from vqc.serving.web.security import Security
 from vqc.serving.web.uploads import BodyLimit, Uploads
+from vqc.serving.webhook import attach_webhook
 
 STATIC = Path(__file__).parent / "static"
 KEEP_ALIVE_S = 30
@@ -45,6 +49,14 @@ def create_app(settings: ServingSettings) -> FastAPI:
 
     app = build_app(lifespan=lifespan)
     app.state.serving = serving
+    app.state.drift = DriftWatch(serving)
+    try:
+        app.state.challenger = attach_challenger(serving)
+        attach_webhook(serving)
+        attach_watched_folder(serving)
+    except BaseException:
+        serving.close()
+        raise
     app.state.uploads = Uploads(settings)
     app.add_middleware(BodyLimit)
     app.add_middleware(Security, settings=settings)
@@ -63,6 +75,7 @@ def build_app(*, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     )
     app.include_router(routes.router)
     app.include_router(model_routes.router)
+    app.include_router(line_routes.router)
     problems.install(app)
     if STATIC.is_dir():
         app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")

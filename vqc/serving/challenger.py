@@ -13,15 +13,24 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from vqc.config import Record
-from vqc.errors import VqcError
+from vqc.data.image_io import decode_picture, picture_bytes
+from vqc.errors import UserError, VqcError
+from vqc.inference.bundle import challenger_of
 from vqc.inference.predictor import Predictor
+from vqc.serving.model_slot import open_model
+
+if TYPE_CHECKING:
+    from vqc.serving.inspection import Inspection
+    from vqc.serving.server import Serving
+
+FILE = "challenger.sqlite"
 
 _TABLES = """
 create table if not exists challenger_disagreements (
@@ -174,3 +183,45 @@ class Challenger:
                         "insert or ignore into challenger_disagreements values (?, ?, ?, ?, ?, ?, ?)",
                         (*key, answered.inspection_id, answered.verdict, answered.score, verdict, score),
                     )
+
+
+def attach_challenger(serving: Serving) -> Challenger | None:
+    """The challenger that the settings or the promoted folder name, at work; None where there is none to use."""
+    settings = serving.settings
+    folder = settings.challenger or challenger_of(settings.promoted)
+    if folder is None or folder.absolute() == serving.model_slot.current.folder:
+        return None
+    try:
+        model = open_model(folder.absolute(), threads=1, golden=settings.verify_golden)
+    except UserError as error:
+        if settings.challenger is not None:
+            raise
+        _log.warning("no challenger: %s", error.what)
+        return None
+    challenger = Challenger(
+        model.predictor,
+        settings.store / FILE,
+        version=model.version.version,
+        thresholds=model.thresholds,
+        when_idle=serving.work_queue.submit_idle,
+    )
+
+    def observe(inspection: Inspection, pixels: object) -> None:
+        if inspection.verdict == "unreadable" or inspection.model.version == challenger.version:
+            return
+        path = serving.history.photograph(inspection.id, inspection.image.media_type)
+        challenger.offer(
+            Answered(
+                inspection_id=inspection.id,
+                champion=inspection.model.version,
+                verdict=inspection.verdict,
+                score=inspection.score,
+                read=lambda: decode_picture(
+                    picture_bytes(path), rotate=True
+                ),  # not the pixels: they would stay in memory
+            )
+        )
+
+    serving.observers.append(observe)
+    serving.closing.append(challenger.close)
+    return challenger

@@ -15,13 +15,19 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from vqc.config import Record
-from vqc.inference.bundle import Distribution, ReferenceStats
+from vqc.config import Record, load_record
+from vqc.inference.bundle import REFERENCE, Distribution, ReferenceStats, appearance
+
+if TYPE_CHECKING:
+    from vqc.serving.inspection import Inspection
+    from vqc.serving.model_slot import ServedModel
+    from vqc.serving.server import Serving
 
 LOOKS = (25, 50, 100, 200)  # parts of a block after which it is compared; the last ends it
 FALSE_ALARM_RATE = 0.01  # of a block
@@ -144,5 +150,50 @@ def _kolmogorov(distance: float) -> float:
     """The share of Kolmogorov's distribution above a distance."""
     if distance < 0.3:  # above all but 1e-5 of it; the series converges slowly there
         return 1.0
-    terms = (2 * (-1) ** (k - 1) * math.exp(-2 * (k * distance) ** 2) for k in range(1, TERMS + 1))
-    return min(1.0, max(0.0, sum(terms)))
+    terms = [math.exp(-2 * (k * distance) ** 2) for k in range(1, TERMS + 1)]
+    return min(1.0, max(0.0, 2 * (sum(terms[::2]) - sum(terms[1::2]))))
+
+
+class DriftWatch:
+    """The monitor of the model that answers; another model begins a new one.
+
+    Under load not every part is compared: see ``vqc.serving.server.Observer``.
+    """
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._monitor = _monitor_of(serving.model_slot.current)
+        serving.observers.append(self._observe)
+        serving.model_observers.append(self._model_changed)
+
+    def report(self) -> DriftReport | None:
+        """None where the bundle of the model has no reference."""
+        return None if self._monitor is None else self._monitor.report()
+
+    def _model_changed(self, model: ServedModel) -> None:
+        self._monitor = _monitor_of(model)
+
+    def _observe(self, inspection: Inspection, pixels: NDArray[np.uint8] | None) -> None:
+        monitor = self._monitor
+        if monitor is None or pixels is None:
+            return
+        brightness, contrast, sharpness = appearance(pixels)
+        raised = monitor.add(
+            Part(
+                brightness=brightness,
+                contrast=contrast,
+                sharpness=sharpness,
+                width_px=inspection.image.width,
+                height_px=inspection.image.height,
+                score=inspection.score,
+            )
+        )
+        if raised:
+            report = monitor.report()
+            self._serving.events.publish("drift", report.model_dump_json())
+            self._serving.notify("drift.alarm", report.model_dump(mode="json"))
+
+
+def _monitor_of(model: ServedModel) -> DriftMonitor | None:
+    path = model.folder / REFERENCE
+    return DriftMonitor(load_record(ReferenceStats, path)) if path.is_file() else None

@@ -1,7 +1,7 @@
 """What operators say of inspections: which they are asked about, and their answers as training data.
 
-The answers are COCO: a good part is an image without annotations, and the categories are the model's. Each image also says
-where it comes from: ``inspection_id``, ``reviewed_at``, ``group``, ``sha256``, ``bytes``, and ``coco_url`` on the server.
+The answers are COCO: a good part is an image without annotations, and the categories are the model's. Each image also
+says where it comes from: ``inspection_id``, ``reviewed_at``, ``group``, ``sha256``, ``bytes``, and ``coco_url``.
 """
 
 from __future__ import annotations
@@ -112,6 +112,9 @@ def write_reviews(store: Path, folder: Path) -> dict[str, Any]:
     Raises:
         DataError: no history there, or it cannot be read, or its model is gone.
     """
+    if not (store / DATABASE).is_file():
+        expected = "expected the --store of vqc serve, or a folder that vqc import fetched from it"
+        raise DataError(f"{store}: holds no history, {expected}")
     document = coco_document(_reviewed(store), _categories(store))
     names = {one["file_name"] for one in document["images"]}
     found = {path.name: path for path in (store / PHOTOGRAPHS).rglob("*") if path.name in names}
@@ -129,8 +132,6 @@ def write_reviews(store: Path, folder: Path) -> dict[str, Any]:
 
 def _reviewed(store: Path) -> Iterator[Inspection]:
     file = store / DATABASE
-    if not file.is_file():
-        raise DataError(f"{store}: holds no history, expected the --store of vqc serve, or a folder that vqc import wrote")
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as database:
             rows = database.execute("SELECT record FROM inspections WHERE reviewed = 1 ORDER BY id")

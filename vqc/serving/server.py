@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,12 +18,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from time import perf_counter
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vqc.data.image_io import decode_picture, picture_header
 from vqc.errors import DataError, VqcError
 from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
 from vqc.inference.verdicts import coco_results, judge
-from vqc.seeding import stream_seed
 from vqc.serving.events import Events
 from vqc.serving.explanations import Explanations
 from vqc.serving.history import History, Limits, first_etag
@@ -30,7 +33,6 @@ from vqc.serving.inspection import (
     Detection,
     Inspection,
     NewReview,
-    RequestedReview,
     Review,
     Source,
     StoredImage,
@@ -38,11 +40,16 @@ from vqc.serving.inspection import (
 )
 from vqc.serving.metrics import Metrics
 from vqc.serving.model_slot import ModelSlot, ServedModel
+from vqc.serving.reviews import requested_review
 from vqc.serving.settings import GB, ServingSettings
 from vqc.serving.work_queue import WorkQueue
 
-Observer = Callable[[Inspection], None]
+Pixels = NDArray[np.uint8]
+# An inspection and its photograph [h, w, 3] RGB; None where it could not be read, or an earlier one is still looked at:
+# of all photographs that wait for the observers one is in memory.
+Observer = Callable[[Inspection, Pixels | None], None]
 ModelObserver = Callable[[ServedModel], None]
+Notify = Callable[[str, Mapping[str, Any]], None]  # a kind of event such as "drift.alarm", and what there is to say
 MEDIA_TYPES = {
     "BMP": "image/bmp", "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png",
     "PPM": "image/x-portable-anymap", "TIFF": "image/tiff", "WEBP": "image/webp",
@@ -73,6 +80,7 @@ class _Look:
     queue_ms: float = 0.0
     decode_ms: float = 0.0
     detector_ms: float = 0.0
+    pixels: Pixels | None = None  # for the observers
 
     def answer(self, *, store_ms: float, total_ms: float) -> dict[str, Any]:
         """Its fields of an ``Inspection``."""
@@ -117,8 +125,11 @@ class Serving:
         self.explanations = Explanations(settings.store, self.work_queue, masks=settings.explanation_masks)
         self.observers: list[Observer] = []
         self.model_observers: list[ModelObserver] = []  # called when another model or threshold is in force
+        self.sources: list[Callable[[], None]] = []  # called first of all: end what brings photographs
         self.closing: list[Callable[[], None]] = []  # called when the queue is drained and the history still open
+        self.notify: Notify = lambda kind, data: None  # replaced where somebody is to be told
         self._observing = ThreadPoolExecutor(1, thread_name_prefix="observers")
+        self._watched: Callable[[], Pixels | None] = lambda: None
 
     def inspect(self, data: bytes, *, source: Source, name: str | None = None, new_id: str | None = None) -> Inspection:
         """Look at a photograph; the answer and the photograph are on the disk when this returns.
@@ -148,7 +159,11 @@ class Serving:
                     url=f"/v1/inspections/{id_}/image", width=look.width, height=look.height, media_type=media_type,
                     bytes=len(data), sha256=sha256,
                 ),
-                review_requested=self._requested(id_, look),
+                review_requested=requested_review(
+                    id_, score=look.score, threshold=look.model.threshold, readable=look.verdict != "unreadable",
+                    margin=self.settings.review_margin, share=self.settings.review_share,
+                    seed=self.settings.review_seed,
+                ),
                 etag=first_etag(id_),
                 **look.answer(store_ms=_ms(stored_s - arrived_s), total_ms=_ms(perf_counter() - arrived_s)),
             )  # fmt: skip
@@ -158,7 +173,7 @@ class Serving:
             raise
         self.metrics.inspected(inspection)
         self.events.publish("inspection", inspection.model_dump_json())
-        self._observing.submit(self._tell, inspection)
+        self._observing.submit(self._tell, inspection, look.pixels)
         return inspection
 
     def review(self, id_: str, new: NewReview, *, etag: str) -> Inspection:
@@ -194,6 +209,8 @@ class Serving:
     def close(self) -> None:
         """Finish what is in the queue and close all parts."""
         self.drain()
+        for stop in self.sources:
+            stop()
         self.work_queue.close()
         self.explanations.close()
         self._observing.shutdown()
@@ -228,14 +245,15 @@ class Serving:
             queue_ms=queue_ms,
             decode_ms=_ms(decoded_s - started_s),
             detector_ms=_ms(detected_s - decoded_s),
+            pixels=self._kept(pixels),
         )
 
-    def _requested(self, id_: str, look: _Look) -> RequestedReview | None:
-        """Whether a person is asked to look too: at what is unsure or could not be read, and at a share of the rest."""
-        if look.verdict == "unreadable" or abs(look.score - look.model.threshold) <= self.settings.review_margin:
-            return "unsure"
-        chosen = stream_seed(0, f"review:{id_}") < self.settings.review_share * 2**32
-        return "random" if chosen else None
+    def _kept(self, pixels: Pixels) -> Pixels | None:
+        """The photograph, unless the observers still have an earlier one."""
+        if not self.observers or self._watched() is not None:
+            return None
+        self._watched = weakref.ref(pixels)
+        return pixels
 
     def _check_review(self, inspection: Inspection, new: NewReview) -> None:
         if new.verdict == "good" and new.boxes:
@@ -258,10 +276,10 @@ class Serving:
             observer(model)
         return model
 
-    def _tell(self, inspection: Inspection) -> None:
+    def _tell(self, inspection: Inspection, pixels: Pixels | None) -> None:
         for observer in self.observers:
             try:
-                observer(inspection)
+                observer(inspection, pixels)
             except Exception:
                 LOG.exception("an observer failed on inspection %s", inspection.id)
 

@@ -36,6 +36,15 @@ class ServingSettings(Record):
         0.1, ge=0, le=1, description="a score so near to the threshold is unsure, and a review is requested"
     )
     review_share: StrictFloat = Field(0.02, ge=0, le=1, description="of the other inspections, by chance")
+    review_seed: StrictInt = Field(0, ge=0, description="of that chance")
+    watch: Path | None = Field(None, description="folder whose photographs are inspected as they appear")
+    challenger: Path | None = Field(
+        None, description="folder of a detector that looks along in idle moments; none: the one that export_best names"
+    )
+    webhook_url: str | None = Field(None, description="address that is told of defective parts and of drift")
+    webhook_secret: SecretStr | None = Field(
+        None, description="whsec_ and 24 to 64 bytes in base64: signs what is sent"
+    )
     explanation_masks: StrictInt = Field(400, ge=16, le=4000, description="of a heat map")
     verify_golden: StrictBool = Field(True, description="whether a bundle must find on its golden images what it found")
 
@@ -56,6 +65,8 @@ class ServingSettings(Record):
             problems.append(f"token: none given, expected one because other machines reach {self.host}")
         if self.token is not None and len(self.token.get_secret_value()) < SHORTEST_TOKEN:
             problems.append(f"token: expected at least {SHORTEST_TOKEN} characters")
+        if (self.webhook_url is None) != (self.webhook_secret is None):
+            problems.append("webhook_url, webhook_secret: expected both or neither")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -21,8 +21,13 @@ from pathlib import Path
 from typing import Protocol
 
 from vqc.data.image_io import PICTURE_SUFFIXES
+from vqc.errors import ConfigError
 from vqc.files import read_at_most
+from vqc.serving.history import NoSuchInspectionError, StorageFullError
+from vqc.serving.server import NoPhotographError, Serving
+from vqc.serving.work_queue import DrainingError, QueueFullError
 
+FILE = "watched.sqlite"
 SETTLED_S = 2.0  # unchanged for so long, a file is complete
 POLL_S = 1.0
 
@@ -177,3 +182,43 @@ def _files(folder: Path) -> Iterator[tuple[str, Stamp]]:
 
 def _stamp(found: os.stat_result) -> Stamp:
     return found.st_size, found.st_mtime_ns
+
+
+def attach_watched_folder(serving: Serving) -> None:
+    """Inspect what appears in the folder of the settings, if there is one.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    settings = serving.settings
+    if settings.watch is None:
+        return
+    if not settings.watch.is_dir():
+        raise ConfigError("--watch", [f"{settings.watch}: no such folder"])
+
+    def inspect(content: bytes, *, name: str, inspection_id: str) -> bool:
+        try:
+            with serving.work_queue.place():
+                serving.inspect(content, source="watched_folder", name=name, new_id=inspection_id)
+        except NoPhotographError as error:
+            _log.warning("%s: %s, not inspected", settings.watch and settings.watch / name, error)
+        except (QueueFullError, DrainingError, StorageFullError):
+            return False
+        return True
+
+    def known(inspection_id: str) -> bool:
+        try:
+            return serving.history.get(inspection_id) is not None
+        except NoSuchInspectionError:
+            return False
+
+    watched = WatchedFolder(
+        settings.watch,
+        settings.store / FILE,
+        inspect=inspect,
+        known=known,
+        new_id=serving.history.new_id,
+        most_bytes=settings.max_body_bytes,
+    )
+    serving.sources.append(watched.close)
+    watched.start()

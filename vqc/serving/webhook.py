@@ -22,14 +22,21 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.message import Message
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vqc.errors import ConfigError
 
+if TYPE_CHECKING:
+    from vqc.serving.inspection import Inspection
+    from vqc.serving.server import Serving
+
+FILE = "webhook.sqlite"
 PREFIX = "whsec_"
 LEAST_KEY_BYTES, MOST_KEY_BYTES = 24, 64
 # Seconds from one attempt to the next: the specification's example, 76 hours in all.
@@ -198,7 +205,7 @@ def post(where: Target, notice_id: str, body: bytes, *, timestamp_s: int) -> Out
         return Outcome(status=None, error=f"{type(error).__name__}: {error}"[:200])
 
 
-def _retry_after_s(headers: HTTPMessage) -> float:
+def _retry_after_s(headers: Message) -> float:
     """What an answer asks to wait, at most the longest wait; 0 where it asks for nothing, or for a date."""
     with suppress(ValueError):
         return float(min(max(int(headers.get("retry-after", "")), 0), WAITS_S[-1]))
@@ -225,3 +232,33 @@ class Sender:
         while not self._stop.is_set():
             if not self._outbox.deliver(self._where, now_s=time.time()):
                 self._stop.wait(POLL_S)
+
+
+def attach_webhook(serving: Serving) -> None:
+    """Tell the address of the settings, if there is one, of parts that do not pass and of what ``notify`` gets.
+
+    Raises:
+        ConfigError: the address or the secret cannot be used.
+    """
+    settings = serving.settings
+    if settings.webhook_url is None or settings.webhook_secret is None:
+        return
+    where = target(settings.webhook_url, settings.webhook_secret.get_secret_value())
+    outbox = Outbox(settings.store / FILE)
+    sender = Sender(outbox, where)
+
+    def notify(kind: str, data: Mapping[str, Any]) -> None:
+        now = datetime.now(timezone.utc)
+        outbox.add(kind, data, timestamp=now.isoformat(), now_s=now.timestamp())
+
+    def observe(inspection: Inspection, pixels: object) -> None:
+        if inspection.verdict != "good":
+            named = inspection.model_dump(
+                mode="json", include={"id", "created_at", "name", "verdict", "score", "image"}
+            )
+            notify(f"inspection.{inspection.verdict}", named)
+
+    serving.notify = notify
+    serving.observers.append(observe)
+    serving.closing += [sender.stop, outbox.close]
+    sender.start()

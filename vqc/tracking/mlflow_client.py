@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "vqc-tune"
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
 
 RunStatus: TypeAlias = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -242,7 +242,7 @@ class Tracker:
     ) -> str:
         """Copy the folder ``bundle`` into the run and make it a version of the model ``name``; the version's number.
 
-        With ``champion`` it also gets the alias, last, so that a failure before leaves the old champion in place.
+        With ``champion`` it gets that alias, else ``challenger``, last, so that a failure before leaves the old one.
         """
         # A folder of its own for each: the files of an earlier version stay as they were registered.
         folder = f"bundle-{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
@@ -253,8 +253,8 @@ class Tracker:
                 self._client.create_registered_model(name)
             source = f"{self._client.get_run(run_id).info.artifact_uri}/{folder}"
             version = self._client.create_model_version(name, source, run_id=run_id, tags={**tags, **figures}).version
-            if champion:
-                self._client.set_registered_model_alias(name, CHAMPION, str(version))
+            alias = CHAMPION if champion else CHALLENGER
+            self._client.set_registered_model_alias(name, alias, str(version))
         return str(version)
 
     def download(self, source: str, folder: Path) -> Path:

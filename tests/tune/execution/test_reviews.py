@@ -46,7 +46,7 @@ def test_reviews_are_added_once_for_each_content_and_said_in_one_line(data: Path
 def test_reviews_can_be_added_to_data_that_has_some(data: Path, tmp_path: Path) -> None:
     first, _ = with_reviews(data, fetched(tmp_path / "reviews"), tmp_path / "results")
     second, said = with_reviews(first, fetched(tmp_path / "reviews", count=6), tmp_path / "results")
-    assert "2 reviewed photographs added: " in said
+    assert "2 reviewed photographs added (0 defective): " in said
     assert "4 left out (is in the data already)" in said
     assert second.name.count("with-reviews") == 1
     assert sum(len(split.images) for split in load_data(second).splits) == 12 + 6

@@ -74,7 +74,9 @@ def _check(address: str, token: str | None) -> None:
         expected = "expected one such as http://127.0.0.1:8000/v1/reviews.coco.json"
         raise ConfigError("SOURCE", [f"{expected}, got {shown(address)}"])
     if token is None and not _is_loopback(parts.hostname):
-        raise ConfigError("--token", [f"none given, expected the server's, because {parts.hostname} is another machine"])
+        raise ConfigError(
+            "--token", [f"none given, expected the server's, because {parts.hostname} is another machine"]
+        )
 
 
 def _is_loopback(host: str) -> bool:

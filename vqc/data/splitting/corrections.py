@@ -1,10 +1,10 @@
 """Photographs that operators of the line have reviewed, added to a data set: to train and val, never to test.
 
-Photographs belong together if they have one ``group``, the same bytes, or look like one part. Those that show a part of
-the data go where that part is; those of a part of test are left out. A third of the other parts that were reviewed in the
-newest week is held out in ``reviewed/``, so that the next detector and the champion can be compared on what neither has
-seen; a week later they are in train and val. All other parts go to val with the share that val has of train and val. Which
-part goes where depends on the group's name alone, so that a photograph stays in its split from one night to the next.
+Photographs belong together if they have one ``group``, the same bytes, or look like one part. Those that show a part
+of the data go where that part is; those of a part of test are left out. A third of the other parts that were reviewed in
+the newest week is held out in ``reviewed/``, so that the next detector and the champion are compared on what neither was
+trained on; a week later they are in train and val. All other parts go to val with the share that val has of train and
+val. Where a part goes depends on the name of its group alone, so a photograph stays in its split from night to night.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _by_part(items: Sequence[_Item], base: _Base, seed: int) -> Iterator[tuple[_
 def _links(
     items: Sequence[_Item], base: _Base, position: Mapping[int, int]
 ) -> tuple[list[tuple[int, int]], list[tuple[int, tuple[str, str]]]]:
-    """Pairs of reviewed photographs of one part; and a photograph with the split and group of the data it belongs to."""
+    """Pairs of reviewed photographs of one part; and those of a part of the data, with its split and group."""
     links, neighbours = [], []
     known, of_base = {group: (split, group) for split, group in base.groups.values()}, base.groups
     first: dict[str, int] = {}
@@ -243,9 +243,7 @@ def _links(
     return links, neighbours
 
 
-def _draw(
-    name: str, members: Sequence[_Item], *, last: datetime, val_share: float, seed: int
-) -> tuple[Place, str]:
+def _draw(name: str, members: Sequence[_Item], *, last: datetime, val_share: float, seed: int) -> tuple[Place, str]:
     """The place of a part that the data does not have, by its name."""
     newest = max(item.reviewed_at for item in members)
     week, split = (stream_seed(seed, f"{what}:{ascii(name)}") / 2**32 for what in ("reviewed", "val"))
@@ -285,9 +283,9 @@ def _append(folder: Path, document: dict[str, Any], some: Sequence[tuple[_Item, 
         if "group" not in entry and entry["file_name"] in shared:
             entry["group"] = entry["file_name"]
     taken = {str(entry["file_name"]).casefold() for entry in document["images"]}
-    image_id = max((entry["id"] for entry in document["images"]), default=0)
+    first_id = 1 + max((entry["id"] for entry in document["images"]), default=0)
     box_id = max((entry["id"] for entry in document["annotations"]), default=0)
-    for image_id, (item, one) in enumerate(some, start=image_id + 1):
+    for image_id, (item, one) in enumerate(some, start=first_id):
         name = PurePosixPath("reviews", one.file).as_posix()
         if name.casefold() in taken:
             name = PurePosixPath("reviews", one.sha256, one.file).as_posix()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 
 from vqc.config import Record
+from vqc.serving.challenger import Challenger
 from vqc.serving.model_slot import ModelReport
 from vqc.serving.web.operating_curve import OperatingCurve, operating_curve
 from vqc.serving.web.problems import Problem
@@ -34,8 +35,12 @@ class Health(Record):
 
 
 @router.get("/v1/model", response_model=ModelReport, summary="The model that answers")
-def model(serving: Parts) -> Response:
-    return as_json(serving.model_slot.report())
+def model(request: Request, serving: Parts) -> Response:
+    report = serving.model_slot.report()
+    challenger: Challenger | None = request.app.state.challenger
+    if challenger is not None:
+        report = report.model_copy(update={"challenger": challenger.report(report.version).model_dump()})
+    return as_json(report)
 
 
 @router.get("/v1/operating-curve", response_model=OperatingCurve, summary="What a threshold would cost, on test")

@@ -83,10 +83,14 @@ def test_new_parts_go_to_train_and_val_with_their_boxes_and_test_stays(
     assert set(found) == set(names)
     counts = Counter(found[name] for name in names[1:])  # the first is the newest week
     assert set(counts) == {"train", "val"}
-    assert len(after.train.images) + len(after.val.images) == 9 + sum(place in ("train", "val") for place in found.values())
+    assert len(after.train.images) + len(after.val.images) == 9 + sum(
+        place in ("train", "val") for place in found.values()
+    )
     assert after.parts["test/annotations.json"] == before.parts["test/annotations.json"]
     assert after.parts["test/images"] == before.parts["test/images"]
-    new = [record for split in (after.train, after.val) for record in split.images if record.path.parent.name == "reviews"]
+    new = [
+        record for split in (after.train, after.val) for record in split.images if record.path.parent.name == "reviews"
+    ]
     assert all(record.defective == (int(record.path.stem) % 2 == 1) for record in new)
     assert added.defective == 15
     one = next(record for record in new if record.defective)
@@ -130,7 +134,9 @@ def test_what_was_held_out_is_in_the_data_a_week_later(data: Path, reviews: Revi
 
 
 def test_one_group_goes_to_one_place(data: Path, reviews: Reviews, tmp_path: Path) -> None:
-    names = {group: [reviews.add(seed=10 * group + view, group=f"part {group}") for view in range(3)] for group in range(9)}
+    names = {
+        group: [reviews.add(seed=10 * group + view, group=f"part {group}") for view in range(3)] for group in range(9)
+    }
     found = places(add_corrections(data, reviews.write(), tmp_path / "out"))
     assert [len({found[name] for name in some}) for some in names.values()] == [1] * 9
     assert len(set(found.values())) > 1
