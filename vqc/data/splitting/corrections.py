@@ -1,8 +1,8 @@
 """Photographs that operators of the line have reviewed, added to a data set: to train and val, never to test.
 
-Photographs belong together if they have one ``group``, the same bytes, or look like one part. Those that show a part
-of the data go where that part is; those of a part of test are left out. A third of the other parts that were reviewed in
-the newest week is held out in ``reviewed/``, so that the next detector and the champion are compared on what neither was
+Photographs belong together if they have one ``group``, the same bytes, or look like one part. Those of a part of the
+data go where that part is; those of a part of test are left out. A third of the other parts that were reviewed in the
+newest week is held out in ``reviewed/``, so that the next detector and the champion are compared on what neither was
 trained on; a week later they are in train and val. All other parts go to val with the share that val has of train and
 val. Where a part goes depends on the name of its group alone, so a photograph stays in its split from night to night.
 """
