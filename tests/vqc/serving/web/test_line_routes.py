@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.models import picture
-from tests.serving import Client, jpeg, running, settings_for
+from tests.serving import TOKEN, Client, jpeg, running, settings_for
 from vqc.errors import ConfigError, ModelError
 from vqc.files import write_json
 from vqc.inference.bundle import REFERENCE, name_challenger, reference_stats, write_manifest
@@ -87,7 +87,8 @@ def test_darker_photographs_raise_the_alarm_and_it_is_told(home: Path, notices: 
 
 def test_parts_that_do_not_pass_are_told(home: Path, notices: tuple[str, list[Any]]) -> None:
     url, got = notices
-    with running(settings_for(home, webhook_url=url, webhook_secret=SECRET)) as (_, client):
+    with running(settings_for(home, token=TOKEN, webhook_url=url, webhook_secret=SECRET)) as (_, client):
+        assert client.ask("PUT", "/v1/operating-point", json_body={"threshold": 0.01}).status == 200
         found = [client.inspect(jpeg(seed)).json for seed in range(4)]
         broken = client.inspect(jpeg(8)[:900])
         bad = [one["id"] for one in found if one["verdict"] == "defective"]
