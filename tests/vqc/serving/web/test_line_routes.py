@@ -103,7 +103,7 @@ def test_a_challenger_looks_along_and_never_answers(home: Path, named: str) -> N
     folder = home / "promoted" / "second"
     changes = {"challenger": folder} if named == "by the settings" else {}
     if named == "by export_best":
-        name_challenger(folder)
+        name_challenger(home / "promoted", folder)
     with running(settings_for(home, **changes)) as (_, client):
         answers = [client.inspect(jpeg(seed)).json for seed in range(3)]
         until(lambda: client.get("/v1/challenger").json["report"]["compared"])
