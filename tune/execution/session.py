@@ -130,8 +130,7 @@ def new_session(
     if journal_bytes and _has_first_line(journal_of(folder)):
         raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
     settings, settings_remark = _settings(config, flags, gpus=gpus)
-    chosen, data_remark = choose_data(data_folder, results)
-    chosen, reviews_remark = (chosen, "") if reviews is None else with_reviews(chosen, reviews, results)
+    chosen, data_remarks = _chosen_data(data_folder, reviews, results)
     data, findings = load_with_warnings(chosen, inputs=detector_inputs(settings))
     settings, tiles_remark = with_useful_tiles(settings, data)
     views = view_counts(settings, data)
@@ -140,8 +139,7 @@ def new_session(
     if "train.num_epochs" not in flags:
         settings = scaled_to_data(settings, views[str(settings.train.tile_px)][0])
     settings, points_remark = _with_initial_points(settings, warm_start, results=results, data=data)
-    remarks = [settings_remark, data_remark, reviews_remark]
-    remarks += [f"Trials start from {weights}.", points_remark, tiles_remark]
+    remarks = [settings_remark, *data_remarks, f"Trials start from {weights}.", points_remark, tiles_remark]
     started = SearchStarted(
         at_ms=now_ms(),
         awake_s=0.0,
@@ -162,6 +160,15 @@ def new_session(
         remarks=tuple(filter(None, [*remarks, *warning_lines(findings)])),
         journal_bytes=journal_bytes,
     )
+
+
+def _chosen_data(folder: Path | None, reviews: Path | None, results: Path) -> tuple[Path, list[str]]:
+    """The folder to search on, and sentences about it."""
+    chosen, remark = choose_data(folder, results)
+    if reviews is None:
+        return chosen, [remark]
+    chosen, added = with_reviews(chosen, reviews, results)
+    return chosen, [remark, added]
 
 
 def _described(data: Data, settings: SearchSettings, views: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
