@@ -121,12 +121,10 @@ def new_session(
         flags: settings given on the command line, by their path in the settings, such as ``train.model``.
 
     Raises:
-        UserError: with everything that is wrong; nothing has been written but the sample, an imported data set, or one
-            with reviews.
+        UserError: with everything that is wrong; nothing has been written but the sample or a folder in results/data.
     """
     check_name(name)
-    folder = results / name
-    journal_bytes = _bytes_of(journal_of(folder))
+    folder, journal_bytes = results / name, _bytes_of(journal_of(results / name))
     if journal_bytes and _has_first_line(journal_of(folder)):
         raise SearchError(f"{folder}: a search of this name exists", command=resume_command(name))
     settings, settings_remark = _settings(config, flags, gpus=gpus)
