@@ -6,6 +6,7 @@ A rate of very few parts has a reason instead of a value. Its interval stays: it
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -98,14 +99,28 @@ def clustered_rate(counts: NDArray[np.int64], totals: NDArray[np.int64], *, of: 
     return rate(count, total, of=of, effective=effective)
 
 
+@lru_cache(maxsize=10_000)
 def exact_interval(count: int, total: int) -> tuple[float, float]:
     """The two-sided 95 % interval of Clopper and Pearson (Biometrika 26, 1934), 0..1; ``total`` >= 1."""
-    from scipy.special import betaincinv  # the quantiles of Beta distributions, without all of scipy.stats
+    low = 1 - _upper_limit(total - count, total) if count else 0.0
+    return low, _upper_limit(count, total) if count < total else 1.0
 
-    tail = (1 - CONFIDENCE) / 2
-    low = betaincinv(count, total - count + 1, tail) if count else 0.0
-    high = betaincinv(count + 1, total - count, 1 - tail) if count < total else 1.0
-    return float(low), float(high)
+
+def _upper_limit(count: int, total: int) -> float:
+    """The rate at which ``count`` or fewer of ``total`` are as improbable as the interval allows on one side.
+
+    A quantile of Beta(count + 1, total - count), by bisection: scipy would be a fifth of the server's image.
+    """
+    counts = np.arange(count + 1)
+    ways = np.cumsum(
+        np.log(np.append(1.0, (total + 1 - counts[1:]) / counts[1:]))
+    )  # logarithms of "total choose counts"
+    low, high = count / total, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        probability = np.exp(ways + counts * math.log(middle) + (total - counts) * math.log1p(-middle)).sum()
+        low, high = (middle, high) if probability > (1 - CONFIDENCE) / 2 else (low, middle)
+    return (low + high) / 2
 
 
 def tolerated_misses(total: int, max_rate: float, *, confidence: float | None) -> int:
