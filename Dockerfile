@@ -27,7 +27,8 @@ COPY pyproject.toml ./
 
 # Resolved together with all else that the project needs, so the server runs with the versions that it is tested with.
 FROM build AS build-serve
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --only-group serve
+RUN --mount=type=cache,target=/root/.cache/uv uv sync --only-group serve \
+    && find /opt/vqc -type d -name tests -prune -exec rm -r {} +
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/uv uv pip install --python /opt/vqc --no-deps .
 

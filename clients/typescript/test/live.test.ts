@@ -1,4 +1,4 @@
-/** Against a running server, which tests/test_typescript_client.py starts. */
+/** Against a running server, which tests/vqc/serving/test_openapi.py starts. */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { basename } from "node:path";

@@ -1,4 +1,4 @@
-"""The TypeScript client: its types, made of the committed openapi.json, and itself against a running server.
+"""The committed openapi.json, by the TypeScript client that is made of it: its types, and itself against a server.
 
 Once before: ``npm install --prefix clients/typescript``.
 """
