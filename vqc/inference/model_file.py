@@ -6,6 +6,7 @@ Both compute in float32, so that they give the same answer.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def open_predictor(path: Path, *, threads: int | None = None) -> Predictor:
 
 
 def _open_onnx(path: Path, threads: int) -> Predictor:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it counts this machine and its models for its maker
     import onnxruntime
 
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +35,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def tiny() -> tuple[nn.Module, ModelInfo]:
     return decided("fcos_tiny", SIZE)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its place on Windows is another")
+def test_a_model_that_is_opened_reports_to_nobody(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """ONNX Runtime writes what it wants to send into the user's cache first; without CI, where it may be silent."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    code = f"from pathlib import Path; import vqc.inference.model_file as m; m.open_predictor(Path({str(models[1])!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True,
+                   env={**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)})  # fmt: skip
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_onnx_gives_the_answer_of_torch(models: tuple[Path, Path], tmp_path: Path) -> None:
