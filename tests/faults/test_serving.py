@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.faults.small_disk import small_disk
 from tests.serving import TOKEN, Client, jpeg, process, running, settings_for, write_bundle
 
 KILLS, SEED = 50, 18
+MOST_ANSWERS = 12  # before a kill
 SWAPS, REQUESTS = 20, 1000
 CLIENTS = 3
 
@@ -55,19 +56,21 @@ class Inspectors:
                 thread.join(60)
 
     def _send(self) -> None:
-        try:
-            connection = http.client.HTTPConnection(self._address, timeout=30)
-            while not self._stopped.is_set():
-                data = numbered(next(self._numbers))
-                connection.request("POST", "/v1/inspections", data, {"Content-Type": "image/jpeg"})
-                response = connection.getresponse()
-                body = response.read()
-                if response.status == 201:
-                    self.answered.append((data, json.loads(body)))
-                else:
-                    self.other.append(response.status)
-        except (OSError, http.client.HTTPException):
-            return  # the server was killed
+        with closing(http.client.HTTPConnection(self._address, timeout=30)) as connection:
+            try:
+                while not self._stopped.is_set():
+                    self._send_one(connection, numbered(next(self._numbers)))
+            except (OSError, http.client.HTTPException):
+                return  # the server was killed
+
+    def _send_one(self, connection: http.client.HTTPConnection, data: bytes) -> None:
+        connection.request("POST", "/v1/inspections", data, {"Content-Type": "image/jpeg"})
+        response = connection.getresponse()
+        body = response.read()
+        if response.status == 201:
+            self.answered.append((data, json.loads(body)))
+        else:
+            self.other.append(response.status)
 
 
 PHOTOGRAPH = jpeg(1)
@@ -100,7 +103,10 @@ def test_killed_at_any_instant_it_has_what_it_answered(promoted: Path, tmp_path:
             started_s = max(started_s, time.monotonic() - begun_s)
             inspectors = Inspectors(client.address, first=kill * 100_000)
             with inspectors.at_work():
-                time.sleep(rng.uniform(0.05, 0.8))
+                enough = rng.randint(0, MOST_ANSWERS)
+                while len(inspectors.answered) < enough:
+                    time.sleep(0.002)
+                time.sleep(rng.uniform(0, 0.05))  # about the time of one inspection
                 server.kill()
                 server.wait()
             answered += inspectors.answered
@@ -110,7 +116,7 @@ def test_killed_at_any_instant_it_has_what_it_answered(promoted: Path, tmp_path:
         torn = [one["id"] for one in kept.values()
                 if sha256(client.get(one["image"]["url"]).body).hexdigest() != one["image"]["sha256"]]  # fmt: skip
     digests = [one["image"]["sha256"] for one in kept.values()]
-    assert len(answered) > 5 * KILLS
+    assert len(answered) > KILLS
     assert (lost, torn) == ([], [])
     assert len(set(digests)) == len(digests)  # none is there twice
     assert all(sha256(data).hexdigest() == one["image"]["sha256"] for data, one in answered)
@@ -157,6 +163,7 @@ def test_a_full_disk_is_told_and_nothing_that_was_answered_is_lost(
     assert {answer.status for answer in full} <= {201, 507}
     assert full[-1].status == 507
     assert "no room left on the disk" in full[-1].json["detail"]
-    assert (refused.status, version) == (507, "first")
+    # The few bytes that name the model may still have found room.
+    assert (refused.status, version) in [(507, "first")] + ([(200, "second")] if left_bytes else [])
     assert kept == answered[::-1]
     record(Row(fault="the server's disk full", injected=len(full), lost=len(answered) - len(kept)))
