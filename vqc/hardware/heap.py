@@ -36,6 +36,13 @@ def freed_memory_kept() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Give what is free of the heap back to the system now."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def _set_thresholds(libc: ctypes.CDLL, size_bytes: int) -> None:
     for threshold in (TRIM_THRESHOLD, MMAP_THRESHOLD):
         libc.mallopt(threshold, size_bytes)

@@ -22,6 +22,7 @@ from vqc.config import Record
 from vqc.data.tiles.views import TilePlan
 from vqc.errors import ConfigError, ModelError, UserError
 from vqc.files import file_sha256, write_atomically
+from vqc.hardware.heap import give_back
 from vqc.inference.bundle import MANIFEST, champion_of, check_bundle
 from vqc.inference.model_file import open_predictor
 from vqc.inference.predictor import Predictor
@@ -222,7 +223,9 @@ class ModelSlot:
             return model
 
     def _opened(self, folder: Path, threshold: float | None) -> ServedModel:
-        return open_model(folder, threads=self._threads, golden=self._golden, threshold=threshold)
+        model = open_model(folder, threads=self._threads, golden=self._golden, threshold=threshold)
+        give_back()  # the file's bytes, and what the golden images took
+        return model
 
     def _take(self, model: ServedModel, state: State | None) -> None:
         """The model answers from now on, and after a restart."""

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqc.errors import DataError
@@ -62,6 +62,7 @@ def test_it_is_all_there_after_it_was_opened_again(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.sampled_from(["good", "defective", "unreadable"]), max_size=12), st.integers(1, 5))
+@settings(max_examples=30)
 def test_pages_hold_everything_once(tmp_path_factory: pytest.TempPathFactory, verdicts: list[str], limit: int) -> None:
     history = History(tmp_path_factory.mktemp("history"), limits=PLENTY)
     ids = [(add(history, verdict=verdict), verdict) for verdict in verdicts]
