@@ -43,8 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--labels",
         metavar="MODEL",
         help="look for label errors with a model.safetensors or model.onnx of yours; or 'folds': train three light "
-        "detectors, so that each photograph is judged by one that has not seen it (half an hour for 200 photographs "
-        "without a GPU)",
+        "detectors, so that each photograph is judged by one that has not seen it (without a GPU about half an hour, "
+        "more for over 800 photographs)",
     )
 
 

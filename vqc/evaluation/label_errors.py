@@ -3,7 +3,7 @@
 Where the detector is usually right, a disagreement is seldom its own error. So the *suspicion* of a disagreement is how
 often the detector agrees with the annotations where it is equally sure: of detections with such a score the share that
 lie on a box, of boxes that it tells apart so clearly the share that it gives the annotated class, of the boxes of a
-class the share that it found with a higher score. With ``e`` the share of wrong annotations, of disagreements with
+class the share that it finds. With ``e`` the share of wrong annotations, of disagreements with
 suspicion ``s`` about ``e / (1 - s)`` are label errors: an order that needs no weights between the kinds.
 
 The detector should not have been trained on what it judges: it has learnt the errors there too.
@@ -103,18 +103,13 @@ class _Seen:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Agreement:
-    """How often detector and annotations agree: ``on_box`` of a score, ``right_class`` of a margin, each a share; and
-    ``evidence``, the sorted scores on the boxes of each label.
+    """How often detector and annotations agree, as shares: ``on_box`` of a score, ``right_class`` of a margin, and
+    ``found`` of the boxes of each label.
     """
 
     on_box: Callable[[Floats], Floats]
     right_class: Callable[[Floats], Floats]
-    evidence: Mapping[int, Floats]
-
-    def found_clearer(self, label: int, evidence: float) -> float:
-        """The share of the label's boxes on which there is a higher score."""
-        known = self.evidence[label]
-        return 1 - float(np.searchsorted(known, evidence, side="right")) / len(known)
+    found: Mapping[int, float]
 
 
 def errors_by_model(path: Path, data: Data, *, on_step: Callable[[str], None] = lambda text: None) -> LabelErrors:
@@ -217,10 +212,11 @@ def _agreement(images: Sequence[_Seen]) -> _Agreement:
         right.append(one.found.labels[one.on[seen]] == one.labels[seen])
         for label, score in zip(one.labels.tolist(), one.evidence.tolist(), strict=True):
             evidence.setdefault(label, []).append(score)
+    on_box = _rising_share(scores, located)
     return _Agreement(
-        on_box=_rising_share(scores, located),
+        on_box=on_box,
         right_class=_rising_share(margins, right),
-        evidence={label: np.sort(some) for label, some in evidence.items()},
+        found={label: float((on_box(np.array(some)) >= LEAST_SUSPICION).mean()) for label, some in evidence.items()},
     )
 
 
@@ -243,7 +239,7 @@ def _disagreements(one: _Seen, agreement: _Agreement) -> Iterator[Suspect]:
         if one.found.labels[one.on[box]] != one.labels[box] and right[box] >= LEAST_SUSPICION:
             yield _suspect(one, "other class", right[box], box=box, detection=one.on[box])
     for box in np.flatnonzero(~found):
-        suspicion = agreement.found_clearer(int(one.labels[box]), float(one.evidence[box]))
+        suspicion = agreement.found[int(one.labels[box])] * (1 - one.evidence[box])  # a faint one speaks for the box
         near = np.flatnonzero((one.beside == box) & ~one.located & (sure >= LEAST_SUSPICION))
         if len(near):
             yield _suspect(one, "other place", max(suspicion, sure[near[0]]), box=box, detection=near[0])

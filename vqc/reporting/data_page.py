@@ -39,7 +39,7 @@ ODD = {
     "twice": ("Two boxes at one place", "A defect has one box and one class: delete one of each pair."),
     "touching": (
         "Boxes of one class that touch or overlap",
-        "Two defects, or one in two pieces? Escape and overkill do not mind, AP does: decide once, and keep to it.",
+        "Two defects, or one in two pieces? It matters for AP, not for escape and overkill: decide it once.",
     ),
     "whole": (
         "Boxes of the whole photograph",

@@ -25,7 +25,7 @@ from vqc.seeding import stream_seed
 from vqc.training.loop import fit
 
 FOLDS = 3
-STEPS = 600  # of each detector, as far as the bounds on its epochs allow
+STEPS = 400  # of each detector, as far as the bounds on its epochs allow
 LEAST_EPOCHS, MOST_EPOCHS = 3, 40
 SCORE_FLOOR = 0.02  # below the detector's own: a faint detection says more of a box than none
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests import images
 from vqc.cli.main import main
 from vqc.data.dataset import load_data
+from vqc.data.defect_size import size_table
 from vqc.evaluation.label_errors import LabelErrors, Suspect
 from vqc.reporting.data_page import MOST_SUSPECTS, data_page
 
@@ -50,7 +51,7 @@ def test_suspected_label_errors_are_shown_with_their_place(tmp_path: Path) -> No
     errors = LabelErrors(
         data={}, judge="A judge.", ap50={"val": 0.5, "test": None}, boxes=9, suspects=(one, other) * 40
     )
-    html = data_page(tmp_path / "parts", data, [], [], errors)
+    html = data_page(tmp_path / "parts", data, [], size_table(data.defects, []), errors)
     assert "Suspected label errors (80 for 9 boxes)" in html
     assert html.count("&lt;i&gt;.png, ") == 0
     assert html.count("val, &lt;i&gt;.png") == MOST_SUSPECTS
