@@ -23,11 +23,11 @@ NAME = "Gehäuse 1.jpg"  # of every file that is brought
 
 # All of these are functions of JavaScript, without arguments.
 
-# The controls that reach over the right edge of the screen, or whose text does over theirs.
-CUT_OFF = """() => [...document.querySelectorAll('button, select, input, summary')]
+# The controls and cells that reach over the right edge of the screen, or whose text does over theirs.
+CUT_OFF = """() => [...document.querySelectorAll('button, select, input, summary, th, td')]
     .filter((one) => one.checkVisibility())
     .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 || one.scrollWidth > one.clientWidth + 2)
-    .map((one) => one.id)"""
+    .map((one) => one.id || one.textContent)"""
 
 # Width, height and greatest opacity of the heat map.
 HEAT = """() => {

@@ -578,7 +578,7 @@ function percent(share) {
   if (share == null) return "not stated";
   let places = 1;
   while (places < 4 && share > 0 && share < 1 && [0, 100].includes(Number((100 * share).toFixed(places)))) places += 1;
-  return `${(100 * share).toFixed(places)} %`;
+  return `${(100 * share).toFixed(places)}\u00a0%`;
 }
 
 function time(when) {
