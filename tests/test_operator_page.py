@@ -381,6 +381,10 @@ def test_the_verdict_fills_a_third_of_every_screen_and_nothing_is_cut_off(
     assert verdict is not None
     assert verdict["width"] * verdict["height"] >= width * height / 3
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    history, threshold = page.locator("#list").bounding_box(), page.locator("#threshold").bounding_box()
+    assert history is not None
+    assert threshold is not None
+    assert history["y"] + history["height"] <= threshold["y"]
     page.locator("#threshold:not([hidden])").evaluate("one => { one.open = true; }")
     assert page.evaluate(CUT_OFF) == []
 
