@@ -11,7 +11,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/* \
     && useradd --uid 10001 --create-home vqc \
     && install --directory --owner vqc --group vqc \
-        /vqc /vqc/data /vqc/mlflow /vqc/results /vqc/results/promoted /vqc/results/serving
+        /vqc /vqc/mlflow /vqc/results /vqc/results/promoted /vqc/results/serving
 ENV PATH=/opt/vqc/bin:$PATH PYTHONUNBUFFERED=1
 WORKDIR /vqc
 

@@ -126,9 +126,9 @@ def running(settings: ServingSettings) -> Iterator[tuple[InspectionServer, Clien
 
 
 @contextmanager
-def process(*words: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+def process(*words: str, python: str = sys.executable) -> Iterator[tuple[subprocess.Popen[str], Client]]:
     """``vqc serve`` in a process of its own, at any free port."""
-    command = [sys.executable, "-m", "vqc.cli.main", "serve", "--port", "0", *words]
+    command = [python, "-m", "vqc.cli.main", "serve", "--port", "0", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8",
                           env={**os.environ, "PYTHONUNBUFFERED": "1"}) as server:  # fmt: skip
         try:

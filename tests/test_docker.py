@@ -1,4 +1,4 @@
-"""The images: what the server's installs, what compose.yaml allows, and, by hand, that they build and start."""
+"""The images: what the server's installs, and what compose.yaml allows."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.serving import jpeg, process, write_bundle
+
 ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.skipif(shutil.which("uv") is None, reason="uv builds the wheel")
@@ -79,3 +81,17 @@ def test_every_command_works_in_an_empty_folder(bin_folder: Path, tmp_path: Path
     assert (card.parent / config["$schema"]).is_file()
     html = (tmp_path / "results/two/report.html").read_text(encoding="utf-8")
     assert "vqc-export-best two" in html
+
+
+@pytest.mark.slow
+def test_the_server_needs_no_more_than_its_image_has(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    place = {"UV_PROJECT_ENVIRONMENT": str(environment), "UV_PYTHON": sys.executable}
+    run("uv", "sync", "--quiet", "--offline", "--only-group", "serve", **place)
+    run("uv", "pip", "install", "--quiet", "--offline", "--no-deps", "--python", environment, wheel)
+    python = environment / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    bundle = write_bundle(tmp_path / "promoted" / "first")
+    with process(str(bundle), "--store", str(tmp_path / "store"), python=str(python)) as (_, client):
+        inspection = client.inspect(jpeg(1)).json
+        assert client.get("/v1/operating-curve").status == 200
+        assert client.ask("POST", f"/v1/inspections/{inspection['id']}/explanations").status == 202
