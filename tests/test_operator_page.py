@@ -381,6 +381,7 @@ def test_the_verdict_fills_a_third_of_every_screen_and_nothing_is_cut_off(
     assert verdict is not None
     assert verdict["width"] * verdict["height"] >= width * height / 3
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.locator("#threshold")).to_be_visible()  # once the curve is there
     history, threshold = page.locator("#list").bounding_box(), page.locator("#threshold").bounding_box()
     assert history is not None
     assert threshold is not None
