@@ -1,4 +1,4 @@
-"""The images: what the server's installs, and what compose.yaml allows."""
+"""The images: what the server's installs, and what compose.yaml allows. ``test_docker_build`` builds and starts it."""
 
 from __future__ import annotations
 
