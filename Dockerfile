@@ -2,7 +2,7 @@
 #     docker build --target serve --tag vqc-serve .
 # The search and the promotion, on an NVIDIA GPU (also of use without one):
 #     docker build --target search --tag vqc-search .
-# compose.yaml runs them. Both want no more than a read-only root, a /tmp in memory and the volumes named there.
+# compose.yaml runs them, with a read-only root, and says what was tested.
 ARG BASE=docker.io/library/debian:trixie-slim
 
 FROM ${BASE} AS python
