@@ -85,6 +85,10 @@ def test_the_first_becomes_champion(first: Promotion) -> None:
     assert champion.tags["vqc.data_fingerprint"] == first.evidence.data.fingerprint
 
 
+def _beside(bundle: Path) -> set[str]:
+    return {path.name for path in bundle.parent.iterdir()}
+
+
 def test_the_bundle_is_whole(first: Promotion) -> None:
     names = {
         *("model.onnx", "model.safetensors", "model.calibration.json", "manifest.json", "golden"),
@@ -96,7 +100,7 @@ def test_the_bundle_is_whole(first: Promotion) -> None:
     }
     assert {path.name for path in first.bundle.iterdir()} == names
     check_bundle(first.bundle, open_predictor(first.bundle / "model.onnx"))
-    assert [path.name for path in first.bundle.parent.iterdir()] == [first.bundle.name]  # and no draft beside it
+    assert _beside(first.bundle) == {first.bundle.name, "champion.json"}  # and no draft
     _, info = load_model(first.bundle / "model.safetensors")
     assert info == first.evidence.info
     assert load_record(TrainConfig, first.bundle / "train_config.json") == first.evidence.trial.config
@@ -226,7 +230,7 @@ def test_again_changes_nothing(first: Promotion, trained: Path) -> None:
     results = results_of(first)
     again = promote.promote(trained / "demo", results=results, tracking_uri=default_uri(results))
     assert (again.verdict.decision, again.verdict.version, again.verdict.champion) == ("already", "1", True)
-    assert [path.name for path in again.bundle.parent.iterdir()] == [again.bundle.name]
+    assert _beside(again.bundle) == {again.bundle.name, "champion.json"}
 
 
 def test_a_newcomer_that_is_not_better_keeps_the_champion(first: Promotion, trained: Path, tmp_path: Path) -> None:
