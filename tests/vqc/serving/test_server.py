@@ -131,13 +131,16 @@ def test_a_heat_map_is_as_large_as_the_photograph(client: Client) -> None:
 def test_observers_are_told_of_each_inspection_and_may_fail(home: Path) -> None:
     told = []
 
-    def failing(inspection: Any) -> None:
+    def failing(inspection: Any, photograph: Any) -> None:
         raise RuntimeError(inspection.id)
 
+    def note(inspection: Any, photograph: Any) -> None:
+        told.append(inspection.id)
+
     with running(settings_for(home)) as (server, client):
-        server.serving.observers += [failing, told.append]
+        server.serving.observers += [failing, note]
         answers = [client.inspect(jpeg(seed)).json["id"] for seed in range(3)]
-    assert [inspection.id for inspection in told] == answers
+    assert told == answers
 
 
 SERVE = """
