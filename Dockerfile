@@ -21,22 +21,23 @@ RUN apt-get update \
     && python3 -m venv /opt/uv \
     && /opt/uv/bin/pip install --no-cache-dir uv==0.13.9
 ENV PATH=/opt/uv/bin:$PATH \
-    UV_PROJECT_ENVIRONMENT=/opt/vqc UV_PYTHON=/usr/bin/python3 UV_SYSTEM_CERTS=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
+    UV_PROJECT_ENVIRONMENT=/opt/vqc UV_PYTHON=/usr/bin/python3 UV_SYSTEM_CERTS=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy \
+    UV_CACHE_DIR=/var/cache/uv
 WORKDIR /source
 COPY pyproject.toml ./
 
 # Resolved together with all else that the project needs, so the server runs with the versions that it is tested with.
 FROM build AS build-serve
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --only-group serve \
+RUN --mount=type=cache,target=/var/cache/uv uv sync --only-group serve \
     && find /opt/vqc -type d -name tests -prune -exec rm -r {} +
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --python /opt/vqc --no-deps .
+RUN --mount=type=cache,target=/var/cache/uv uv pip install --python /opt/vqc --no-deps .
 
 # PyPI's torch for Linux brings CUDA with it; the driver comes from the host.
 FROM build AS build-search
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --no-dev --no-install-project
+RUN --mount=type=cache,target=/var/cache/uv uv sync --no-dev --no-install-project
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --python /opt/vqc --no-deps .
+RUN --mount=type=cache,target=/var/cache/uv uv pip install --python /opt/vqc --no-deps .
 
 FROM python AS search
 COPY --from=build-search /opt/vqc /opt/vqc
