@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from vqc.errors import DataError
@@ -125,3 +127,15 @@ def whole_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
     return path.read_bytes().split(b"\n")[:-1]  # not splitlines: a stray carriage return ends no line
+
+
+def open_database(path: Path, *, autocommit: bool = True) -> sqlite3.Connection:
+    """A SQLite file that several threads may share; what is committed survives a power cut.
+
+    ``autocommit``: each statement is committed by itself; else ``with`` the connection is a transaction.
+    """
+    isolation: Literal["DEFERRED"] | None = None if autocommit else "DEFERRED"
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=isolation, timeout=30)
+    database.execute("pragma journal_mode = wal")
+    database.execute("pragma synchronous = full")
+    return database

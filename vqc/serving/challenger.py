@@ -7,7 +7,6 @@ waits for an idle moment, and the others are skipped: under load it sees few, an
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
@@ -22,6 +21,7 @@ from pydantic import Field
 from vqc.config import Record
 from vqc.data.image_io import decode_picture, picture_bytes
 from vqc.errors import UserError, VqcError
+from vqc.files import open_database
 from vqc.inference.bundle import challenger_of
 from vqc.inference.predictor import Predictor
 from vqc.serving.model_slot import open_model
@@ -101,8 +101,7 @@ class Challenger:
         self._predictor, self._thresholds, self._when_idle = predictor, thresholds, when_idle
         self._waiting, self._skipped = False, 0
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
-        self._database.execute("pragma journal_mode = wal")
+        self._database = open_database(file)
         self._database.executescript(_TABLES)
 
     def offer(self, answered: Answered) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vqc.errors import DataError, VqcError
-from vqc.files import write_atomically
+from vqc.files import open_database, write_atomically
 from vqc.serving.inspection import Inspection, InspectionPage, Review
 
 DATABASE = "history.sqlite"
@@ -252,9 +252,7 @@ def first_etag(id_: str, revision: int = 0) -> str:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, timeout=10)
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")
+    database = open_database(path, autocommit=False)
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         database.executescript(f"BEGIN;{SCHEMA}COMMIT;")

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from vqc.data.image_io import PICTURE_SUFFIXES
 from vqc.errors import ConfigError
-from vqc.files import read_at_most
+from vqc.files import open_database, read_at_most
 from vqc.serving.history import NoSuchInspectionError, StorageFullError
 from vqc.serving.server import NoPhotographError, Serving
 from vqc.serving.work_queue import DrainingError, QueueFullError
@@ -80,9 +80,7 @@ class WatchedFolder:
         self._finished: dict[str, Stamp] = {}  # of this process: spares the table
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watched folder", daemon=True)
-        self._database = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
-        self._database.execute("pragma journal_mode = wal")
-        self._database.execute("pragma synchronous = full")
+        self._database = open_database(file)
         self._database.executescript(_TABLE)
 
     def start(self) -> None:

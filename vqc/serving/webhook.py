@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import sqlite3
 import threading
 import time
 import urllib.error
@@ -31,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vqc.errors import ConfigError
+from vqc.files import open_database
 
 if TYPE_CHECKING:
     from vqc.serving.inspection import Inspection
@@ -101,9 +101,7 @@ class Outbox:
     def __init__(self, file: Path, *, random: Random | None = None) -> None:
         self._random = random or Random()
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=30)
-        self._database.execute("pragma journal_mode = wal")
-        self._database.execute("pragma synchronous = full")
+        self._database = open_database(file)
         self._database.execute(_TABLE)
 
     def close(self) -> None:
