@@ -167,9 +167,6 @@ def test_heavy_files_cost_little(case: str, root: Path, watch: Watch, record: Ca
     make, expected = HEAVY[case]
     content, worst = make(), Worst()
     said = read(content, root, watch, worst)
-    if worst.seconds > worst.most_s:  # other programs empty the processor's caches: the cost is the better of two
-        worst = Worst()
-        assert read(content, root, watch, worst) == said
     assert re.search(expected, said)
     assert bool(worst.used) == (expected == "")
     worst.record(record, fault="a heavy annotation file")

@@ -138,7 +138,7 @@ def test_heavy_exports_cost_little(case: str, place: Path, watch: Watch, record:
     exports.pictures(place / "in")
     (place / "in/data.yaml").write_text("names: [a]", encoding="utf-8")
     (place / "in" / name).write_text(make(), encoding="utf-8")
-    worst = Worst(most_s=10.0)
+    worst = Worst(most_parses=25)
     read(place, case.partition(":")[0], watch, worst)
     worst.record(record, fault="a heavy export")
 

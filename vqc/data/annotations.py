@@ -32,6 +32,7 @@ LARGEST = 2**53  # integers up to here are exact in every JSON library
 MOST_BYTES = 50 * 2**20
 MOST_VALUES = 6_000_000
 MOST_LETTERS = 10_000  # of a name
+PLAIN_NAME = re.compile(r"[^/\\:.][^/\\:]*")  # of a file: without folder, drive or leading dot
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 
 Entry = Mapping[str, Any]
@@ -46,7 +47,7 @@ class Category:
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
     """One annotation; ``xyxy`` in pixels, inside its image and not empty."""
 
@@ -230,6 +231,8 @@ def _image(entry: Entry, where: str) -> ImageEntry:
 
 def _inside(file_name: str) -> str:
     """The name in its one spelling: './a.png' is a duplicate of 'a.png'."""
+    if PLAIN_NAME.fullmatch(file_name):
+        return file_name
     plain = file_name.replace("\\", "/")  # annotated on Windows
     if plain.startswith("/") or PureWindowsPath(plain).drive or ".." in PurePosixPath(plain).parts:
         raise _Invalid(f"expected a name inside images/, got {shown(file_name)}", kind="file outside its folder")
@@ -251,25 +254,31 @@ def _boxes(
     images_named, categories_named = named
     found: dict[int, list[Box]] = {}
     ids: set[int] = set()
-    for number, entry in _until_full(entries, report):
-        where = f"{name}, annotation number {number}"
+    for number, entry in enumerate(entries, start=1):
+        image = None
         try:
             id_, image_id = _integer(entry, "id"), _integer(entry, "image_id")
             _claim(ids, id_, "annotation id")
             image = by_id.get(image_id)
             if image is not None:
-                where = f"{image.where}, annotation {id_}"
-                box = _box(entry, image, categories_named, where, report)
+                box = _box(entry, image, categories_named, report)
                 if box.category_id in usable:
                     found.setdefault(image_id, []).append(box)
             elif image_id not in images_named:
                 raise _Invalid(f"image_id {image_id} is not among the images", kind="unknown image")
         except _Invalid as problem:
+            where = f"{name}, annotation number {number}" if image is None else _where(entry, image)
             report.error(problem.kind, where, str(problem))
+            if report.full:
+                break
     return {image_id: tuple(boxes) for image_id, boxes in found.items()}
 
 
-def _box(entry: Entry, image: ImageEntry, categories_named: frozenset[int], where: str, report: Report) -> Box:
+def _where(entry: Entry, image: ImageEntry) -> str:
+    return f"{image.where}, annotation {entry['id']}"
+
+
+def _box(entry: Entry, image: ImageEntry, categories_named: frozenset[int], report: Report) -> Box:
     category_id = _integer(entry, "category_id")
     if category_id not in categories_named:
         known = _listed(categories_named)
@@ -280,13 +289,14 @@ def _box(entry: Entry, image: ImageEntry, categories_named: frozenset[int], wher
     area_px2 = entry.get("area")
     if area_px2 is not None and not (_is_number(area_px2) and area_px2 >= 0):
         raise _Invalid(f"area: expected a number of at least 0, got {shown(area_px2)}")
-    xyxy = _xyxy(entry.get("bbox"), image, where, report)
+    xyxy = _xyxy(entry, image, report)
     # Some tools leave the area out or write 0; then it is the box's own.
     area_px2 = float(area_px2 or (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
     return Box(category_id=category_id, xyxy=xyxy, area_px2=area_px2, crowd=bool(crowd))
 
 
-def _xyxy(bbox: object, image: ImageEntry, where: str, report: Report) -> Xyxy:
+def _xyxy(entry: Entry, image: ImageEntry, report: Report) -> Xyxy:
+    bbox = entry.get("bbox")
     if not (isinstance(bbox, list) and len(bbox) == 4 and all([_is_number(value) for value in bbox])):
         raise _Invalid(f"bbox: expected four finite numbers [x, y, width, height], got {shown(bbox)}")
     x, y, width, height = map(float, bbox)
@@ -294,7 +304,7 @@ def _xyxy(bbox: object, image: ImageEntry, where: str, report: Report) -> Xyxy:
         raise _Invalid(f"expected a width and height above 0, got {width:g} x {height:g}", kind="empty box")
     right, bottom = x + width, y + height
     within = x >= 0 and y >= 0 and right <= image.width and bottom <= image.height
-    if within and width > FINE * max(right, 1.0) and height > FINE * max(bottom, 1.0):
+    if within and width > FINE and width > FINE * right and height > FINE and height > FINE * bottom:
         return x, y, right, bottom
     overhang_px = max(-x, -y, right - image.width, bottom - image.height)
     inside = (max(x, 0.0), max(y, 0.0), min(right, float(image.width)), min(bottom, float(image.height)))
@@ -302,7 +312,7 @@ def _xyxy(bbox: object, image: ImageEntry, where: str, report: Report) -> Xyxy:
     if overhang_px > OVERHANG_PX + ROUNDING_PX:
         raise _Invalid(f"expected a box inside its image, got {got}", kind="box outside its image")
     if overhang_px > ROUNDING_PX:
-        report.warning("box clipped", where, f"{overhang_px:.2g} px outside, clipped: {got}")
+        report.warning("box clipped", _where(entry, image), f"{overhang_px:.2g} px outside, clipped: {got}")
     left32, top32, right32, bottom32 = np.array(inside, dtype=np.float32)
     if not (left32 < right32 and top32 < bottom32):
         raise _Invalid(f"nothing of it is inside: {got}", kind="empty box")

@@ -28,10 +28,10 @@ def read_pictures(
     names = _listing(folder)
     by_lower_name = {Path(name).name.lower(): name for name in names}
     located: list[tuple[ImageEntry, Path]] = []
-    hints, inside = HINTS, folder.resolve()
+    hints, inside = HINTS, _Inside(folder)
     for image in takewhile(lambda _: not report.full, entries):
         path = folder / image.file_name
-        problem = _unreachable(path, inside)
+        problem = inside.unreachable(path)
         if problem is None:
             located.append((image, path))
             continue
@@ -70,14 +70,29 @@ def _listing(folder: Path) -> list[str]:
         return []
 
 
-def _unreachable(path: Path, inside: Path) -> str | None:
-    """Why a file cannot be used, or None; a link may not lead out of the folder."""
-    try:
-        if not path.resolve().is_relative_to(inside):
-            return "a link that leads out of images/"
-        return None if path.is_file() else "no such file"
-    except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, or a circle of links
-        return "not a name that a file can have"
+class _Inside:
+    """A folder that no link may lead out of. Folders below it are resolved once, however many files they hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder.resolve()
+        self._folders: dict[Path, bool] = {}
+
+    def unreachable(self, path: Path) -> str | None:
+        """Why a file cannot be used, or None."""
+        try:
+            if not (self._holds(path) if path.is_symlink() else self._holds_folder(path.parent)):
+                return "a link that leads out of images/"
+            return None if path.is_file() else "no such file"
+        except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, or a circle of links
+            return "not a name that a file can have"
+
+    def _holds(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._root)
+
+    def _holds_folder(self, folder: Path) -> bool:
+        if folder not in self._folders:
+            self._folders[folder] = self._holds(folder)
+        return self._folders[folder]
 
 
 def _probe(path: Path) -> Picture | str:
