@@ -31,18 +31,20 @@ Categories = Sequence[tuple[int, str]]
 
 
 def requested_review(
-    id_: str, *, score: float, threshold: float, readable: bool, margin: float, share: float, seed: int
+    id_: str, *, score: float, threshold: float, readable: bool, odds: float, share: float, seed: int
 ) -> RequestedReview | None:
     """Whether a person is asked to look too: at all that is unsure, and at a share of the rest, by chance.
 
     The random share is what says how good the detector is on the line: what is unsure is harder than the rest.
 
     Args:
-        margin: a score so near to the threshold is unsure, and so is what could not be read.
+        odds: a score whose odds, s / (1 - s), are the threshold's or up to so many times more or less is unsure, and
+            so is what could not be read. A distance would make nearly every score unsure where the threshold is low.
         share: of the others, 0..1.
         seed: of the chance; the same id gives the same answer.
     """
-    if not readable or abs(score - threshold) <= margin:
+    above, below = score * (1 - threshold), threshold * (1 - score)
+    if not readable or (above <= odds * below and below <= odds * above):
         return "unsure"
     return "random" if stream_seed(seed, f"review:{id_}") < share * 2**32 else None
 

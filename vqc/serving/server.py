@@ -161,7 +161,7 @@ class Serving:
                 ),
                 review_requested=requested_review(
                     id_, score=look.score, threshold=look.model.threshold, readable=look.verdict != "unreadable",
-                    margin=self.settings.review_margin, share=self.settings.review_share,
+                    odds=self.settings.review_odds, share=self.settings.review_share,
                     seed=self.settings.review_seed,
                 ),
                 etag=first_etag(id_),

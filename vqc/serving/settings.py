@@ -32,8 +32,10 @@ class ServingSettings(Record):
     body_timeout_s: StrictFloat = Field(30.0, gt=0, description="in which a request's body has to arrive")
     keep_inspections: StrictInt = Field(100_000, ge=1, description="beyond that the oldest are removed")
     keep_gb: StrictFloat = Field(20.0, gt=0, description="of photographs; beyond that the oldest are removed")
-    review_margin: StrictFloat = Field(
-        0.1, ge=0, le=1, description="a score so near to the threshold is unsure, and a review is requested"
+    review_odds: StrictFloat = Field(
+        2.0,
+        ge=1,
+        description="a score whose odds are within this factor of the threshold's is unsure: a review is requested",
     )
     review_share: StrictFloat = Field(0.02, ge=0, le=1, description="of the other inspections, by chance")
     review_seed: StrictInt = Field(0, ge=0, description="of that chance")
