@@ -63,9 +63,10 @@ def _open_onnx(path: Path, threads: int) -> Predictor:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: its warnings are about constants that it folds away
     options.intra_op_num_threads = threads
+    # Bytes are kept in memory as long as the session; other letters in a path fail on some Windows code pages.
+    source = str(path) if str(path).isascii() else path.read_bytes()
     try:
-        # From bytes: the runtime would open the path itself, which fails on some Windows code pages.
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 (the runtime's exceptions share no ancestor but this)
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(f"{path}: not a whole ONNX file ({reason})") from None

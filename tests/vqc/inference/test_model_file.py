@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,6 +165,12 @@ def test_an_image_that_no_memory_holds_is_one_sentence(tiny: tuple[nn.Module, Mo
     cpu = Precision(device=torch.device("cpu"), dtype=torch.float32)
     with pytest.raises(ModelError, match="one image of 128 x 96 px does not fit into memory"):
         torch_predictor(Full(tiny[0], 0), tiny[1], precision=cpu).detect(picture(1))
+
+
+def test_a_file_opens_whatever_letters_its_path_has(models: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "Gehäuse").mkdir()
+    path = Path(shutil.copy(models[1], tmp_path / "Gehäuse/model.onnx"))
+    assert open_predictor(path).weights_sha256 == open_predictor(models[1]).weights_sha256
 
 
 @pytest.mark.parametrize(
