@@ -64,7 +64,7 @@ def test_every_command_of_the_guide_has_its_row() -> None:
 def test_the_two_commands_come_first() -> None:
     first, second = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)[:2]
     assert first == "pip install uv && uv run python tune/search.py --trials 30"
-    assert second == "pip install uv && uv run pytest"
+    assert second == "pip install uv && uv run pytest -n 2"
 
 
 def test_the_readme_names_every_command_of_ours() -> None:

@@ -942,15 +942,16 @@ function openSettings(reason = "") {
   dialog.returnValue = "";
   dialog.showModal();
   $(reason ? "token" : "reviewer").focus();
+  dialog.firstElementChild.onsubmit = ({ submitter }) => {
+    if (submitter.value !== "save") return; // here, because the next key may arrive before the dialog says that it closed
+    memory.set("reviewer", $("reviewer").value.trim());
+    memory.set("token", $("token").value.trim());
+    memory.set("keys", $("keys").checked ? "on" : "off");
+  };
   return new Promise((done) => {
     dialog.onclose = () => {
       const saved = dialog.returnValue === "save";
-      if (saved) {
-        memory.set("reviewer", $("reviewer").value.trim());
-        memory.set("token", $("token").value.trim());
-        memory.set("keys", $("keys").checked ? "on" : "off");
-        unlock();
-      }
+      if (saved) unlock();
       render();
       done(saved);
     };
