@@ -60,6 +60,13 @@ def write_bundle(
     return folder
 
 
+def write_promoted(folder: Path) -> Path:
+    """The bundles 'first', the champion, and 'second', whose threshold is higher."""
+    write_bundle(folder / "second", threshold=0.75)
+    write_bundle(folder / "first")
+    return folder
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """What the server answered."""

@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.conftest import Row
 from tests.faults.small_disk import small_disk
-from tests.serving import TOKEN, Client, jpeg, process, running, settings_for, write_bundle
+from tests.serving import TOKEN, Client, jpeg, process, running, settings_for, write_promoted
 
 KILLS, SEED = 50, 18
 MOST_ANSWERS = 12  # before a kill
@@ -27,10 +27,7 @@ CLIENTS = 3
 
 @pytest.fixture(scope="module")
 def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("serving") / "promoted"
-    write_bundle(folder / "second", threshold=0.75)
-    write_bundle(folder / "first")
-    return folder
+    return write_promoted(tmp_path_factory.mktemp("serving") / "promoted")
 
 
 class Inspectors:

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import TOKEN, Client, running, settings_for, write_bundle
+from tests.serving import TOKEN, Client, running, settings_for, write_promoted
 
 
 @pytest.fixture(scope="session")
 def promoted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the bundles 'first', the champion, and 'second', whose threshold is higher."""
-    folder = tmp_path_factory.mktemp("serving") / "promoted"
-    write_bundle(folder / "second", threshold=0.75)
-    write_bundle(folder / "first")
-    return folder
+    return write_promoted(tmp_path_factory.mktemp("serving") / "promoted")
 
 
 @pytest.fixture
