@@ -92,7 +92,6 @@ class FittedImages:
         cv2.setNumThreads(1)  # there is a thread for each image already
         self.split = data.split(split)
         self.size = size
-        self._tiles = tiles
         self._large = tiles is not None or any(r.width * r.height > LARGE_PX2 for r in self.split.images)
         # A crowd region is ignored in scoring and is not one object.
         objects = [(r.boxes[~r.crowd], r.labels[~r.crowd]) for r in self.split.images]
