@@ -65,13 +65,13 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
             return None if promoted.number in with_worker else Promote(promoted)
         if not all_tried(table, settings):
             return Propose()
+    default = default_to_complete(table)
+    if default is not None and default.number not in with_worker and _rest_of_run_s(default) <= left_s:
+        return Promote(default)
     if any(table.trials[number].repeats is None for number in with_worker):
         return None  # it may become one of the best
     if begun:
         return None if with_worker else Continue(begun[0])
-    default = default_to_complete(table)
-    if default is not None and _rest_of_run_s(default) <= left_s:
-        return Promote(default)
     best = next_repeat(table, settings)
     return None if best is None or full_run_s(best) > left_s else Repeat(best)
 

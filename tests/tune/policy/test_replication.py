@@ -58,6 +58,17 @@ def test_configurations_within_the_seed_std_of_the_winner_are_run_again_as_well(
     assert next_repeat(table, SETTINGS) is table.trials[4]
 
 
+@pytest.mark.parametrize(("concurrent", "expected"), [(1, None), (2, 4), (3, 4)])
+def test_no_place_stays_empty_beside_a_repeat(concurrent: int, expected: int | None) -> None:
+    settings = search_settings(epochs=2, trials=5, confirm=1, concurrent=concurrent)
+    table = table_of(0.1, 0.8, 0.3, 0.7)
+    repeat(table, 2, 0.0, state="running")
+    following = next_repeat(table, settings)
+    assert (following and following.number) == expected
+    repeat(table, 4, 0.0, state="running")
+    assert next_repeat(table, settings) is None  # twice as many as asked for at the most
+
+
 @pytest.mark.parametrize("state", ["failed", "infeasible"])
 def test_what_could_not_be_run_is_not_run_again(state: State) -> None:
     table = table_of(0.1)

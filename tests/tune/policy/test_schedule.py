@@ -84,8 +84,19 @@ def test_what_runs_decides_before_the_repeats() -> None:
     assert step(table, busy={3}) is None
 
 
+def test_the_default_is_completed_beside_what_still_runs() -> None:
+    table = table_of()
+    default = add_trial(table, SETTINGS, values=[0.1, 0.1], state="paused")
+    default.origin = "default"
+    for value in (0.2, 0.3):
+        completed(table, SETTINGS, value)
+    table.trials[3].state = "running"
+    assert step(table, busy={3}) == Promote(default)
+    assert step(table, busy={1, 3}) is None
+
+
 def test_the_best_are_repeated_side_by_side_and_others_only_once_those_are_known() -> None:
-    settings = search_settings(epochs=12, trials=3, confirm=2, concurrent=3)
+    settings = search_settings(epochs=12, trials=3, confirm=2, concurrent=2)
     table = table_of(settings)
     for value in (0.5, 0.69, 0.7):
         completed(table, settings, value)
