@@ -36,6 +36,11 @@ const memory = {
 
 // ---- the server
 
+let askToken; // given at the start, because a dialog is drawn, and what asks the server draws nothing
+let unlock = () => {}; // called when the operator has given a token
+const askForTokenWith = (ask) => (askToken = ask);
+const tokenGiven = () => unlock();
+
 class Problem extends Error {
   /** `answer`: its JSON; `retryAfter_s`: when to come again. */
   constructor(status, detail, { answer = {}, retryAfter_s = null } = {}) {
@@ -59,7 +64,7 @@ async function api(path, { method = "GET", json, body = json && JSON.stringify(j
   const problem = await answer.json().catch(() => ({}));
   const detail = problem.detail || problem.title || `The server answered ${answer.status}.`;
   if (answer.status === 401) {
-    await askForToken(detail);
+    await askToken(detail);
     return api(path, {
       method,
       body,
@@ -73,12 +78,14 @@ async function api(path, { method = "GET", json, body = json && JSON.stringify(j
   });
 }
 
-let unlock = () => {}; // called when the operator has given a token
 const read = async (path) => (await api(path)).json();
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-/** Read the event stream for ever; fetch instead of EventSource, which sends no token. */
-async function listen() {
+/**
+ * Read the event stream for ever; fetch instead of EventSource, which sends no token. `events`: what is done with the
+ * data of each kind of event.
+ */
+async function listen({ connected, lost, events }) {
   for (let tries = 0; ; tries += 1) {
     const abort = new AbortController();
     let watchdog,
@@ -99,32 +106,34 @@ async function listen() {
         heard();
         const blocks = (rest + value.replaceAll("\r\n", "\n")).split("\n\n");
         rest = blocks.pop();
-        blocks.forEach(dispatch);
+        blocks.forEach((block) => dispatch(block, events));
       }
     } catch (error) {
       if (!(error instanceof Problem)) console.error(error); // a fault of this page: begin anew
       locked = error.status === 401;
     }
     clearTimeout(watchdog);
-    if (state.connected !== false) Object.assign(state, { connected: false, lostAt: new Date() });
-    render();
+    lost();
     await (locked ? new Promise((done) => (unlock = done)) : pause(Math.min(1000 * 2 ** tries, 10_000)));
   }
 }
 
-function dispatch(block) {
+function dispatch(block, events) {
   const field = (name) =>
     block
       .split("\n")
       .filter((line) => line.startsWith(`${name}:`))
       .map((line) => line.slice(name.length + 1).trim())
       .join("\n");
-  const [kind, data] = [field("event"), field("data")];
-  if (kind === "inspection") arrived(JSON.parse(data));
-  if (kind === "review") changed(JSON.parse(data));
-  if (kind === "model") void attempt(readModel);
-  if (kind === "drift") void attempt(readDrift);
+  events[field("event")]?.(field("data"));
 }
+
+const events = {
+  inspection: (data) => arrived(JSON.parse(data)),
+  review: (data) => changed(JSON.parse(data)),
+  model: () => void attempt(readModel),
+  drift: () => void attempt(readDrift),
+};
 
 async function connected() {
   const regained = state.connected === false && state.lostAt;
@@ -133,6 +142,13 @@ async function connected() {
     say(`Connected again; photographs inspected since ${time(state.lostAt)} are in the history.`, { passing: true });
   await Promise.all([readModel(), readDrift(), readHistory()]);
 }
+
+function lost() {
+  if (state.connected !== false) Object.assign(state, { connected: false, lostAt: new Date() });
+  render();
+}
+
+const keepConnected = () => listen({ connected, lost, events });
 
 async function readModel() {
   state.model = await read("/v1/model");
@@ -534,15 +550,14 @@ async function toggleCamera() {
   return render();
 }
 
+/** What the camera sees, as a file. */
 async function shoot() {
   const video = $("video");
   const frame = document.createElement("canvas");
   Object.assign(frame, { width: video.videoWidth, height: video.videoHeight });
   frame.getContext("2d").drawImage(video, 0, 0);
   const blob = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.95));
-  await inspect([
-    new File([blob], `camera-${new Date().toISOString().replaceAll(":", "")}.jpg`, { type: "image/jpeg" }),
-  ]);
+  return new File([blob], `camera-${new Date().toISOString().replaceAll(":", "")}.jpg`, { type: "image/jpeg" });
 }
 
 // ---- the threshold
@@ -804,7 +819,10 @@ function renderHistory() {
       ?.focus({ preventScroll: true });
 }
 
-/** Instead of the photograph, which would have to be loaded in full, a map of where its boxes are. */
+/**
+ * Instead of the photograph, which would have to be loaded in full, a map of where its boxes are. bind() is told by
+ * `data-id` which entry was clicked.
+ */
 function historyEntry(item) {
   const verdict = verdictOf(item);
   const { width, height } = item.image;
@@ -846,7 +864,6 @@ function historyEntry(item) {
     ),
     element("small", {}, `${time(item.created_at)}${item.name ? `, ${item.name}` : ""}`),
   );
-  entry.onclick = () => show(item);
   return element("li", {}, entry);
 }
 
@@ -951,7 +968,7 @@ function openSettings(reason = "") {
   return new Promise((done) => {
     dialog.onclose = () => {
       const saved = dialog.returnValue === "save";
-      if (saved) unlock();
+      if (saved) tokenGiven();
       render();
       done(saved);
     };
@@ -963,7 +980,7 @@ const KEYS = {
   n: () => decide("defective"),
   e: edit,
   h: explain,
-  " ": () => $("video").srcObject && shoot(),
+  " ": () => $("video").srcObject && inspectShot(),
   Escape: goLive,
   ArrowUp: () => move(-1),
   ArrowLeft: () => move(-1),
@@ -1019,6 +1036,10 @@ function zoom(step) {
   $("view").scrollTo($("view").scrollWidth * x - clientWidth / 2, $("view").scrollHeight * y - clientHeight / 2);
 }
 
+async function inspectShot() {
+  await inspect([await shoot()]);
+}
+
 function takeFiles(event, data) {
   const files = [...(data?.files ?? [])];
   if (!files.length) return;
@@ -1033,7 +1054,7 @@ function bind() {
   click("live", goLive);
   click("choose", () => $("files").click());
   click("camera", toggleCamera);
-  click("shoot", shoot);
+  click("shoot", inspectShot);
   click("larger", () => zoom(1));
   click("smaller", () => zoom(-1));
   click("good", () => decide("good"));
@@ -1047,6 +1068,11 @@ function bind() {
   click("older", () => readHistory({ older: true }));
   click("apply", () => setThreshold(state.chosen));
   click("reset", () => setThreshold(null));
+  $("list").addEventListener("click", (event) => {
+    const id = event.target.closest("[data-id]")?.dataset.id;
+    const item = state.items.find((one) => one.id === id);
+    if (item) show(item);
+  });
   $("category").onchange = () => setCategory(Number($("category").value));
   $("filter").onchange = () => void attempt(readHistory);
   $("files").onchange = () => void inspect([...$("files").files]).then(() => ($("files").value = ""));
@@ -1077,7 +1103,8 @@ function bind() {
   });
 }
 
+askForTokenWith(askForToken);
 bind();
 $("threshold").open = window.innerHeight >= 1000 && window.innerWidth >= 1000;
 render();
-void listen();
+void keepConnected();
