@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -438,3 +439,25 @@ def test_the_page_is_plain() -> None:
     assert html.count("<script") == html.count('<script type="module" src="app.js"></script>') == 1
     text = "".join(path.read_text(encoding="utf-8") for path in STATIC.iterdir())
     assert set(re.findall(r"https?://[\w.]+", text)) == {"http://www.w3.org"}
+
+
+def test_the_scripts_are_short_and_import_one_another_without_a_cycle() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
+    imports = {
+        name: set(re.findall(r'^import \{ .+ \} from "\./([a-z]+\.js)";$', text, re.MULTILINE))
+        for name, text in texts.items()
+    }
+    assert {name for name, text in texts.items() if len(text.splitlines()) > 250} == set()
+    assert {name for name, text in texts.items() if text.count("import ") > len(imports[name])} == set()
+    assert set().union(*imports.values()) == set(texts) - {"app.js"}
+    TopologicalSorter(imports).prepare()  # raises CycleError
+
+
+def test_only_the_first_script_does_anything_when_it_is_imported() -> None:
+    """Else the order of the imports would matter."""
+    idle = re.compile(r"$|[ })/]|import \{|(export )?(async )?(function|class|const|let) ")
+    lines = {
+        path.name: [line for line in path.read_text(encoding="utf-8").splitlines() if not idle.match(line)]
+        for path in STATIC.glob("*.js")
+    }
+    assert {name for name, others in lines.items() if others} == {"app.js"}
