@@ -102,5 +102,5 @@ def _add_headers(message: MutableMapping[str, Any], path: str) -> None:
     headers = MutableHeaders(scope=message)
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
-    if path.startswith(TOKEN_NEEDED):
-        headers.setdefault("Cache-Control", "no-store")
+    # The page's scripts of two versions would not fit together: after an update a browser must ask for each of them.
+    headers.setdefault("Cache-Control", "no-store" if path.startswith(TOKEN_NEEDED) else "no-cache")

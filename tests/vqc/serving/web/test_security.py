@@ -77,6 +77,14 @@ def test_a_browser_is_told_what_the_page_may_do(client: Client) -> None:
     assert client.get("/v1/model").headers["Cache-Control"] == "no-store"
 
 
+def test_a_browser_asks_whether_the_page_is_another_one(client: Client) -> None:
+    for path in ("/", "/app.js", "/state.js", "/style.css"):
+        page = client.get(path, Authorization="")
+        assert (page.status, page.headers["Cache-Control"]) == (200, "no-cache")
+        again = client.get(path, Authorization="", If_None_Match=page.headers["ETag"])
+        assert (again.status, again.headers["Cache-Control"], again.body) == (304, "no-cache", b"")
+
+
 @pytest.mark.parametrize(
     "path",
     ["/..%2f..%2fetc/passwd", "/../../../../etc/passwd", "/v1/inspections/..%2f..%2fhistory.sqlite/image",
