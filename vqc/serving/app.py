@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import socket
 import threading
@@ -78,6 +79,7 @@ def build_app(*, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     app.include_router(line_routes.router)
     problems.install(app)
     if STATIC.is_dir():
+        mimetypes.add_type("text/javascript", ".js")  # a registry of Windows may say text/plain, which no browser runs
         app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
     return app
 

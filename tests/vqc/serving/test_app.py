@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import mimetypes
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,14 @@ def until(condition: Any) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it did not happen within 10 s")
+
+
+def test_scripts_are_scripts_whatever_the_system_says_of_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mimetypes, "_db", mimetypes.MimeTypes())
+    mimetypes.add_type("text/plain", ".js")  # as in some Windows registries
+    with running(settings_for(home)) as (_, client):
+        answer = client.get("/app.js")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(home: Path) -> None:
