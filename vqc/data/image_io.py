@@ -30,6 +30,8 @@ EXIF_ORIENTATION = 0x0112
 EXIF_CHANGED, EXIF_DETAILS, EXIF_TAKEN = 0x0132, 0x8769, 0x9003
 PICTURE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 THUMBNAIL_PX = 64
+STRIP_PX = 64  # rows
+STRIPS_FROM_PIXELS = 4_000_000  # 12 megapixels: 18 instead of 53 ms; 1 megapixel: 1.5 instead of 0.7
 MOST_PIXELS = 210_000_000  # of a picture: sensors of 200 megapixels exist
 MOST_BYTES = 6 * MOST_PIXELS + 2**20  # of a file: the largest picture, of 16 bits and not compressed
 
@@ -151,8 +153,20 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
         _load(image)
         orientation = _orientation(image) if rotate else 1
         eight_bit = _eight_bit(image)
-        pixels = np.asarray(eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB"))
+        pixels = _pixels(eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB"))
     return np.ascontiguousarray(upright(pixels, orientation))
+
+
+def _pixels(image: Image) -> NDArray[np.uint8]:
+    """An RGB picture's pixels. A large one's in strips: Pillow copies the whole twice, through memory that is new."""
+    width, height = image.size
+    if width * height < STRIPS_FROM_PIXELS:
+        return np.asarray(image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP_PX):
+        bottom = min(top + STRIP_PX, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 def taken_at(data: bytes) -> datetime | None:

@@ -122,6 +122,15 @@ def test_a_large_photograph_is_welcome(tmp_path: Path) -> None:
     assert probe_picture(path.read_bytes()).width == 10_000
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_large_photograph_has_pillows_pixels(tmp_path: Path, mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2011, 2003), dtype=np.uint8)  # no whole number of strips
+    photograph = Image.fromarray(pixels).convert(mode)
+    photograph.save(tmp_path / "a.png", compress_level=0)
+    found = decode_picture((tmp_path / "a.png").read_bytes(), rotate=True)
+    assert np.array_equal(found, np.asarray(photograph.convert("RGB")))
+
+
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(path)
