@@ -146,7 +146,7 @@ class InspectionServer(uvicorn.Server):
 def _listen(settings: ServingSettings) -> socket.socket:
     """Before the model is loaded: a port that is taken is the user's mistake."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Named, because asyncio sends without delay (TCP_NODELAY) only on sockets that say so: else each answer waits 40 ms.
+    # Named, because asyncio sends without delay (TCP_NODELAY) only on sockets that say so: else answers wait 40 ms.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     if os.name != "nt":  # there it would let two servers share a port
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
