@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_defects_are_pasted_with_the_stated_probability() -> None:
     assert 70 <= sum(donors.of(0, seed=seed) for seed in range(400)) <= 130  # 100 expected, standard deviation 8.7
 
 
-def donor_with(box: tuple[float, float, float, float]) -> np.ndarray:
+def donor_with(box: Sequence[float]) -> np.ndarray:
     """Of value 200, with a defect of value 100 on the left half of the box."""
     left, top, right, bottom = box
     pixels = flat(200)
@@ -48,9 +49,10 @@ def donor_with(box: tuple[float, float, float, float]) -> np.ndarray:
 
 @given(st.integers(0, WIDTH - 8), st.integers(0, HEIGHT - 8), st.floats(4, 30), st.floats(4, 30))
 def test_the_defect_is_seen_in_the_light_of_the_part(x: int, y: int, w: float, h: float) -> None:
-    box = (x, y, min(x + w, WIDTH), min(y + h, HEIGHT))
+    boxes = np.array([[x, y, min(x + w, WIDTH), min(y + h, HEIGHT)]], np.float32)
+    box = boxes[0].tolist()  # rounded to float32, as it is pasted
     donor = donor_with(box)
-    found = with_defects(flat(150), donor, np.array([box], np.float32))
+    found = with_defects(flat(150), donor, boxes)
     columns, rows = np.arange(WIDTH), np.arange(HEIGHT)
     inside = np.outer((rows >= box[1]) & (rows < box[3]), (columns >= box[0]) & (columns < box[2]))
     assert np.array_equal(found[inside], donor[inside] - 50)
