@@ -66,23 +66,27 @@ def seed_std(table: Table) -> float | None:
     return math.sqrt(squares / freedom) if freedom else None
 
 
+def fewest_repeats(settings: SearchSettings) -> int:
+    """``settings.confirm``, or up to twice as many where the place beside a repeat would stay empty."""
+    return min(max(settings.confirm, settings.concurrent), 2 * settings.confirm)
+
+
 def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
     """The trial whose configuration is trained again next; None when enough were.
 
-    The best ``settings.confirm``, or as many as run at a time; beyond them, up to twice ``settings.confirm``, those
-    within ``seed_std`` of the winner's mean, which is not known while a repeat runs.
+    The best ``fewest_repeats``; beyond them, up to twice ``settings.confirm``, those within ``seed_std`` of the
+    winner's mean, which is not known while a repeat runs.
     """
-    leaders = _usable_leaders(table)[: 2 * settings.confirm]
+    leaders, fewest = _usable_leaders(table)[: 2 * settings.confirm], fewest_repeats(settings)
     known = {trial.repeats for trial in table.trials.values()}
-    at_once = max(settings.confirm, settings.concurrent)  # the place beside a repeat would stay empty
-    for trial in leaders[:at_once]:
+    for trial in leaders[:fewest]:
         if trial.number not in known:
             return trial
     std = seed_std(table)
     running = any(trial.is_live and trial.repeats is not None for trial in table.trials.values())
     if std is not None and not running:
         lowest = repeated(table)[0].mean - std
-        for trial in leaders[at_once:]:
+        for trial in leaders[fewest:]:
             if trial.number not in known and trial.best(table.metric)[0] >= lowest:
                 return trial
     return None

@@ -20,6 +20,7 @@ from tune.history.queries import epoch_s
 from tune.history.table import Table, Trial
 from tune.history.workload import epoch_px
 from tune.policy.early_stopping import rung_epochs
+from tune.policy.replication import fewest_repeats
 from tune.settings import Budget, SearchSettings
 from tune.tile_choices import searched_tiles
 
@@ -84,7 +85,7 @@ def whole_search(settings: SearchSettings, costs: Sequence[EpochCost]) -> Estima
 
     room = None
     if settings.budget.hours is not None:
-        few = settings.confirm + 1  # from so many on, each trial adds the same
+        few = fewest_repeats(settings) + 1  # from so many on, each trial adds the same
         few_s, more_s = (needed_s(trials, fmean(known)) for trials in (few, few + 1))
         room = max(1, few + math.floor((hours_s - few_s) / (more_s - few_s)))
     return Estimate(mean_s=total_s(fmean(known)), low_s=total_s(min(known)), high_s=total_s(max(known)), trials=room)
@@ -114,7 +115,7 @@ def _rest_s(trials: Sequence[Trial], settings: SearchSettings, pace: _Pace) -> f
     asked = settings.budget.trials or 0
     searched = [trial for trial in trials if trial.repeats is None]
     ends = _ends(settings)
-    repeats_left = max(0, min(settings.confirm, asked) - (len(trials) - len(searched)))
+    repeats_left = max(0, min(fewest_repeats(settings), asked) - (len(trials) - len(searched)))
     total_s = repeats_left * (ends[-1] * pace.leaders_s + pace.between_s)
     if trials and trials[-1].repeats and (settings.budget.hours is not None or len(searched) >= asked):
         return total_s  # repeats come last: paused trials will not go on

@@ -254,7 +254,7 @@ def _boxes(
     images_named, categories_named = named
     found: dict[int, list[Box]] = {}
     ids: set[int] = set()
-    for number, entry in enumerate(entries, start=1):
+    for number, entry in _until_full(entries, report):
         image = None
         try:
             id_, image_id = _integer(entry, "id"), _integer(entry, "image_id")
@@ -269,8 +269,6 @@ def _boxes(
         except _Invalid as problem:
             where = f"{name}, annotation number {number}" if image is None else _where(entry, image)
             report.error(problem.kind, where, str(problem))
-            if report.full:
-                break
     return {image_id: tuple(boxes) for image_id, boxes in found.items()}
 
 
@@ -304,7 +302,7 @@ def _xyxy(entry: Entry, image: ImageEntry, report: Report) -> Xyxy:
         raise _Invalid(f"expected a width and height above 0, got {width:g} x {height:g}", kind="empty box")
     right, bottom = x + width, y + height
     within = x >= 0 and y >= 0 and right <= image.width and bottom <= image.height
-    if within and width > FINE and width > FINE * right and height > FINE and height > FINE * bottom:
+    if within and width > FINE * max(right, 1.0) and height > FINE * max(bottom, 1.0):
         return x, y, right, bottom
     overhang_px = max(-x, -y, right - image.width, bottom - image.height)
     inside = (max(x, 0.0), max(y, 0.0), min(right, float(image.width)), min(bottom, float(image.height)))

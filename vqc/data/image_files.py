@@ -75,24 +75,21 @@ class _Inside:
 
     def __init__(self, folder: Path) -> None:
         self._root = folder.resolve()
-        self._folders: dict[Path, bool] = {}
+        self._held: dict[Path, bool] = {}
 
     def unreachable(self, path: Path) -> str | None:
         """Why a file cannot be used, or None."""
         try:
-            if not (self._holds(path) if path.is_symlink() else self._holds_folder(path.parent)):
+            if not self._holds(path if path.is_symlink() else path.parent):
                 return "a link that leads out of images/"
             return None if path.is_file() else "no such file"
         except (OSError, ValueError, RuntimeError):  # a name too long, with a zero byte, or a circle of links
             return "not a name that a file can have"
 
-    def _holds(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self._root)
-
-    def _holds_folder(self, folder: Path) -> bool:
-        if folder not in self._folders:
-            self._folders[folder] = self._holds(folder)
-        return self._folders[folder]
+    def _holds(self, place: Path) -> bool:
+        if place not in self._held:
+            self._held[place] = place.resolve().is_relative_to(self._root)
+        return self._held[place]
 
 
 def _probe(path: Path) -> Picture | str:

@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.serving import TOKEN, Client, jpeg, running, settings_for
-from vqc.serving.app import InspectionServer, _listen
+from vqc.serving.app import InspectionServer
 from vqc.serving.openapi import COMMITTED, description
 
 
@@ -42,8 +42,8 @@ def until(condition: Any) -> None:
 
 def test_answers_are_sent_without_delay(home: Path) -> None:
     """asyncio sets TCP_NODELAY on what says that it is TCP; else head and body of an answer are 40 ms apart."""
-    with closing(_listen(settings_for(home))) as listening:
-        assert listening.proto == socket.IPPROTO_TCP
+    with running(settings_for(home)) as (server, _):
+        assert {one.proto for listening in server.servers for one in listening.sockets} == {socket.IPPROTO_TCP}
 
 
 def test_scripts_are_scripts_whatever_the_system_says_of_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
