@@ -23,7 +23,7 @@ from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
 from tune.paths import journal_of, trial_folder
 from tune.policy.replication import best_trial
-from vqc.data.dataset import Data, load_data, read_image
+from vqc.data.dataset import Data, load_data, read_to_fit
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.data.splitting.corrections import reviewed_week
 from vqc.epoch import Scores
@@ -225,7 +225,7 @@ class _Bench:
                 f"{parity.detections} detections without a partner, scores {parity.worst_score_difference or 0:.2g} "
                 "apart"
             )
-        pictures = [read_image(record) for record in self.data.val.images[:LATENCY_IMAGES]]
+        pictures = [read_to_fit(record, exported.decoded_for) for record in self.data.val.images[:LATENCY_IMAGES]]
         return parity, measure_latency(exported, pictures)
 
 
@@ -308,11 +308,12 @@ def _on_the_newest_week(draft: Path, data: Data) -> Judged | None:
 def _write_rest(draft: Path, evidence: Evidence, verdict: Verdict) -> None:
     """Everything of the bundle but the weights, the calibration and the ONNX file; the manifest last."""
     data, tested = evidence.data, evidence.tested
-    photographs = map(read_image, data.val.images)  # one at a time: they may be large
+    exported = open_predictor(draft / "model.onnx")
+    photographs = (read_to_fit(record, exported.decoded_for) for record in data.val.images)  # one at a time
     highest = [float(one.scores.max(initial=0.0)) for one in evidence.on_val]
     write_json(draft / REFERENCE, reference_stats(photographs, highest).model_dump(mode="json"))
     golden = choose_golden([(record.path, record.defective) for record in data.val.images])
-    write_golden(draft, golden, open_predictor(draft / "model.onnx"))
+    write_golden(draft, golden, exported)
     write_mlflow_model(draft, example=min(golden, key=lambda path: path.stat().st_size))
     if tested is not None:
         write_json(draft / "trade_off.json", tested.record.trade_off.model_dump(mode="json"))

@@ -36,17 +36,16 @@ OVERLOAD = 4
 BARE = """
 import sys, time, json
 from pathlib import Path
-from vqc.data.image_io import decode_picture
 from vqc.inference.model_file import open_predictor
 predictor = open_predictor(Path(sys.argv[1]) / "model.onnx", threads=1)
 data = Path(sys.argv[2]).read_bytes()
 times = []
 for _ in range(5):
-    predictor.detect(decode_picture(data, rotate=True))
+    predictor.detect(predictor.decode(data))
 cpu_s = time.process_time()
 for _ in range(int(sys.argv[3])):
     started_s = time.perf_counter()
-    predictor.detect(decode_picture(data, rotate=True))
+    predictor.detect(predictor.decode(data))
     times.append(time.perf_counter() - started_s)
 print(json.dumps([times, (time.process_time() - cpu_s) / len(times)]))
 """

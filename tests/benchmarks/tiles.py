@@ -131,7 +131,7 @@ def cost(predictor: Predictor) -> dict[str, float]:
     predictor.detect_fitted(np.stack(fitted))
     detector_s = (time.process_time() - started_s) * len(views) / len(fitted)
     started_s = time.process_time()
-    predictor.detect(decode_picture(file.getvalue(), rotate=True))
+    predictor.detect(predictor.decode(file.getvalue()))
     return {"views": len(views), "detector s": detector_s, "everything s": time.process_time() - started_s}
 
 

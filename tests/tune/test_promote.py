@@ -26,7 +26,7 @@ from tune.history.queries import default_trial
 from tune.paths import journal_of, trial_folder
 from tune.promote import Promotion
 from vqc.config import TrainConfig, load_record
-from vqc.data.dataset import load_data, read_image
+from vqc.data.dataset import load_data, read_to_fit
 from vqc.errors import DataError, ModelError
 from vqc.inference import latency
 from vqc.inference.bundle import champion_of, check_bundle
@@ -168,7 +168,7 @@ def test_mlflow_answers_as_the_bundle_does(first: Promotion) -> None:
                          capture_output=True, text=True, check=True, timeout=300)  # fmt: skip
     (answer,), name, loaded_torch = json.loads(out.stdout.splitlines()[-1])
     predictor = open_predictor(first.bundle / "model.onnx")
-    found = predictor.detect(read_image(record))
+    found = predictor.detect(read_to_fit(record, predictor.decoded_for))
     assert (name, loaded_torch) == ("images", False)
     assert [row["score"] for row in answer["detections"]] == pytest.approx(found.scores.tolist(), abs=1e-6)
     thresholds, _ = resolve_thresholds(predictor, given=None)
@@ -200,7 +200,7 @@ def test_a_default_that_cannot_be_measured_is_said_and_left_out(results: Path, s
 
 def test_the_exported_file_runs_alone(first: Promotion) -> None:
     detector = open_predictor(first.bundle / "model.onnx")
-    found = detector.detect(read_image(first.evidence.data.val.images[0]))
+    found = detector.detect(read_to_fit(first.evidence.data.val.images[0], detector.decoded_for))
     assert detector.categories == ((3, "scratch"), (7, "dent"))
     assert found.boxes.shape == (len(found.scores), 4)
 

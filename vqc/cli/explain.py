@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from vqc.data.image_io import DecodedPicture
     from vqc.data.tiles.views import View
     from vqc.inference.detections import Detections
     from vqc.inference.predictor import Predictor
@@ -77,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
     for number, photograph in enumerate(track(photographs), start=1):
         name = printable(photograph.file_name)
         try:
-            pixels = read_photograph(photograph)
+            decoded = read_photograph(photograph, fit=predictor.decoded_for)
         except DataError as error:
             unreadable.append(f"{name}: {error.what}")
         else:
             stem = f"{number:04d}-{photograph.path.stem}"
-            sections.append({"file": name, **_section(out, stem, pixels, predictor, methods, args)})
+            sections.append({"file": name, **_section(out, stem, decoded, predictor, methods, args)})
         page = render(LAYOUT / "explain.html.j2", args=args, methods=methods, sections=sections, unreadable=unreadable,
                       waiting=len(photographs) - number)  # fmt: skip
         write_atomically(out / "explanations.html", page.encode())
@@ -104,20 +105,25 @@ def _methods(asked: str | None, predictor: Predictor, path: Path) -> tuple[Metho
 
 
 def _section(
-    out: Path, stem: str, pixels: Pixels, predictor: Predictor, methods: Sequence[Method], args: argparse.Namespace
+    out: Path,
+    stem: str,
+    decoded: DecodedPicture,
+    predictor: Predictor,
+    methods: Sequence[Method],
+    args: argparse.Namespace,
 ) -> dict[str, Any]:
     """What the page shows of one photograph; its pictures are saved on the way."""
     from vqc.inference.saliency import faithfulness
     from vqc.reporting.draw import draw_boxes
 
-    found, views = predictor.detect_with_views(pixels)
+    found, views = predictor.detect_with_views(decoded)
     found, views = found[: args.detections], views[: args.detections]
-    picture, scale = _overview(pixels, predictor)
+    picture, scale = _overview(decoded, predictor)
     whole = draw_boxes(picture, found.boxes * scale, [str(number) for number in range(1, len(found) + 1)])
     cards: dict[tuple[int, Method], dict[str, Any]] = {}
     for view in dict.fromkeys(views):  # what one view shows is explained together
         here = [number for number, one in enumerate(views) if one == view]
-        shown = _Shown.of(pixels, view, found[here], predictor.image_size)
+        shown = _Shown.of(decoded.pixels, view, found[here], predictor.image_size)
         for method in methods:
             heats = _heats(method, shown.fitted, shown.found, predictor, args)
             for k, (number, heat) in enumerate(zip(here, heats, strict=True)):
@@ -134,16 +140,16 @@ def _section(
             "cards": [cards[key] for key in order]}  # fmt: skip
 
 
-def _overview(pixels: Pixels, predictor: Predictor) -> tuple[Pixels, float]:
+def _overview(decoded: DecodedPicture, predictor: Predictor) -> tuple[Pixels, float]:
     """The photograph as the detector sees it, where photographs are cut in a size that can be shown; and its scale."""
     from vqc.data.letterbox import fit_image, fit_scale, inner_size
 
-    height, width = pixels.shape[:2]
+    width, height = decoded.size
     size = predictor.image_size
     if predictor.tiles is not None:
         size = (min(OVERVIEW_PX, max(height, width)),) * 2
     rows, columns = inner_size(width, height, size)
-    return fit_image(pixels, size)[:rows, :columns], fit_scale(width, height, size)
+    return fit_image(decoded.pixels, size, original=decoded.size)[:rows, :columns], fit_scale(width, height, size)
 
 
 @dataclass(frozen=True, kw_only=True)

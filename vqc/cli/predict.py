@@ -69,18 +69,19 @@ def _judged(
     verdicts: list[Verdict] = []
     for photograph in track(photographs):
         try:
-            pixels = read_photograph(photograph)
+            seen = read_photograph(photograph, fit=predictor.decoded_for)
         except DataError as error:
             verdicts.append(Verdict(photograph.image_id, photograph.file_name, "unreadable", reason=error.what))
             continue
-        found = predictor.detect(pixels, image_id=photograph.image_id)
+        found = predictor.detect(seen, image_id=photograph.image_id)
         results += coco_results(found, predictor)
         verdicts.append(judge(photograph, found, predictor, thresholds=thresholds))
         picture = folder / "pictures" / f"{photograph.image_id:06d}-{photograph.path.stem}.jpg"
         defects = found.reaching(thresholds)
         pairs = zip(defects.labels, defects.scores, strict=True)
         captions = [f"{predictor.category(int(label))[1]} {score:.2f}" for label, score in pairs]
-        save_jpeg(picture, draw_boxes(pixels, defects.boxes, captions))
+        whole = read_photograph(photograph) if seen.reduced else seen
+        save_jpeg(picture, draw_boxes(whole.pixels, defects.boxes, captions))
     write_json(folder / "detections.json", results)
     # A file's name may hold bytes that are no letters.
     write_atomically(folder / "verdicts.csv", verdicts_csv(verdicts).encode(errors="backslashreplace"))

@@ -22,7 +22,7 @@ from vqc.data.defect_size import Defects, DetectorInput, check_defect_size
 from vqc.data.duplicates import Photo, check_equal_files, check_groups, check_look_alikes
 from vqc.data.findings import Finding, Report, printable
 from vqc.data.image_files import read_pictures
-from vqc.data.image_io import decode_picture, picture_bytes, upright
+from vqc.data.image_io import DecodedPicture, decode_to_fit, picture_bytes, upright
 from vqc.data.validation import check_balance, check_categories, check_category_names, check_repeated_boxes
 from vqc.errors import DataError
 from vqc.shell import quoted
@@ -245,17 +245,22 @@ def read_image(record: ImageRecord) -> NDArray[np.uint8]:
     Raises:
         DataError: the file is missing, or has changed since it was checked; names it.
     """
+    return read_to_fit(record, None).pixels
+
+
+def read_to_fit(record: ImageRecord, size: tuple[int, int] | None) -> DecodedPicture:
+    """As ``read_image``, for pixels that are used only to be fitted into ``size``; see ``decode_to_fit``."""
     try:
         content = picture_bytes(record.path)
-        pixels = decode_picture(content, rotate=record.rotate)
+        decoded = decode_to_fit(content, size, rotate=record.rotate)
     except DataError as error:
         raise DataError(f"{record.path}: {error.what}") from None
-    if pixels.shape != (record.height, record.width, 3):
-        got = f"{pixels.shape[1]} x {pixels.shape[0]}"
+    if decoded.size != (record.width, record.height):
+        got = f"{decoded.width} x {decoded.height}"
         raise DataError(f"{record.path}: expected {record.width} x {record.height} px, got {got}: the file has changed")
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise DataError(f"{record.path}: holds another picture than when it was checked: the file has changed")
-    return pixels
+    return decoded
 
 
 def _data(root: Path, splits: Mapping[Split, str]) -> Data:

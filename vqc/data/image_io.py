@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.data.letterbox import reduction
 from vqc.errors import DataError
 from vqc.files import read_at_most
 
@@ -76,6 +77,35 @@ class Picture:
             return False
         (annotated_width, annotated_height), (width, height) = annotated_size, self.upright_size
         raise DataError(f"annotated as {annotated_width} x {annotated_height} px, the picture has {width} x {height}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedPicture:
+    """A picture's pixels, perhaps fewer than it has.
+
+    Attributes:
+        pixels: uint8 [h, w, 3], RGB, contiguous.
+        width, height: of the picture itself, in pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+    @classmethod
+    def whole(cls, pixels: NDArray[np.uint8]) -> DecodedPicture:
+        """A picture with all of its pixels [h, w, 3]."""
+        return cls(pixels=pixels, width=pixels.shape[1], height=pixels.shape[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the picture itself, in pixels."""
+        return self.width, self.height
+
+    @property
+    def reduced(self) -> bool:
+        """Whether it was decoded at a part of its size."""
+        return self.pixels.shape[:2] != (self.height, self.width)
 
 
 def picture_bytes(path: Path) -> bytes:
@@ -149,12 +179,22 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
     Raises:
         DataError: as ``probe_picture``.
     """
+    return decode_to_fit(data, None, rotate=rotate).pixels
+
+
+def decode_to_fit(data: bytes, size: tuple[int, int] | None, *, rotate: bool) -> DecodedPicture:
+    """As ``decode_picture``, for pixels that are used only to be fitted into ``size`` (height, width): a JPEG much
+    larger than that is decoded at a half, a quarter or an eighth of its size.
+    """
     with _open(data) as image:
-        _load(image)
         orientation = _orientation(image) if rotate else 1
+        width, height = image.size[::-1] if orientation >= 5 else image.size
+        if size is not None and (factor := reduction(width, height, size)) > 1:
+            image.draft(None, (image.width // factor, image.height // factor))  # does nothing to what is no JPEG
+        _load(image)
         eight_bit = _eight_bit(image)
         pixels = _pixels(eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB"))
-    return np.ascontiguousarray(upright(pixels, orientation))
+    return DecodedPicture(pixels=np.ascontiguousarray(upright(pixels, orientation)), width=width, height=height)
 
 
 def _pixels(image: Image) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vqc.config import TrainConfig, Workers
 from vqc.data.cache import cached_pixels
 from vqc.data.copy_paste import Donors, with_defects
-from vqc.data.dataset import Data, read_image
+from vqc.data.dataset import Data, read_to_fit
 from vqc.data.prefetch import prefetched
 from vqc.data.sampling import epoch_order, repeat_factors
 from vqc.data.tiles.training_views import all_views, training_views
@@ -31,6 +31,7 @@ from vqc.data.tiles.views import TilePlan, boxes_in_view, view_pixels, without
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
 
+FITTING = 2  # of the cache: raised when the same photograph gives other fitted pixels
 LARGE_PX2 = 25_000_000  # of larger photographs, and of those that are cut, three at most are in memory at once
 
 Target = dict[str, torch.Tensor]
@@ -92,6 +93,7 @@ class FittedImages:
         cv2.setNumThreads(1)  # there is a thread for each image already
         self.split = data.split(split)
         self.size = size
+        self._tiles = tiles
         self._large = tiles is not None or any(r.width * r.height > LARGE_PX2 for r in self.split.images)
         # A crowd region is ignored in scoring and is not one object.
         objects = [(r.boxes[~r.crowd], r.labels[~r.crowd]) for r in self.split.images]
@@ -107,7 +109,7 @@ class FittedImages:
         self._pixels = None
         if cache is not None:
             # Another release of a decoder may give other pixels.
-            group = f"{data.fingerprint[:16]}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
+            group = f"{data.fingerprint[:16]}-{FITTING}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
             if tiles is not None:
                 chosen = "candidates" if for_training else "all"
                 group += f"-{tiles.tile_px}-{tiles.overlap_px}-{tiles.whole:d}-{chosen}"
@@ -127,7 +129,7 @@ class FittedImages:
             return self._fitted(self._last_read(at), index)
 
     def _read(self, at: int) -> NDArray[np.uint8]:
-        return read_image(self.split.images[at])
+        return read_to_fit(self.split.images[at], self.size if self._tiles is None else None).pixels
 
     def _fitted(self, photograph: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
         return without(view_pixels(photograph, self.views[index][1], self.size), self._rests[index])

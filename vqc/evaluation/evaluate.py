@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vqc.config import Record
-from vqc.data.dataset import Data, Split, read_image
+from vqc.data.dataset import Data, Split, read_to_fit
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.epoch import Scores
 from vqc.errors import DataError, ModelError
@@ -125,7 +125,8 @@ def evaluate(
     on_step(f"finding defects on {len(judged.images)} images of {split}")
     raw = detections_on(predictor, data, split)
     on_step("measuring latency")
-    latency = measure_latency(predictor, [read_image(record) for record in judged.images[:LATENCY_IMAGES]])
+    pictures = [read_to_fit(record, predictor.decoded_for) for record in judged.images[:LATENCY_IMAGES]]
+    latency = measure_latency(predictor, pictures)
     on_step("computing the figures and their intervals")
     found = [predictor.calibrated(one) for one in raw]
     verdicts = part_verdicts(judged, found, thresholds=thresholds)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from vqc.config import Record
-from vqc.data.image_io import decode_picture, picture_bytes
+from vqc.data.image_io import DecodedPicture, picture_bytes
 from vqc.errors import DataError, ModelError
 from vqc.files import file_sha256, write_atomically, write_json
 from vqc.inference.detections import Detections
@@ -61,9 +61,12 @@ class GoldenImage(Record):
     labels: tuple[int, ...]
 
 
-def reference_stats(photographs: Iterable[NDArray[np.uint8]], highest: Sequence[float]) -> ReferenceStats:
-    """The statistics of photographs [h, w, 3] RGB, of which one is held at a time, and of the highest score on each."""
-    rows = [(*appearance(pixels), pixels.shape[1], pixels.shape[0]) for pixels in photographs]
+def reference_stats(photographs: Iterable[DecodedPicture], highest: Sequence[float]) -> ReferenceStats:
+    """The statistics of photographs, of which one is held at a time, and of the highest score on each.
+
+    They must be decoded as the detector sees them: with fewer pixels a photograph is sharper.
+    """
+    rows = [(*appearance(one.pixels), *one.size) for one in photographs]
     names = ("brightness", "contrast", "sharpness", "width_px", "height_px", "score")
     figures = zip(names, [*np.array(rows).T, np.array(highest)], strict=True)
     return ReferenceStats(images=len(rows), **{name: distribution(values) for name, values in figures})
@@ -99,7 +102,7 @@ def write_golden(bundle: Path, photographs: Sequence[Path], predictor: Predictor
         data = picture_bytes(path)
         file = PurePosixPath("golden", f"{number}{path.suffix.lower()}")
         write_atomically(bundle / file, data)
-        found = predictor.detect(decode_picture(data, rotate=True))
+        found = predictor.detect(predictor.decode(data))
         golden.append(
             GoldenImage(
                 file=str(file),
@@ -179,10 +182,10 @@ def check_bundle(bundle: Path, predictor: Predictor) -> None:
 
 def _check_golden(bundle: Path, golden: GoldenImage, predictor: Predictor) -> None:
     try:
-        pixels = decode_picture(picture_bytes(bundle / golden.file), rotate=True)
+        decoded = predictor.decode(picture_bytes(bundle / golden.file))
     except DataError as error:
         raise ModelError(f"{bundle / golden.file}: {error.what}") from None
-    found = predictor.detect(pixels)
+    found = predictor.detect(decoded)
     # Those near the lowest score that is returned may come and go with the last bit.
     lowest = min((*golden.scores, *found.scores.tolist()), default=0.0) + SAME_SCORE
     expected = Detections(

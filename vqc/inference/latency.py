@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vqc.data.image_io import DecodedPicture
 from vqc.inference.predictor import Predictor, spared_threads
 
 LATENCY_IMAGES = 3  # decoded pictures, which may be large, in memory at once
@@ -30,18 +30,18 @@ class Latency:
     device: str  # such as "CPU, 1 thread"
 
 
-def measure_latency(predictor: Predictor, images: Sequence[NDArray[np.uint8]]) -> Latency:
-    """Time a detector on decoded pictures, [h, w, 3] RGB, in turn: ``TIMED_RUNS`` runs, fewer of a slow one.
+def measure_latency(predictor: Predictor, pictures: Sequence[DecodedPicture]) -> Latency:
+    """Time a detector on decoded pictures in turn: ``TIMED_RUNS`` runs, fewer of a slow one.
 
     On a CPU one core is left to other work, see ``spared_threads``.
     """
     with one_core_spared():
         for run in range(WARM_UP_RUNS):
-            predictor.detect(images[run % len(images)])
+            predictor.detect(pictures[run % len(pictures)])
         times_ms: list[float] = []
         while len(times_ms) < TIMED_RUNS and (sum(times_ms) < 1000 * LONGEST_S or len(times_ms) < FEWEST_RUNS):
             started_s = time.perf_counter()
-            predictor.detect(images[len(times_ms) % len(images)])
+            predictor.detect(pictures[len(times_ms) % len(pictures)])
             times_ms.append(1000 * (time.perf_counter() - started_s))
         p50_ms, p95_ms = (float(value) for value in np.percentile(times_ms, (50, 95)))
         return Latency(p50_ms=p50_ms, p95_ms=p95_ms, runs=len(times_ms), device=predictor.detect_fitted.device)

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vqc.data.annotations import read_annotations
 from vqc.data.findings import Report
-from vqc.data.image_io import PICTURE_SUFFIXES, decode_picture, picture_bytes, probe_picture
+from vqc.data.image_io import PICTURE_SUFFIXES, DecodedPicture, decode_to_fit, picture_bytes, probe_picture
 from vqc.errors import DataError
 
 
@@ -62,13 +59,12 @@ def _listed(images: Path, annotations: Path) -> list[Photograph]:
     ]  # fmt: skip
 
 
-def read_photograph(photograph: Photograph) -> NDArray[np.uint8]:
-    """Pixels [h, w, 3], RGB, uint8: upright, or as the COCO file sees them.
+def read_photograph(photograph: Photograph, *, fit: tuple[int, int] | None = None) -> DecodedPicture:
+    """The picture, upright or as the COCO file sees it; to be fitted into ``fit`` (height, width) if that is given.
 
     Raises:
         DataError: missing, broken, or of another size than annotated; names no file.
     """
     data = picture_bytes(photograph.path)
-    if (size := photograph.annotated_size) is None:
-        return decode_picture(data, rotate=True)
-    return decode_picture(data, rotate=probe_picture(data).rotated_in(size))
+    annotated = photograph.annotated_size
+    return decode_to_fit(data, fit, rotate=annotated is None or probe_picture(data).rotated_in(annotated))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vqc.data.image_io import DecodedPicture, decode_to_fit
 from vqc.data.tiles.views import TilePlan, View, view_pixels, views_of
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
@@ -50,17 +51,28 @@ class Predictor:
     calibration: Calibration | None = None
     model: nn.Module | None = None  # for gradients; None for an ONNX file
 
-    def detect(self, image: NDArray[np.uint8], *, image_id: int = 0) -> Detections:
-        """Detections on a picture [h, w, 3] RGB, in its pixels; scores are calibrated where a calibration is known."""
-        return self.detect_with_views(image, image_id=image_id)[0]
+    @property
+    def decoded_for(self) -> tuple[int, int] | None:
+        """Height and width that a photograph must be decoded for; None: with all of its pixels."""
+        return self.image_size if self.tiles is None else None
 
-    def detect_with_views(self, image: NDArray[np.uint8], *, image_id: int = 0) -> tuple[Detections, list[View]]:
+    def decode(self, data: bytes, *, rotate: bool = True) -> DecodedPicture:
+        """A photograph for ``detect``, with no more pixels than it needs; errors as of ``decode_picture``."""
+        return decode_to_fit(data, self.decoded_for, rotate=rotate)
+
+    def detect(self, photograph: DecodedPicture, *, image_id: int = 0) -> Detections:
+        """Detections in pixels of the photograph, which ``decode`` gives or which is whole; scores are calibrated where
+        a calibration is known.
+        """
+        return self.detect_with_views(photograph, image_id=image_id)[0]
+
+    def detect_with_views(self, photograph: DecodedPicture, *, image_id: int = 0) -> tuple[Detections, list[View]]:
         """As ``detect``, and the view on which each detection was found."""
-        height, width = image.shape[:2]
+        width, height = photograph.size
         views = views_of(width, height, self.image_size, self.tiles)
         found: list[Detections] = []
         for at in range(0, len(views), VIEWS_AT_ONCE):
-            fitted = [view_pixels(image, view, self.image_size) for view in views[at : at + VIEWS_AT_ONCE]]
+            fitted = [view_pixels(photograph.pixels, view, self.image_size) for view in views[at : at + VIEWS_AT_ONCE]]
             found += self.detect_fitted(np.stack(fitted))
         pairs = list(zip(views, found, strict=True))
         merged, seen_on = merge_with_views(pairs, image_id=image_id, width=width, height=height)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vqc.data.image_io import decode_picture
 from vqc.inference.model_file import open_predictor
 from vqc.inference.photographs import Photograph
 from vqc.inference.thresholds import resolve_thresholds
@@ -35,7 +34,7 @@ class Detector:
         return [self._answer(number, data) for number, data in enumerate(photographs[INPUT], start=1)]
 
     def _answer(self, number: int, data: bytes) -> dict[str, Any]:
-        found = self._predictor.detect(decode_picture(data, rotate=True), image_id=number)
+        found = self._predictor.detect(self._predictor.decode(data), image_id=number)
         photograph = Photograph(image_id=number, path=Path(), file_name="")
         verdict = judge(photograph, found, self._predictor, thresholds=self._thresholds)
         names = dict(self._predictor.categories)

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from vqc.config import Record
-from vqc.data.image_io import decode_picture, picture_bytes
+from vqc.data.image_io import picture_bytes
 from vqc.errors import UserError, VqcError
 from vqc.files import open_database
 from vqc.inference.bundle import challenger_of
@@ -50,13 +48,13 @@ PartVerdict = Literal["good", "defective"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answered:
-    """What a champion, named by its version, said about a photograph, whose pixels [h, w, 3] RGB ``read`` gives."""
+    """What a champion, named by its version, said about a photograph, whose bytes ``read`` gives."""
 
     inspection_id: str
     champion: str
     verdict: PartVerdict
     score: float
-    read: Callable[[], NDArray[np.uint8]]
+    read: Callable[[], bytes]
 
 
 class Disagreement(Record):
@@ -159,7 +157,7 @@ class Challenger:
 
     def _look(self, answered: Answered) -> None:
         try:
-            found = self._predictor.detect(answered.read())
+            found = self._predictor.detect(self._predictor.decode(answered.read()))
             verdict: PartVerdict = "defective" if len(found.reaching(self._thresholds)) else "good"
             self._keep(answered, verdict, float(found.scores.max(initial=0.0)))
         except Exception:  # noqa: BLE001 (whatever it is, the champion must not notice)
@@ -215,9 +213,7 @@ def attach_challenger(serving: Serving) -> Challenger | None:
                 champion=inspection.model.version,
                 verdict=inspection.verdict,
                 score=inspection.score,
-                read=lambda: decode_picture(
-                    picture_bytes(path), rotate=True
-                ),  # not the pixels: they would stay in memory
+                read=lambda: picture_bytes(path),  # not the bytes: they would stay in memory
             )
         )
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from vqc.config import Record
-from vqc.data.image_io import decode_picture, picture_bytes
+from vqc.data.image_io import DecodedPicture, picture_bytes
 from vqc.data.tiles.views import View, view_pixels, views_of
 from vqc.errors import VqcError
 from vqc.files import write_atomically
@@ -121,8 +121,8 @@ class Explanations:
     def _make(self, job: _Job) -> None:
         self._becomes(job.id, status="running")
         try:
-            pixels = decode_picture(picture_bytes(job.photograph), rotate=True)
-            heat = self._heat(pixels, job.model.predictor)
+            decoded = job.model.predictor.decode(picture_bytes(job.photograph))
+            heat = self._heat(decoded, job.model.predictor)
             if heat is None:
                 self._becomes(job.id, status="failed", reason="the detector finds nothing that could be explained")
                 return
@@ -140,15 +140,15 @@ class Explanations:
         with self._lock:
             self._known[id_] = self._known[id_].model_copy(update=changes)
 
-    def _heat(self, pixels: NDArray[np.uint8], predictor: Predictor) -> Heat | None:
+    def _heat(self, decoded: DecodedPicture, predictor: Predictor) -> Heat | None:
         """Heat [h, w] of the highest detections; None where there are none, or no mask leaves any of them."""
-        height, width = pixels.shape[:2]
-        found = self._work_queue.submit_idle(lambda: predictor.detect(pixels)).result()[:MOST_TARGETS]
+        width, height = decoded.size
+        found = self._work_queue.submit_idle(lambda: predictor.detect(decoded)).result()[:MOST_TARGETS]
         views = views_of(width, height, predictor.image_size, predictor.tiles)
         heat = np.zeros((height, width), np.float32)
         hot = False
         for view, targets in _seen_best(found, views):
-            fitted = view_pixels(pixels, view, predictor.image_size)
+            fitted = view_pixels(decoded.pixels, view, predictor.image_size)
             boxes = (targets.boxes - view.corner) * np.float32(view.scale)
             aims = Detections(boxes=boxes, scores=targets.scores, labels=targets.labels)
             for one in drise(self._patiently(predictor), fitted, aims, masks=self._masks, seed=0, batch=1):

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vqc.data.image_io import decode_picture, picture_header
+from vqc.data.image_io import picture_header
 from vqc.errors import DataError, VqcError
 from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
@@ -227,25 +227,25 @@ class Serving:
         if pixel_count > 1e6 * most:
             return unreadable(reason=f"more than {most:g} megapixels")
         try:
-            pixels = decode_picture(data, rotate=True)
+            decoded = model.predictor.decode(data)
         except DataError as error:
             return unreadable(reason=error.what, decode_ms=_ms(perf_counter() - started_s))
         decoded_s = perf_counter()
-        found = model.predictor.detect(pixels)
+        found = model.predictor.detect(decoded)
         detected_s = perf_counter()
         photograph = Photograph(image_id=0, path=Path(), file_name="")
         verdict = judge(photograph, found, model.predictor, thresholds=model.thresholds)
         return _Look(
             verdict="defective" if verdict.verdict == "fail" else "good",
             model=model,
-            width=pixels.shape[1],
-            height=pixels.shape[0],
+            width=decoded.width,
+            height=decoded.height,
             score=verdict.worst_score or 0.0,
             detections=_detections(found, model),
             queue_ms=queue_ms,
             decode_ms=_ms(decoded_s - started_s),
             detector_ms=_ms(detected_s - decoded_s),
-            pixels=self._kept(pixels),
+            pixels=self._kept(decoded.pixels),
         )
 
     def _kept(self, pixels: Pixels) -> Pixels | None:

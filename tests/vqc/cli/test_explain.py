@@ -7,13 +7,12 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests import images
 from tests.models import write_models
 from vqc.cli.main import main
+from vqc.data.image_io import DecodedPicture
 from vqc.data.tiles.views import TilePlan
 from vqc.inference import photographs
 from vqc.inference.photographs import Photograph, read_photograph
@@ -71,10 +70,10 @@ def test_what_was_explained_before_an_interruption_stays(
     for name in ("a #1.png", "b.png", "c.png"):
         images.save_picture(folder, seed=3).rename(folder / name)
 
-    def interrupted(photograph: Photograph) -> NDArray[np.uint8]:
+    def interrupted(photograph: Photograph, *, fit: tuple[int, int] | None) -> DecodedPicture:
         if photograph.file_name == "b.png":
             raise KeyboardInterrupt
-        return read_photograph(photograph)
+        return read_photograph(photograph, fit=fit)
 
     monkeypatch.setattr(photographs, "read_photograph", interrupted)
     flags = ["--images", str(folder), "--detections", "1", "--out", str(tmp_path / "out")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests import images
-from vqc.data.image_io import decode_picture, probe_picture
+from vqc.data.image_io import decode_picture, decode_to_fit, probe_picture
+from vqc.data.letterbox import fit_image
 from vqc.errors import DataError
 
 EXACT = ("rgb", "rgba", "bmp")
@@ -129,6 +131,32 @@ def test_a_large_photograph_has_pillows_pixels(tmp_path: Path, mode: str) -> Non
     photograph.save(tmp_path / "a.png", compress_level=0)
     found = decode_picture((tmp_path / "a.png").read_bytes(), rotate=True)
     assert np.array_equal(found, np.asarray(photograph.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(("kind", "reduced"), [("jpeg", (201, 276)), ("cmyk", (201, 276)), ("rgb", (803, 1101))])
+def test_a_jpeg_that_is_fitted_is_decoded_at_a_part_of_its_size(
+    tmp_path: Path, kind: str, reduced: tuple[int, int], orientation: int
+) -> None:
+    path = images.save_picture(tmp_path, kind, size=(1101, 803))
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[images.ORIENTATION] = orientation
+    with Image.open(path) as picture:
+        picture.save(file, picture.format, exif=exif)
+    data = file.getvalue()
+    small, whole = decode_to_fit(data, (128, 128), rotate=True), decode_picture(data, rotate=True)
+    assert small.size == (whole.shape[1], whole.shape[0])
+    assert small.pixels.shape[:2] == (reduced if orientation < 5 else reduced[::-1])
+    assert small.reduced == (kind != "rgb")
+    fitted, expected = fit_image(small.pixels, (128, 128), original=small.size), fit_image(whole, (128, 128))
+    assert np.abs(fitted.astype(int) - expected).mean() < 1.5
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_cut_off_file_is_found_at_a_part_of_its_size_too(tmp_path: Path, kept: float) -> None:
+    data = images.save_picture(tmp_path, "jpeg", size=(1101, 803)).read_bytes()
+    with pytest.raises(DataError):
+        decode_to_fit(data[: int(kept * len(data))], (128, 128), rotate=True)
 
 
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:

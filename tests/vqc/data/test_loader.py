@@ -15,13 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.images import annotation, edit_json, image, rgb, save_rotated, write_data
+from tests.images import annotation, edit_json, image, rgb, save_picture, save_rotated, write_data
+from tests.models import StubBackend, stub_predictor
 from vqc.config import Augmentation, TrainConfig, Workers
-from vqc.data.dataset import Data, ImageRecord, load_data, read_image
+from vqc.data.dataset import Data, ImageRecord, load_data, read_image, read_to_fit
+from vqc.data.image_io import DecodedPicture
 from vqc.data.letterbox import PAD_VALUE, fit_image, fit_scale
 from vqc.data.loader import Batch, FittedImages, evaluation_batches, training_batches
 from vqc.data.tiles.views import TilePlan
 from vqc.errors import DataError
+from vqc.inference.detections import Detections
 
 SIZE = (64, 96)
 PLAIN = Augmentation(horizontal_flip=0, vertical_flip=0, brightness=0, contrast=0)
@@ -279,6 +282,30 @@ def test_a_rotated_photograph_is_fitted_as_annotated(tmp_path: Path, size: tuple
     np.testing.assert_allclose(target["boxes"], np.array([[4, 30, 24, 60]]) * scale, rtol=1e-6)
 
 
+class Eye(StubBackend):
+    seen: NDArray[np.uint8]
+
+    def __call__(self, images: NDArray[np.uint8]) -> list[Detections]:
+        (self.seen,) = images
+        return super().__call__(images)
+
+
+def test_a_large_jpeg_is_fitted_as_a_detector_sees_it(tmp_path: Path) -> None:
+    root = write_data(tmp_path)
+    path = save_picture(root / "train" / "images", "jpeg", size=(1101, 803))
+
+    def add(document: dict[str, list[object]]) -> None:
+        document["images"].insert(0, image(900, path.name, (1101, 803)))
+
+    edit_json(root / "train" / "annotations.json", add)
+    eye = Eye()
+    predictor = stub_predictor(eye)
+    decoded = predictor.decode(path.read_bytes())
+    predictor.detect(decoded)
+    assert decoded.reduced
+    assert np.array_equal(FittedImages(load_data(root), "train", size=predictor.image_size, cache=None)[0], eye.seen)
+
+
 @pytest.mark.parametrize(("indices", "seen"), [(None, range(9)), (range(5), range(5)), ([7, 2], [7, 2]), ([], [])])
 def test_evaluation_keeps_the_order(images: FittedImages, indices: Sequence[int] | None, seen: Sequence[int]) -> None:
     batches = evaluation_batches(images, batch_size=2, threads=2, indices=indices)
@@ -366,15 +393,15 @@ def test_at_most_three_photographs_are_in_memory(
             alive[0] += change
             most[0] = max(most[0], alive[0])
 
-    def read(record: ImageRecord) -> NDArray[np.uint8]:
+    def read(record: ImageRecord, size: None) -> DecodedPicture:
         count(1)  # before it is decoded
         reads[0] += 1
         time.sleep(0.002)  # so that threads overlap
-        photograph = read_image(record)
-        weakref.finalize(photograph, count, -1)
+        photograph = read_to_fit(record, size)
+        weakref.finalize(photograph.pixels, count, -1)
         return photograph
 
-    monkeypatch.setattr("vqc.data.loader.read_image", read)
+    monkeypatch.setattr("vqc.data.loader.read_to_fit", read)
     plan = TilePlan(tile_px=32, overlap_px=16, whole=False)
     images = FittedImages(tiny, "train", size=(64, 64), cache=tmp_path if cached else None, tiles=plan)
     assert len(list(evaluation_batches(images, batch_size=2, threads=6))) > len(tiny.train.images)

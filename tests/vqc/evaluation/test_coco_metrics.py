@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
 from tests.images import annotation, edit_json, image, save_rotated, write_data
-from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data, read_image
+from vqc.data.dataset import Category, Data, ImageRecord, Split, load_data, read_to_fit
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.data.tiles.views import TilePlan
 from vqc.evaluation.coco_metrics import coco_scores, detect
@@ -240,7 +240,7 @@ def test_without_a_cache_a_photograph_is_decoded_once_for_all_its_tiles(
 ) -> None:
     read: list[int] = []
     monkeypatch.setattr(
-        "vqc.data.loader.read_image", lambda record: (read.append(record.image_id), read_image(record))[1]
+        "vqc.data.loader.read_to_fit", lambda record, size: (read.append(record.image_id), read_to_fit(record, size))[1]
     )
     plan = TilePlan(tile_px=40, overlap_px=20, whole=False)
     images = FittedImages(turned, "val", size=(64, 64), cache=None, tiles=plan)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.images import rgb, save_picture
 from tests.models import StubBackend, stub_predictor
+from vqc.data.image_io import DecodedPicture
 from vqc.errors import ModelError
 from vqc.inference.bundle import (
     appearance,
@@ -104,7 +105,7 @@ def test_the_statistics_tell_light_and_focus() -> None:
     noisy = np.clip(pixels + np.random.default_rng(0).normal(0, 20, pixels.shape), 0, 255).astype(np.uint8)
     assert appearance(brighter)[0] > appearance(pixels)[0] + 15
     assert appearance(noisy)[2] > 10 * appearance(pixels)[2]
-    stats = reference_stats([pixels, brighter], [0.25, 0.75])
+    stats = reference_stats(map(DecodedPicture.whole, [pixels, brighter]), [0.25, 0.75])
     assert (stats.images, stats.score.mean, stats.width_px.quantiles[0]) == (2, 0.5, 64)
     assert len(stats.brightness.quantiles) == 21
     assert list(stats.brightness.quantiles) == sorted(stats.brightness.quantiles)

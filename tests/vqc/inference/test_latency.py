@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.models import StubBackend, picture, stub_predictor
+from vqc.data.image_io import DecodedPicture
 from vqc.inference import latency
 from vqc.inference.detections import Detections
 from vqc.inference.latency import measure_latency
@@ -24,7 +25,7 @@ class SlowAtFirst(StubBackend):
 
 def test_latency_leaves_the_warm_up_out() -> None:
     backend = SlowAtFirst()
-    found = measure_latency(stub_predictor(backend), [picture(1)])
+    found = measure_latency(stub_predictor(backend), [DecodedPicture.whole(picture(1))])
     assert backend.images == latency.WARM_UP_RUNS + found.runs
     assert found.runs == latency.TIMED_RUNS
     assert found.device == "CPU, 1 thread"
@@ -44,7 +45,7 @@ def test_one_core_is_left_to_other_work(cores: int, threads: int, monkeypatch: p
     torch.set_num_threads(4)
     try:
         backend = Threads()
-        measure_latency(stub_predictor(backend), [picture(1)])
+        measure_latency(stub_predictor(backend), [DecodedPicture.whole(picture(1))])
         assert backend.threads == threads
         assert torch.get_num_threads() == 4
     finally:

@@ -17,6 +17,7 @@ from torch import nn
 
 from tests import images
 from tests.models import SIZE, calibration, decided, picture, write_models
+from vqc.data.image_io import DecodedPicture
 from vqc.errors import ModelError
 from vqc.hardware.precision import Precision
 from vqc.inference.calibration import save_calibration
@@ -80,11 +81,11 @@ def test_an_exported_detector_needs_no_torch(models: tuple[Path, Path], tmp_path
 @pytest.mark.parametrize("alone", [False, True])
 def test_one_calibration_serves_both_files_of_a_model(kind: int, alone: bool, tmp_path: Path) -> None:
     models = write_models(tmp_path)
-    raw = open_predictor(models[kind]).detect(picture(5)).scores
+    raw = open_predictor(models[kind]).detect(DecodedPicture.whole(picture(5))).scores
     save_calibration(models[0], calibration(models[0]))
     if alone:
         models[1 - kind].unlink()
-    scores = open_predictor(models[kind]).detect(picture(5)).scores
+    scores = open_predictor(models[kind]).detect(DecodedPicture.whole(picture(5))).scores
     odds = np.sqrt(raw / (1 - raw))
     np.testing.assert_allclose(scores, odds / (1 + odds), atol=1e-5)
 
@@ -109,7 +110,7 @@ def test_a_calibration_of_another_model_is_refused(kind: str, tmp_path: Path) ->
 @pytest.mark.parametrize("shape", [(96, 128), (333, 51), (40, 700), (1, 1)])
 @pytest.mark.parametrize("kind", [0, 1], ids=["safetensors", "onnx"])
 def test_boxes_are_in_pixels_of_any_picture(models: tuple[Path, Path], kind: int, shape: tuple[int, int]) -> None:
-    found = open_predictor(models[kind]).detect(picture(5, shape), image_id=7)
+    found = open_predictor(models[kind]).detect(DecodedPicture.whole(picture(5, shape)), image_id=7)
     height, width = shape
     assert found.image_id == 7
     assert found.boxes.dtype == np.float32
@@ -164,7 +165,7 @@ def test_an_image_that_no_memory_holds_is_one_sentence(tiny: tuple[nn.Module, Mo
 
     cpu = Precision(device=torch.device("cpu"), dtype=torch.float32)
     with pytest.raises(ModelError, match="one image of 128 x 96 px does not fit into memory"):
-        torch_predictor(Full(tiny[0], 0), tiny[1], precision=cpu).detect(picture(1))
+        torch_predictor(Full(tiny[0], 0), tiny[1], precision=cpu).detect(DecodedPicture.whole(picture(1)))
 
 
 def test_a_file_opens_whatever_letters_its_path_has(models: tuple[Path, Path], tmp_path: Path) -> None:

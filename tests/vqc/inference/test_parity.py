@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.models import SIZE, decided, picture, stub_predictor
+from vqc.data.image_io import DecodedPicture
 from vqc.data.tiles.views import TilePlan
 from vqc.hardware.precision import Precision
 from vqc.inference import parity
@@ -61,7 +62,7 @@ def test_the_exported_file_cuts_photographs_by_itself(tmp_path: Path) -> None:
     info = info.model_copy(update={"tiles": TilePlan(tile_px=80, overlap_px=20, whole=True)})
     ours, theirs = both(model, info, tmp_path)
     assert theirs.tiles == info.tiles
-    photograph = picture(3, (150, 200))
+    photograph = DecodedPicture.whole(picture(3, (150, 200)))
     expected, found = ours.detect(photograph), theirs.detect(photograph)
     assert len(expected) == len(found) == 100
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)

@@ -17,7 +17,7 @@ def test_a_turned_photograph_is_seen_as_it_was_annotated(
 ) -> None:
     path = images.save_rotated(tmp_path / "a.png", 6)
     photograph = Photograph(image_id=1, path=path, file_name="a.png", annotated_size=size)
-    assert read_photograph(photograph).shape == shape
+    assert read_photograph(photograph).pixels.shape == shape
 
 
 def test_another_size_than_annotated_is_told(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.models import StubBackend, stub_predictor
+from tests.serving import jpeg
 from vqc.errors import VqcError
 from vqc.inference.detections import Detections
 from vqc.serving.challenger import Answered, Challenger, Disagreement, PartVerdict
@@ -59,12 +59,12 @@ def make(tmp_path: Path, idle: Idle) -> Iterator[Callable[..., Challenger]]:
 Make = Callable[[StubBackend], Challenger]
 
 
-def pixels() -> NDArray[np.uint8]:
-    return np.zeros((96, 128, 3), np.uint8)
+def photograph() -> bytes:
+    return jpeg(1)
 
 
 def answered(number: int, *, verdict: PartVerdict = "good") -> Answered:
-    return Answered(inspection_id=f"i{number}", champion="1", verdict=verdict, score=0.25, read=pixels)
+    return Answered(inspection_id=f"i{number}", champion="1", verdict=verdict, score=0.25, read=photograph)
 
 
 def looked_at(challenger: Challenger, idle: Idle, some: list[Answered]) -> None:
@@ -113,7 +113,7 @@ def test_where_there_will_be_no_idle_moment_it_is_skipped(make: Make, idle: Idle
 
 
 def test_its_failure_is_logged_and_it_goes_on(make: Make, idle: Idle, caplog: pytest.LogCaptureFixture) -> None:
-    def missing() -> NDArray[np.uint8]:
+    def missing() -> bytes:
         raise OSError("the photograph was removed")
 
     challenger = make(StubBackend())

@@ -32,7 +32,10 @@ def rotated(data: bytes) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("data", [jpeg(3), jpeg(4, (300, 200)), rotated(jpeg(5, (90, 200)))])
+@pytest.mark.parametrize(
+    "data",
+    [jpeg(3), jpeg(4, (300, 200)), rotated(jpeg(5, (90, 200))), jpeg(6, (801, 1103)), rotated(jpeg(7, (801, 1103)))],
+)
 def test_the_answer_is_that_of_vqc_predict(client: Client, promoted: Path, tmp_path: Path, data: bytes) -> None:
     answer = client.inspect(data)
     rows, verdict = predicted(promoted / "first", data, tmp_path)

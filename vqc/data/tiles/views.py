@@ -105,11 +105,14 @@ def boxes_in_view(boxes: Boxes, view: View) -> tuple[Boxes, NDArray[np.bool_], B
 
 
 def view_pixels(image: NDArray[np.uint8], view: View, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The view of a photograph [h, w, 3] at the detector's input [H, W, 3]; what it does not fill is padding."""
+    """The view of a photograph [h, w, 3] at the detector's input [H, W, 3]; what it does not fill is padding.
+
+    The whole photograph is seen as well on an ``image`` that is a reduction of it.
+    """
     import cv2
 
     if not view.tile:
-        return fit_image(image, size)
+        return fit_image(image, size, original=(view.width, view.height))
     part = image[view.top : view.top + view.height, view.left : view.left + view.width]
     if view.scale != 1:
         sides = max(1, round(view.width * view.scale)), max(1, round(view.height * view.scale))

@@ -25,7 +25,7 @@ ExplanationId = Annotated[str, Path(pattern="^[0-9a-f]{23}-[0-9a-f]{12}$")]
 router = APIRouter(prefix="/v1", responses=PROBLEM)
 
 
-def serving_of(request: Request) -> Serving:
+async def serving_of(request: Request) -> Serving:  # a plain function would be called in another thread
     """The parts of the server that this request came to."""
     return request.app.state.serving  # type: ignore[no-any-return]
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.models import picture
 from tests.serving import TOKEN, Client, jpeg, running, settings_for
+from vqc.data.image_io import DecodedPicture
 from vqc.errors import ConfigError, ModelError
 from vqc.files import write_json
 from vqc.inference.bundle import REFERENCE, name_challenger, reference_stats, write_manifest
@@ -68,7 +69,10 @@ def test_without_a_challenger_there_is_nothing_to_see(client: Client) -> None:
 def test_darker_photographs_raise_the_alarm_and_it_is_told(home: Path, notices: tuple[str, list[Any]]) -> None:
     bundle = home / "promoted" / "first"
     light = [np.asarray(picture(seed) // 2 + 127) for seed in range(30)]
-    write_json(bundle / REFERENCE, reference_stats(light, [0.5] * len(light)).model_dump(mode="json"))
+    write_json(
+        bundle / REFERENCE,
+        reference_stats(map(DecodedPicture.whole, light), [0.5] * len(light)).model_dump(mode="json"),
+    )
     write_manifest(bundle)
     url, got = notices
     with running(settings_for(home, webhook_url=url, webhook_secret=SECRET)) as (_, client):
