@@ -70,6 +70,7 @@ def _judged(
     for photograph in track(photographs):
         try:
             seen = read_photograph(photograph, fit=predictor.decoded_for)
+            whole = read_photograph(photograph) if seen.reduced else seen
         except DataError as error:
             verdicts.append(Verdict(photograph.image_id, photograph.file_name, "unreadable", reason=error.what))
             continue
@@ -80,7 +81,6 @@ def _judged(
         defects = found.reaching(thresholds)
         pairs = zip(defects.labels, defects.scores, strict=True)
         captions = [f"{predictor.category(int(label))[1]} {score:.2f}" for label, score in pairs]
-        whole = read_photograph(photograph) if seen.reduced else seen
         save_jpeg(picture, draw_boxes(whole.pixels, defects.boxes, captions))
     write_json(folder / "detections.json", results)
     # A file's name may hold bytes that are no letters.

@@ -187,11 +187,16 @@ def decode_to_fit(data: bytes, size: tuple[int, int] | None, *, rotate: bool) ->
     larger than that is decoded at a half, a quarter or an eighth of its size.
     """
     with _open(data) as image:
-        orientation = _orientation(image) if rotate else 1
-        width, height = image.size[::-1] if orientation >= 5 else image.size
-        if size is not None and (factor := reduction(width, height, size)) > 1:
-            image.draft(None, (image.width // factor, image.height // factor))  # does nothing to what is no JPEG
+        stored = image.size
+        if size is not None and image.format in ("JPEG", "MPO"):
+            is_turned = rotate and _orientation(image) >= 5
+            factor = reduction(*(stored[::-1] if is_turned else stored), size)
+            if factor > 1:
+                image.draft(None, (max(1, stored[0] // factor), max(1, stored[1] // factor)))
         _load(image)
+        # Not before: to read it, Pillow loads a PNG, and a broken one then looks whole; and it turns a TIFF as it loads.
+        orientation = _orientation(image) if rotate else 1
+        width, height = stored[::-1] if orientation >= 5 else stored
         eight_bit = _eight_bit(image)
         pixels = _pixels(eight_bit if eight_bit.mode == "RGB" else eight_bit.convert("RGB"))
     return DecodedPicture(pixels=np.ascontiguousarray(upright(pixels, orientation)), width=width, height=height)

@@ -42,7 +42,7 @@ def fit_image(
         original: width and height in pixels of what the image is a reduction of.
 
     Returns:
-        [H, W, 3]; a point (x, y) of the original lies at (x, y) * ``fit_scale``.
+        [H, W, 3]; a point (x, y) of the original lies at (x, y) * ``fit_scale``, to half a pixel.
     """
     import cv2
 

@@ -46,7 +46,9 @@ class ReferenceStats(Record):
     images: int = Field(ge=1)
     brightness: Distribution = Field(description="mean of the grey values, 0 to 255")
     contrast: Distribution = Field(description="standard deviation of the grey values")
-    sharpness: Distribution = Field(description="variance of the Laplacian of the grey values")
+    sharpness: Distribution = Field(
+        description="variance of the Laplacian of the grey values, as decoded for the detector"
+    )
     width_px: Distribution
     height_px: Distribution
     score: Distribution = Field(description="highest score of a photograph, as judged; 0 where nothing is found")

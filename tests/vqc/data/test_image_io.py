@@ -56,6 +56,17 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(pixels[:, :, 0], images.rgb(0)[:, :, 0])
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotated_as_pillow_does(tmp_path: Path, orientation: int, name: str) -> None:
+    path = images.save_rotated(tmp_path / name, orientation)
+    with Image.open(path) as picture:
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+    decoded = decode_to_fit(path.read_bytes(), (8, 8), rotate=True)
+    np.testing.assert_array_equal(decoded.pixels, upright)
+    assert decoded.size == (upright.shape[1], upright.shape[0])
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_rotation_agrees_with_pillow(tmp_path: Path, orientation: int) -> None:
     path = images.save_rotated(tmp_path / "a.png", orientation)
@@ -157,6 +168,22 @@ def test_a_cut_off_file_is_found_at_a_part_of_its_size_too(tmp_path: Path, kept:
     data = images.save_picture(tmp_path, "jpeg", size=(1101, 803)).read_bytes()
     with pytest.raises(DataError):
         decode_to_fit(data[: int(kept * len(data))], (128, 128), rotate=True)
+
+
+@pytest.mark.parametrize("size", [(5120, 7), (7, 5120), (1281, 1)])
+def test_a_thin_jpeg_is_fitted_too(tmp_path: Path, size: tuple[int, int]) -> None:
+    decoded = decode_to_fit(images.save_picture(tmp_path, "jpeg", size=size).read_bytes(), (320, 320), rotate=True)
+    assert decoded.size == size
+    assert fit_image(decoded.pixels, (320, 320), original=size).shape == (320, 320, 3)
+
+
+@pytest.mark.parametrize("rotate", [True, False])
+def test_a_damaged_png_is_found(tmp_path: Path, rotate: bool) -> None:
+    data = bytearray(images.save_picture(tmp_path, size=(300, 200)).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    with pytest.raises(DataError):
+        decode_picture(bytes(data), rotate=rotate)
 
 
 def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
