@@ -194,7 +194,7 @@ def decode_to_fit(data: bytes, size: tuple[int, int] | None, *, rotate: bool) ->
             if factor > 1:
                 image.draft(None, (max(1, stored[0] // factor), max(1, stored[1] // factor)))
         _load(image)
-        # Not before: to read it, Pillow loads a PNG, and a broken one then looks whole; and it turns a TIFF as it loads.
+        # Not before: for it Pillow loads a PNG, and a broken one then looks whole; and it turns a TIFF as it loads.
         orientation = _orientation(image) if rotate else 1
         width, height = stored[::-1] if orientation >= 5 else stored
         eight_bit = _eight_bit(image)
