@@ -59,8 +59,8 @@ def export_onnx(model: nn.Module, info: ModelInfo, path: Path) -> None:
         "pad_value": str(PAD_VALUE),
         "fingerprint": info.fingerprint,
         "weights_sha256": weights_sha256(model),
-        "input": "uint8 RGB; scaled to fit the top left corner of image_size (height, width), the rest pad_value; where "
-        "tiles is null, a JPEG at least four times as large is decoded at 1/2, 1/4 or 1/8, so that twice the size is left",
+        "input": "uint8 RGB; scaled to fit the top left corner of image_size (height, width), the rest pad_value; "
+        "without tiles a JPEG is decoded at 1/8, 1/4 or 1/2 if twice the fitted size is left",
         "output": "boxes xyxy in pixels of the fitted image, scores 0..1, labels 1.. in the order of categories",
     }
     try:

@@ -45,8 +45,8 @@ from vqc.serving.settings import GB, ServingSettings
 from vqc.serving.work_queue import WorkQueue
 
 Pixels = NDArray[np.uint8]
-# An inspection and its photograph [h, w, 3] RGB, as it was decoded for the detector; None where it could not be read, or
-# an earlier one is still looked at: of all photographs that wait for the observers one is in memory.
+# An inspection and its photograph [h, w, 3] RGB, decoded for the detector; None where it could not be read, or an
+# earlier one is still looked at: of all photographs that wait for the observers one is in memory.
 Observer = Callable[[Inspection, Pixels | None], None]
 ModelObserver = Callable[[ServedModel], None]
 Notify = Callable[[str, Mapping[str, Any]], None]  # a kind of event such as "drift.alarm", and what there is to say
