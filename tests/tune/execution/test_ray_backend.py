@@ -51,9 +51,6 @@ def made_up(assignment: Assignment, data: Data) -> Iterator[EpochReport]:
 
 def search(folder: Path) -> None:
     """Run by the test in a process of its own: Ray's warnings and threads stay there."""
-    from tune.execution.log_redirect import quiet_environment
-
-    quiet_environment()
     import ray
 
     from tune.execution import ray_backend
@@ -101,6 +98,7 @@ def test_trials_run_alone_then_in_company_as_long_as_it_pays(tmp_path: Path) -> 
     write_data(tmp_path / "data")
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     code = (
+        "from tune.execution.log_redirect import quiet_environment; quiet_environment(); "  # before Ray is imported
         "from pathlib import Path; from tests.tune.execution.test_ray_backend import search; "
         f"search(Path({str(tmp_path)!r}))"
     )
