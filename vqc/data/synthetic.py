@@ -30,7 +30,7 @@ from vqc.files import new_folder
 
 CATEGORIES = ("scratch", "dent", "stain")
 SAMPLE_IMAGES: Mapping[str, int] = {"train": 26, "val": 18, "test": 48}
-LARGE_IMAGES: Mapping[str, int] = {"train": 24, "val": 16, "test": 32}
+LARGE_IMAGES: Mapping[str, int] = {"train": 72, "val": 16, "test": 32}
 SAMPLE_VERSION = 4  # to be raised when the same seed writes other bytes
 SIDE_PX = 224
 JPEG_QUALITY = 92
