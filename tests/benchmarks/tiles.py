@@ -83,7 +83,7 @@ def trained(
     )  # fmt: skip
     next(iter(probe))
     epoch_s = (steps_s[-1] - steps_s[0]) / (len(steps_s) - 1) * len(steps_s)
-    epochs = max(2, round(seconds / epoch_s))
+    epochs = max(1, round(seconds / epoch_s))
     started_s = time.process_time()
     for epoch in fit(configured(model, size_px, tile_px=tile_px, epochs=epochs), data, cache=cache):
         last = epoch
@@ -201,7 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.boards is not None and not args.data.exists():
-        write_boards(load_data(args.boards), args.data, counts={"train": 24, "val": 8, "test": 12})
+        write_boards(load_data(args.boards), args.data, counts={"train": 4, "val": 4, "test": 6})
     data, cache = shortened(load_data(args.data), args.share), args.out.with_suffix(".cache")
     plan = tile_plan(configured(args.model, args.input, tile_px=args.tile, epochs=1), data)
     assert plan is not None
