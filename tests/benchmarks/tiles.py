@@ -81,8 +81,11 @@ def trained(
         configured(model, size_px, tile_px=tile_px, epochs=2), data, cache=cache,
         on_step=lambda done, steps: steps_s.append(time.process_time()),
     )  # fmt: skip
+    started_s = time.process_time()
     next(iter(probe))
-    epoch_s = (steps_s[-1] - steps_s[0]) / (len(steps_s) - 1) * len(steps_s)
+    count = len(steps_s)
+    # The first step is slower than the others, but of four photographs it is the only one.
+    epoch_s = (steps_s[-1] - steps_s[0]) / (count - 1) * count if count > 1 else steps_s[0] - started_s
     epochs = max(1, round(seconds / epoch_s))
     started_s = time.process_time()
     for epoch in fit(configured(model, size_px, tile_px=tile_px, epochs=epochs), data, cache=cache):
