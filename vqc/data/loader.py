@@ -27,7 +27,7 @@ from vqc.data.dataset import Data, read_to_fit
 from vqc.data.prefetch import prefetched
 from vqc.data.sampling import epoch_order, repeat_factors
 from vqc.data.tiles.training_views import all_views, training_views
-from vqc.data.tiles.views import TilePlan, boxes_in_view, view_pixels, without
+from vqc.data.tiles.views import TilePlan, boxes_in_view, decoded_for, view_pixels, without
 from vqc.data.transforms import Augmenter
 from vqc.seeding import stream_seed
 
@@ -93,7 +93,7 @@ class FittedImages:
         cv2.setNumThreads(1)  # there is a thread for each image already
         self.split = data.split(split)
         self.size = size
-        self._tiles = tiles
+        self._decoded_for = decoded_for(size, tiles)
         self._large = tiles is not None or any(r.width * r.height > LARGE_PX2 for r in self.split.images)
         # A crowd region is ignored in scoring and is not one object.
         objects = [(r.boxes[~r.crowd], r.labels[~r.crowd]) for r in self.split.images]
@@ -129,7 +129,7 @@ class FittedImages:
             return self._fitted(self._last_read(at), index)
 
     def _read(self, at: int) -> NDArray[np.uint8]:
-        return read_to_fit(self.split.images[at], self.size if self._tiles is None else None).pixels
+        return read_to_fit(self.split.images[at], self._decoded_for).pixels
 
     def _fitted(self, photograph: NDArray[np.uint8], index: int) -> NDArray[np.uint8]:
         return without(view_pixels(photograph, self.views[index][1], self.size), self._rests[index])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqc.data.image_io import DecodedPicture, decode_to_fit
-from vqc.data.tiles.views import TilePlan, View, view_pixels, views_of
+from vqc.data.tiles.views import TilePlan, View, decoded_for, view_pixels, views_of
 from vqc.inference.calibration import Calibration
 from vqc.inference.detections import Detections
 from vqc.inference.merging import merge_with_views
@@ -53,12 +53,12 @@ class Predictor:
 
     @property
     def decoded_for(self) -> tuple[int, int] | None:
-        """Height and width that a photograph must be decoded for; None: with all of its pixels."""
-        return self.image_size if self.tiles is None else None
+        """As ``vqc.data.tiles.views.decoded_for``."""
+        return decoded_for(self.image_size, self.tiles)
 
-    def decode(self, data: bytes, *, rotate: bool = True) -> DecodedPicture:
-        """A photograph for ``detect``, with no more pixels than it needs; errors as of ``decode_picture``."""
-        return decode_to_fit(data, self.decoded_for, rotate=rotate)
+    def decode(self, data: bytes) -> DecodedPicture:
+        """An upright photograph for ``detect``, with no more pixels than it needs; errors as of ``decode_picture``."""
+        return decode_to_fit(data, self.decoded_for, rotate=True)
 
     def detect(self, photograph: DecodedPicture, *, image_id: int = 0) -> Detections:
         """Detections in pixels of the photograph, which ``decode`` gives or which is whole; scores are calibrated where

@@ -58,23 +58,15 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_rotated_as_pillow_does(tmp_path: Path, orientation: int, name: str) -> None:
-    path = images.save_rotated(tmp_path / name, orientation)
-    with Image.open(path) as picture:
+def test_rotation_agrees_with_pillow(tmp_path: Path, orientation: int, name: str) -> None:
+    data = images.save_rotated(tmp_path / name, orientation).read_bytes()
+    with Image.open(io.BytesIO(data)) as picture:
         upright = np.asarray(ImageOps.exif_transpose(picture))
-    decoded = decode_to_fit(path.read_bytes(), (8, 8), rotate=True)
+    decoded = decode_to_fit(data, (8, 8), rotate=True)
     np.testing.assert_array_equal(decoded.pixels, upright)
-    assert decoded.size == (upright.shape[1], upright.shape[0])
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_rotation_agrees_with_pillow(tmp_path: Path, orientation: int) -> None:
-    path = images.save_rotated(tmp_path / "a.png", orientation)
-    with Image.open(path) as picture:
-        upright = np.asarray(ImageOps.exif_transpose(picture))
-    np.testing.assert_array_equal(decode_picture(path.read_bytes(), rotate=True), upright)
-    np.testing.assert_array_equal(decode_picture(path.read_bytes(), rotate=False), images.rgb(0))
-    assert probe_picture(path.read_bytes()).upright_size == (upright.shape[1], upright.shape[0])
+    assert decoded.size == probe_picture(data).upright_size == (upright.shape[1], upright.shape[0])
+    if name == "a.png":  # Pillow turns a TIFF in any case
+        np.testing.assert_array_equal(decode_picture(data, rotate=False), images.rgb(0))
 
 
 def test_unknown_orientation_is_upright(tmp_path: Path) -> None:

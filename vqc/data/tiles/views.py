@@ -71,6 +71,11 @@ def views_of(width: int, height: int, size: tuple[int, int], plan: TilePlan | No
     return [*tiles, whole] if plan.whole and len(tiles) > 1 else tiles
 
 
+def decoded_for(size: tuple[int, int], plan: TilePlan | None) -> tuple[int, int] | None:
+    """What a photograph is decoded to fit into: the detector's input ``size``; None: tiles need all of its pixels."""
+    return size if plan is None else None
+
+
 def _starts(side_px: int, plan: TilePlan) -> list[int]:
     """Where the tiles along a side start: as few as overlap enough, spread evenly."""
     if side_px <= plan.tile_px:
