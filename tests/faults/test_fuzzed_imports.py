@@ -43,6 +43,7 @@ def read(place: Path, format_: str, watch: Watch, worst: Worst) -> str:
     out = place / "out"
 
     def load() -> None:
+        shutil.rmtree(out, ignore_errors=True)  # of the reading before, where it is measured again
         import_data(place / "in", out, format_=format_, unlabelled="leave-out")
 
     said = worst.measure(load, watch, place)
