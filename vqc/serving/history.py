@@ -130,14 +130,15 @@ class History:
         """Remove a photograph that has no record."""
         self.photograph(id_, media_type).unlink(missing_ok=True)
 
-    def add(self, inspection: Inspection) -> None:
-        """Record an inspection whose photograph is stored; it is on the disk when this returns.
+    def add(self, inspection: Inspection) -> str:
+        """Record an inspection whose photograph is stored; it is on the disk when this returns, as the JSON returned.
 
         Raises:
             StorageFullError: there is no room; nothing was recorded.
         """
         size = inspection.image.bytes
-        row = (inspection.id, inspection.verdict, 0, 0, size, inspection.model_dump_json())
+        text = inspection.model_dump_json()
+        row = (inspection.id, inspection.verdict, 0, 0, size, text)
         with self._lock:
             with room_needed(self._photographs), self._database:
                 self._database.execute("INSERT INTO inspections VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -146,6 +147,7 @@ class History:
             self._remove_oldest()
         except (OSError, sqlite3.Error):  # what was recorded stays recorded
             LOG.exception("old inspections could not be removed")
+        return text
 
     def get(self, id_: str) -> Inspection:
         """One inspection; ``NoSuchInspectionError`` where there is none."""

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from vqc.data.image_io import picture_header
 from vqc.errors import DataError, VqcError
@@ -54,6 +55,7 @@ MEDIA_TYPES = {
     "BMP": "image/bmp", "JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png",
     "PPM": "image/x-portable-anymap", "TIFF": "image/tiff", "WEBP": "image/webp",
 }  # fmt: skip
+DETECTIONS = TypeAdapter(tuple[Detection, ...])
 LONGEST_NAME = 255
 LOG = logging.getLogger(__name__)
 
@@ -98,6 +100,15 @@ class _Look:
         }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """An inspection that is on the disk and that nobody was told of."""
+
+    inspection: Inspection
+    text: str  # the same as JSON
+    pixels: Pixels | None  # for the observers
+
+
 class Serving:
     """The parts of the server, and an inspection from beginning to end. May be used from several threads."""
 
@@ -128,10 +139,17 @@ class Serving:
         self.sources: list[Callable[[], None]] = []  # called first of all: end what brings photographs
         self.closing: list[Callable[[], None]] = []  # called when the queue is drained and the history still open
         self.notify: Notify = lambda kind, data: None  # replaced where somebody is to be told
+        self._storing = ThreadPoolExecutor(settings.queue_length + 1, thread_name_prefix="storing")
         self._observing = ThreadPoolExecutor(1, thread_name_prefix="observers")
         self._watched: Callable[[], Pixels | None] = lambda: None
 
     def inspect(self, data: bytes, *, source: Source, name: str | None = None, new_id: str | None = None) -> Inspection:
+        """As ``record``, and tell."""
+        inspected = self.record(data, source=source, name=name, new_id=new_id)
+        self.tell(inspected)
+        return inspected.inspection
+
+    def record(self, data: bytes, *, source: Source, name: str | None = None, new_id: str | None = None) -> Inspected:
         """Look at a photograph; the answer and the photograph are on the disk when this returns.
 
         The caller holds a place of the ``work_queue``. What cannot be decoded is recorded as "unreadable".
@@ -144,12 +162,10 @@ class Serving:
         arrived_s = perf_counter()
         media_type, pixel_count = _header(data)
         id_, created_at = new_id or self.history.new_id(), datetime.now(timezone.utc)
-        looking = self.work_queue.submit(partial(self._look, data, pixel_count, submitted_s=arrived_s))
+        storing = self._storing.submit(self._store, id_, media_type, data)  # beside the look
         try:
-            self.history.store_photograph(id_, media_type, data)
-            stored_s = perf_counter()
-            sha256 = hashlib.sha256(data).hexdigest()
-            look = looking.result()
+            look = self.work_queue.run(partial(self._look, data, pixel_count, arrived_s=arrived_s))
+            sha256, stored_s = storing.result()
             inspection = Inspection(
                 id=id_,
                 created_at=created_at,
@@ -167,14 +183,18 @@ class Serving:
                 etag=first_etag(id_),
                 **look.answer(store_ms=_ms(stored_s - arrived_s), total_ms=_ms(perf_counter() - arrived_s)),
             )  # fmt: skip
-            self.history.add(inspection)
+            text = self.history.add(inspection)
         except BaseException:
+            wait([storing])  # else what is forgotten could be written yet
             self.history.forget_photograph(id_, media_type)
             raise
-        self.metrics.inspected(inspection)
-        self.events.publish("inspection", inspection.model_dump_json())
-        self._observing.submit(self._tell, inspection, look.pixels)
-        return inspection
+        return Inspected(inspection=inspection, text=text, pixels=look.pixels)
+
+    def tell(self, inspected: Inspected) -> None:
+        """Count it, tell whoever listens, and the observers; the answer need not wait for it."""
+        self.metrics.inspected(inspected.inspection)
+        self.events.publish("inspection", inspected.text)
+        self._observing.submit(self._observe, inspected.inspection, inspected.pixels)
 
     def review(self, id_: str, new: NewReview, *, etag: str) -> Inspection:
         """Record what an operator says.
@@ -212,16 +232,23 @@ class Serving:
         for stop in self.sources:
             stop()
         self.work_queue.close()
+        self._storing.shutdown()
         self.explanations.close()
         self._observing.shutdown()
         for close in self.closing:
             close()
         self.history.close()
 
-    def _look(self, data: bytes, pixel_count: int, *, submitted_s: float) -> _Look:
-        """Runs in the worker thread: the verdict as ``vqc predict`` gives it."""
+    def _store(self, id_: str, media_type: str, data: bytes) -> tuple[str, float]:
+        """The photograph's sha256, and when it was on the disk."""
+        self.history.store_photograph(id_, media_type, data)
+        stored_s = perf_counter()
+        return hashlib.sha256(data).hexdigest(), stored_s
+
+    def _look(self, data: bytes, pixel_count: int, *, arrived_s: float) -> _Look:
+        """The verdict as ``vqc predict`` gives it."""
         started_s = perf_counter()
-        model, queue_ms = self.model_slot.current, _ms(started_s - submitted_s)
+        model, queue_ms = self.model_slot.current, _ms(started_s - arrived_s)
         unreadable = partial(_Look, verdict="unreadable", model=model, queue_ms=queue_ms)
         most = self.settings.max_megapixels
         if pixel_count > 1e6 * most:
@@ -276,7 +303,7 @@ class Serving:
             observer(model)
         return model
 
-    def _tell(self, inspection: Inspection, pixels: Pixels | None) -> None:
+    def _observe(self, inspection: Inspection, pixels: Pixels | None) -> None:
         for observer in self.observers:
             try:
                 observer(inspection, pixels)
@@ -297,15 +324,17 @@ def _detections(found: Detections, model: ServedModel) -> tuple[Detection, ...]:
     names = dict(model.predictor.categories)
     rows = coco_results(found, model.predictor)
     reaches = found.reaches(model.thresholds).tolist()
-    return tuple(
-        Detection(
-            category_id=row["category_id"],
-            category=names[row["category_id"]],
-            bbox=row["bbox"],
-            score=row["score"],
-            defect=defect,
-        )
-        for row, defect in zip(rows, reaches, strict=True)
+    return DETECTIONS.validate_python(  # all at once: one by one takes twice as long
+        [
+            {
+                "category_id": row["category_id"],
+                "category": names[row["category_id"]],
+                "bbox": row["bbox"],
+                "score": row["score"],
+                "defect": defect,
+            }
+            for row, defect in zip(rows, reaches, strict=True)
+        ]
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
+from starlette.background import BackgroundTask
 
 from vqc.config import Record
 from vqc.serving.explanations import Explanation
@@ -68,13 +69,20 @@ async def inspect(
     try:
         upload = await uploads.receive(request, admit=serving.work_queue.check)
         with serving.work_queue.place():
-            inspection = await run_in_threadpool(serving.inspect, upload.data, source="upload", name=upload.name)
+            inspected = await run_in_threadpool(serving.record, upload.data, source="upload", name=upload.name)
     except Exception as error:
         serving.metrics.refused(status_of(error))
         raise
+    inspection = inspected.inspection
+
+    async def tell() -> None:  # a plain function would be called in another thread
+        serving.tell(inspected)
+
     if inspection.verdict == "unreadable":
+        await tell()
         raise Problem(422, inspection.reason or "", extra={"inspection": inspection.model_dump(mode="json")})
-    return as_json(inspection, 201, {"Location": f"/v1/inspections/{inspection.id}", "ETag": f'"{inspection.etag}"'})
+    headers = {"Location": f"/v1/inspections/{inspection.id}", "ETag": f'"{inspection.etag}"'}
+    return Response(inspected.text, 201, headers, "application/json", BackgroundTask(tell))
 
 
 @router.get("/inspections", response_model=InspectionPage, summary="The history, newest first")

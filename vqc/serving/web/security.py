@@ -29,6 +29,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 TOKEN_NEEDED = ("/v1/", "/metrics", "/openapi.json")  # the page itself and /health/ are open
 ALWAYS_WITH_TOKEN = ("/v1/operating-point", "/v1/model/reload", "/v1/model/rollback")  # on the loopback as well
 
@@ -100,7 +101,6 @@ class Security:
 
 def _add_headers(message: MutableMapping[str, Any], path: str) -> None:
     headers = MutableHeaders(scope=message)
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
+    headers.raw.extend(RAW_HEADERS)
     # The page's scripts of two versions would not fit together: after an update a browser must ask for each of them.
     headers.setdefault("Cache-Control", "no-store" if path.startswith(TOKEN_NEEDED) else "no-cache")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+import anyio
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import File, FormParser, parse_options_header
@@ -74,8 +75,9 @@ class Uploads:
         try:
             if int(declared) > most:
                 raise _too_large(most)
-            return await asyncio.wait_for(self._read(request, most), self._timeout_s)
-        except asyncio.TimeoutError:
+            with anyio.fail_after(self._timeout_s):  # ``asyncio.wait_for`` would make a task of it
+                return await self._read(request, most)
+        except TimeoutError:
             raise Problem(408, f"the body did not arrive within {self._timeout_s:g} s") from None
         except ClientDisconnect:
             raise Problem(400, "the connection was closed before the body was complete") from None
