@@ -165,8 +165,8 @@ def test_of_an_inspection_that_fails_no_photograph_is_left(home: Path, monkeypat
         monkeypatch.setattr(server.serving, "_look", broken)
         assert client.inspect(jpeg(1)).status == 500
         assert client.get("/v1/inspections").json["items"] == []
-        assert list((home / "store").rglob("*.jpg")) == []
         assert server.serving.work_queue.taken == 0
+    assert list((home / "store").rglob("*.jpg")) == []
 
 
 SERVE = """
