@@ -59,7 +59,7 @@ def create_app(settings: ServingSettings) -> FastAPI:
         serving.close()
         raise
     app.state.uploads = Uploads(settings)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, serving=serving)
     app.add_middleware(Security, settings=settings)
     return app
 

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -139,7 +139,6 @@ class Serving:
         self.sources: list[Callable[[], None]] = []  # called first of all: end what brings photographs
         self.closing: list[Callable[[], None]] = []  # called when the queue is drained and the history still open
         self.notify: Notify = lambda kind, data: None  # replaced where somebody is to be told
-        self._storing = ThreadPoolExecutor(settings.queue_length + 1, thread_name_prefix="storing")
         self._observing = ThreadPoolExecutor(1, thread_name_prefix="observers")
         self._watched: Callable[[], Pixels | None] = lambda: None
 
@@ -162,10 +161,12 @@ class Serving:
         arrived_s = perf_counter()
         media_type, pixel_count = _header(data)
         id_, created_at = new_id or self.history.new_id(), datetime.now(timezone.utc)
-        storing = self._storing.submit(self._store, id_, media_type, data)  # beside the look
+        looking = self.work_queue.submit(partial(self._look, data, pixel_count, submitted_s=arrived_s))
         try:
-            look = self.work_queue.run(partial(self._look, data, pixel_count, arrived_s=arrived_s))
-            sha256, stored_s = storing.result()
+            self.history.store_photograph(id_, media_type, data)
+            stored_s = perf_counter()
+            sha256 = hashlib.sha256(data).hexdigest()
+            look = looking.result()
             inspection = Inspection(
                 id=id_,
                 created_at=created_at,
@@ -185,7 +186,6 @@ class Serving:
             )  # fmt: skip
             text = self.history.add(inspection)
         except BaseException:
-            wait([storing])  # else what is forgotten could be written yet
             self.history.forget_photograph(id_, media_type)
             raise
         return Inspected(inspection=inspection, text=text, pixels=look.pixels)
@@ -232,23 +232,16 @@ class Serving:
         for stop in self.sources:
             stop()
         self.work_queue.close()
-        self._storing.shutdown()
         self.explanations.close()
         self._observing.shutdown()
         for close in self.closing:
             close()
         self.history.close()
 
-    def _store(self, id_: str, media_type: str, data: bytes) -> tuple[str, float]:
-        """The photograph's sha256, and when it was on the disk."""
-        self.history.store_photograph(id_, media_type, data)
-        stored_s = perf_counter()
-        return hashlib.sha256(data).hexdigest(), stored_s
-
-    def _look(self, data: bytes, pixel_count: int, *, arrived_s: float) -> _Look:
-        """The verdict as ``vqc predict`` gives it."""
+    def _look(self, data: bytes, pixel_count: int, *, submitted_s: float) -> _Look:
+        """Runs in the worker thread: the verdict as ``vqc predict`` gives it."""
         started_s = perf_counter()
-        model, queue_ms = self.model_slot.current, _ms(started_s - arrived_s)
+        model, queue_ms = self.model_slot.current, _ms(started_s - submitted_s)
         unreadable = partial(_Look, verdict="unreadable", model=model, queue_ms=queue_ms)
         most = self.settings.max_megapixels
         if pixel_count > 1e6 * most:

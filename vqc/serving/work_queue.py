@@ -1,10 +1,8 @@
-"""One detector: photographs wait for their turn at it in a bounded queue, other work for idle moments.
+"""One detector, one worker thread: photographs wait for it in a bounded queue, other work for idle moments.
 
 A *place* in the queue is taken before a photograph is handed in, and kept until its answer is on the disk, so that a
-slow disk fills the queue as a slow detector does. A photograph is looked at in the thread that brought it, because to
-wake another one and to be woken by it costs a millisecond. Work for idle moments (heat maps, a challenger) has a thread
-of its own and is cut by its callers into parts of about one photograph each; one is begun only while no photograph
-waits.
+slow disk fills the queue as a slow detector does. Work for idle moments (heat maps, a challenger) is cut by its
+callers into parts of about one photograph each; one is begun only while no photograph waits.
 """
 
 from __future__ import annotations
@@ -39,18 +37,17 @@ class DrainingError(VqcError):
 
 
 class WorkQueue:
-    """Lets functions run one at a time; may be used from any thread."""
+    """Runs functions one at a time in a thread of its own; may be called from any thread."""
 
     def __init__(self, *, length: int) -> None:
         self._places = length + 1  # one is being looked at
         self._taken = 0
         self._mean_s = FIRST_GUESS_S
-        self._busy = False  # something runs, or was told that it may
-        self._waiting: deque[threading.Lock] = deque()  # each is released when its turn has come
+        self._waiting: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._idle: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._draining = self._closed = False
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="idle work", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="detector", daemon=True)
         self._thread.start()
 
     @property
@@ -88,15 +85,9 @@ class WorkQueue:
             with self._changed:
                 self._taken -= 1
 
-    def run(self, function: Callable[[], T]) -> T:
-        """Run the function in this thread as soon as those before it are done; the caller holds a place."""
-        self._wait_for_turn()
-        started_s = perf_counter()
-        try:
-            return function()
-        finally:
-            self._mean_s += SHARE_OF_NEWEST * (perf_counter() - started_s - self._mean_s)
-            self._end_turn()
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Run the function as soon as those before it are done; its caller holds a place."""
+        return self._append(self._waiting, function)
 
     def submit_idle(self, function: Callable[[], T]) -> Future[T]:
         """Run the function when no photograph waits; it should take no longer than one photograph.
@@ -104,15 +95,9 @@ class WorkQueue:
         Raises:
             QueueFullError: too many wait already.
         """
-        future: Future[T] = Future()
-        with self._changed:
-            if self._draining:
-                raise CancelledError
-            if len(self._idle) >= MOST_IDLE:
-                raise QueueFullError(1)
-            self._idle.append((future, function))
-            self._changed.notify_all()
-        return future
+        if len(self._idle) >= MOST_IDLE:
+            raise QueueFullError(1)
+        return self._append(self._idle, function)
 
     def drain(self) -> None:
         """Take no more photographs and no more work for idle moments; what is in the queue is finished."""
@@ -122,49 +107,37 @@ class WorkQueue:
                 self._idle.popleft()[0].cancel()
 
     def close(self) -> None:
-        """Drain, wait until the queue is empty, and end the thread."""
+        """Drain, and end the thread when the queue is empty."""
         self.drain()
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
-            while self._busy:
-                self._changed.wait()
+            self._changed.notify()
         self._thread.join()
 
-    def _wait_for_turn(self) -> None:
-        turn = threading.Lock()
+    def _append(self, to: deque[tuple[Future[Any], Callable[[], Any]]], function: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
         with self._changed:
-            if self._closed:
+            if self._closed or (self._draining and to is self._idle):
                 raise CancelledError
-            if not self._busy:
-                self._busy = True
-                return
-            turn.acquire()
-            self._waiting.append(turn)
-        turn.acquire()
-
-    def _end_turn(self) -> None:
-        """The longest wait ends, or else other work may begin."""
-        with self._changed:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._busy = False
-                self._changed.notify_all()
+            to.append((future, function))
+            self._changed.notify()
+        return future
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while self._busy or not (self._idle or self._closed):
+                while not (self._waiting or self._idle or self._closed):
                     self._changed.wait()
-                if not self._idle:
+                if not (self._waiting or self._idle):
                     return
-                future, function = self._idle.popleft()
-                self._busy = True
+                is_photograph = bool(self._waiting)
+                future, function = (self._waiting or self._idle).popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            started_s = perf_counter()
             try:
-                if future.set_running_or_notify_cancel():
-                    future.set_result(function())
+                future.set_result(function())
             except BaseException as error:  # noqa: BLE001 (whoever waits for the future raises it)
                 future.set_exception(error)
-            finally:
-                self._end_turn()
+            if is_photograph:
+                self._mean_s += SHARE_OF_NEWEST * (perf_counter() - started_s - self._mean_s)

@@ -24,9 +24,8 @@ from vqc.serving.openapi import COMMITTED, description
 @contextmanager
 def held(server: InspectionServer) -> Iterator[None]:
     """The detector is busy with something else."""
-    running, released = threading.Event(), threading.Event()
-    threading.Thread(target=server.serving.work_queue.run, args=(lambda: (running.set(), released.wait()),)).start()
-    assert running.wait(10)
+    released = threading.Event()
+    server.serving.work_queue.submit(released.wait)
     try:
         yield
     finally:

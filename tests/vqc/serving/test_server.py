@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -145,28 +144,6 @@ def test_observers_are_told_of_each_inspection_and_may_fail(home: Path) -> None:
         server.serving.observers += [failing, note]
         answers = [client.inspect(jpeg(seed)).json["id"] for seed in range(3)]
     assert told == answers
-
-
-def test_of_an_inspection_that_fails_no_photograph_is_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(settings_for(home)) as (server, client):
-        history, looked = server.serving.history, threading.Event()
-        store = history.store_photograph
-
-        def slow_disk(*args: Any) -> None:
-            looked.wait(10)
-            time.sleep(0.1)
-            store(*args)
-
-        def broken(*args: Any) -> None:
-            looked.set()
-            raise RuntimeError("of the detector")
-
-        monkeypatch.setattr(history, "store_photograph", slow_disk)
-        monkeypatch.setattr(server.serving, "_look", broken)
-        assert client.inspect(jpeg(1)).status == 500
-        assert client.get("/v1/inspections").json["items"] == []
-        assert server.serving.work_queue.taken == 0
-    assert list((home / "store").rglob("*.jpg")) == []
 
 
 SERVE = """

@@ -81,37 +81,41 @@ def status_of(error: Exception) -> int:
     return error.status_code if isinstance(error, HTTPException) else STATUS.get(type(error), 500)
 
 
+def answer_to(error: Exception) -> Response:
+    """The answer to an error of ``STATUS``."""
+    status = STATUS[type(error)]
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(getattr(error, "retry_after_s", RETRY_AFTER_S))
+    return problem_response(Problem(status, getattr(error, "what", str(error)), headers=headers))
+
+
 def install(app: FastAPI) -> None:
     """Let every error of the application be answered so."""
-    for kind, status in STATUS.items():
-        app.add_exception_handler(kind, _of_status(status))
+    for kind in STATUS:
+        app.add_exception_handler(kind, _known)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _of_status(status: int) -> Any:
-    def answer(request: Request, error: Exception) -> Response:
-        headers = {}
-        if status in (429, 503):
-            headers["Retry-After"] = str(getattr(error, "retry_after_s", RETRY_AFTER_S))
-        return problem_response(Problem(status, getattr(error, "what", str(error)), headers=headers))
-
-    return answer
+# Plain functions would be called in another thread.
+async def _known(request: Request, error: Exception) -> Response:
+    return answer_to(error)
 
 
-def _http(request: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return problem_response(error)
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """All mistakes of a request at once; 422 is what FastAPI documents."""
     assert isinstance(error, RequestValidationError)
     mistakes = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
     return problem_response(Problem(422, "; ".join(mistakes)[:2000]))
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
+async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises it again after this answer, so that the server logs it with its traceback.
     return problem_response(Problem(500, "an error of the server's own; its log has the details"))

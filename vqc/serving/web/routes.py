@@ -67,7 +67,7 @@ async def inspect(
     """The answer and the photograph are on the disk before this answers."""
     uploads: Uploads = request.app.state.uploads
     try:
-        upload = await uploads.receive(request, admit=serving.work_queue.check)
+        upload = await uploads.receive(request)
         with serving.work_queue.place():
             inspected = await run_in_threadpool(serving.record, upload.data, source="upload", name=upload.name)
     except Exception as error:

@@ -5,8 +5,6 @@ All photographs that are being received share a budget of memory, so that slow o
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -18,8 +16,10 @@ from python_multipart.multipart import File, FormParser, parse_options_header
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vqc.serving.server import Serving
 from vqc.serving.settings import MB, ServingSettings
-from vqc.serving.web.problems import Problem
+from vqc.serving.web.problems import Problem, answer_to, status_of
+from vqc.serving.work_queue import DrainingError, QueueFullError
 
 OTHER_BODIES = 2 * MB  # bytes: a review with 1,000 boxes
 PART_HEADERS = 16_384  # bytes of a form beside the photograph
@@ -44,18 +44,14 @@ class Uploads:
         self._timeout_s = settings.body_timeout_s
         self._free = BODIES_AT_ONCE * self._most
 
-    async def receive(self, request: Request, *, admit: Callable[[], None]) -> Upload:
+    async def receive(self, request: Request) -> Upload:
         """The photograph in the body of a request: all of it, or the field "image" of a form.
-
-        Args:
-            admit: raises where the request is to be refused before its body is read.
 
         Raises:
             Problem: 400 a form without the field, 408 too slow, 413 too large, 415 neither a picture nor a form, 429
                 too much is being received.
         """
         try:
-            admit()
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             is_form = kind == "multipart/form-data"
             if not is_form and kind not in ("", "application/octet-stream") and not kind.startswith("image/"):
@@ -110,15 +106,11 @@ async def _throw_away(request: Request, *, most: int) -> None:
     if "expect" in request.headers:
         return
 
-    async def receive() -> None:
-        left = most
+    with anyio.move_on_after(LINGER_S), suppress(ClientDisconnect):
         async for piece in request.stream():
-            left -= len(piece)
-            if left < 0:
+            most -= len(piece)
+            if most < 0:
                 return
-
-    with suppress(asyncio.TimeoutError, ClientDisconnect):
-        await asyncio.wait_for(receive(), LINGER_S)
 
 
 def _field(body: bytearray, content_type: str, *, most: int) -> Upload:
@@ -143,15 +135,33 @@ def _field(body: bytearray, content_type: str, *, most: int) -> Upload:
 
 
 class BodyLimit:
-    """No other request has a body of more than ``OTHER_BODIES`` bytes."""
+    """Before the application sees a request: a photograph for which there is no place is refused, at the least cost,
+    because a server with too much to do gets many of them; no other request has more than ``OTHER_BODIES`` bytes.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, serving: Serving) -> None:
         self._app = app
+        self._serving = serving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["path"], scope["method"]) == ("/v1/inspections", "POST"):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
+        elif (scope["path"], scope["method"]) == ("/v1/inspections", "POST"):
+            await self._photograph(scope, receive, send)
+        else:
+            await self._other(scope, receive, send)
+
+    async def _photograph(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self._serving.work_queue.check()
+        except (QueueFullError, DrainingError) as error:
+            self._serving.metrics.refused(status_of(error))
+            await _throw_away(Request(scope, receive), most=2 * self._serving.settings.max_body_bytes)
+            await answer_to(error)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         received = 0
 
         async def receive_some() -> Message:
