@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.benchmarks.gpu_bench import LIGHT, Bench, Case, Row, Scale
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TRIALS, KILL_AFTER_EPOCHS = 6, 3
+KILL_AFTER_EPOCHS = 3
 PATIENCE_S = 300.0
 
 
@@ -29,11 +29,11 @@ def search(bench: Bench) -> Iterator[Row]:
 
     results, config = bench.folder / "results", bench.folder / "search.json"
     sizes, batches = ([64, 96], [2, 4]) if bench.rehearsal else ([320, 640, 1280], [4, 16])
-    model = "fcos_tiny" if bench.rehearsal else LIGHT
+    model, trials = ("fcos_tiny", 3) if bench.rehearsal else (LIGHT, 6)
     config.write_text(json.dumps({
         "train": {"model": model, "weights": "none", "num_epochs": 2 if bench.rehearsal else 4},
         "space": {"image_size": {"choices": sizes}, "batch_size": {"choices": batches}},
-        "gpus_per_trial": "auto", "vram_gb": 1.5, "confirm": 0, "rungs": [], "budget": {"trials": TRIALS},
+        "gpus_per_trial": "auto", "vram_gb": 1.5, "confirm": 0, "rungs": [], "budget": {"trials": trials},
     }), encoding="utf-8")  # fmt: skip
     command = [sys.executable, "tune/search.py", "--name", "gpu", "--results", str(results)]
     begun = subprocess.Popen(
