@@ -111,7 +111,7 @@ class FittedImages:
             # Another release of a decoder may give other pixels.
             group = f"{data.fingerprint[:16]}-{FITTING}-{cv2.__version__}-{version('pillow')}-{size[0]}x{size[1]}"
             if tiles is not None:
-                chosen = "candidates" if for_training else "all"
+                chosen = "training" if for_training else "all"
                 group += f"-{tiles.tile_px}-{tiles.overlap_px}-{tiles.whole:d}-{chosen}"
             shape = (len(self), *size, 3)
             self._pixels = cached_pixels(cache, split, group=group, shape=shape, produce=self._all_fitted)

@@ -14,7 +14,7 @@ from vqc.data.dataset import Data, Split
 from vqc.data.tiles.views import Boxes, TilePlan, View, plan_tiles, tile_at, views_of
 from vqc.seeding import stream_seed
 
-DEFECT_TILES = 2  # for each training defect, at different places around it
+DEFECT_TILES = 2  # that show a training defect whole, at different places around it; more where defects are close
 GOOD_TILES = 1  # of an epoch, for each tile with a defect
 GOOD_CANDIDATES = 3  # among which each of these is chosen
 HARD_SHARE = 0.5  # of an epoch's good tiles, from where the model gave false alarms
@@ -93,16 +93,15 @@ def tiles_of(
     A good photograph gives as many tiles as one with a single defect.
 
     Returns:
-        The views of every epoch: tiles around each defect, and the whole photograph if planned; candidates for good
+        The views of every epoch: tiles around the defects, and the whole photograph if planned; candidates for good
         tiles; and how many of these an epoch needs.
     """
     every = views_of(width, height, size, plan)
-    around = {
-        tile_at(*_around(box, width, height, plan.tile_px, random), width, height, size, plan): None
-        for box in boxes
-        if (box[2:] - box[:2]).max() <= plan.tile_px
-        for _ in range(DEFECT_TILES)
-    }
+    around: dict[View, None] = {}  # in order, each once
+    for box in boxes:
+        if (box[2:] - box[:2]).max() <= plan.tile_px:
+            for _ in range(DEFECT_TILES - sum(_holds(view, box) for view in around)):
+                around[tile_at(*_around(box, width, height, plan.tile_px, random), width, height, size, plan)] = None
     shown = [*around, *(view for view in every if not view.tile)]
     good = [view for view in every if view.tile and not _touched(boxes, view).any()]
     wanted = min(len(good), GOOD_TILES * (len(around) or DEFECT_TILES))
@@ -122,6 +121,12 @@ def _around(box: NDArray[np.float32], width: int, height: int, tile_px: int, ran
         first, last = (min(max(0, at), max(0, side - tile_px)) for at in (first, last))
         corner.append(random.randint(first, last))
     return corner[0], corner[1]
+
+
+def _holds(view: View, box: NDArray[np.float32]) -> bool:
+    """Whether the view shows the whole box [4] xyxy."""
+    low, high = (view.left, view.top), (view.left + view.width, view.top + view.height)
+    return bool((box[:2] >= low).all() and (box[2:] <= high).all())
 
 
 def _touched(boxes: Boxes, view: View) -> NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,22 @@ def test_tiles_show_each_defect_whole_and_good_ones_show_none(seed: int, x: int,
     assert all(boxes_in_view(box, view)[1].all() for view in shown)
     assert len(set(good)) == len(good) == 3 * wanted
     assert not any(boxes_in_view(box, view)[1].any() or len(boxes_in_view(box, view)[2]) for view in good)
+
+
+@given(
+    seed=st.integers(0, 1000),
+    corners=st.lists(st.tuples(st.integers(0, 280), st.integers(0, 180), st.integers(2, 20)), min_size=1, max_size=12),
+)
+def test_each_defect_is_whole_in_some_tile_and_close_ones_share_theirs(
+    seed: int, corners: list[tuple[int, int, int]]
+) -> None:
+    some = boxes(*((x, y, x + side, y + side) for x, y, side in corners))
+    shown, _, _ = tiles_of(300, 200, some, SIZE, plan(64), random=Random(seed))
+    assert all(any(boxes_in_view(one, view)[1].all() for view in shown) for one in some[:, None])
+    assert len(shown) <= 2 * len(some)
+    again, _, _ = tiles_of(300, 200, np.concatenate([some, some, some]), SIZE, plan(64), random=Random(seed))
+    assert set(shown) <= set(again)
+    assert len(again) <= 2 * len(some)
 
 
 def test_a_good_photograph_and_a_full_one_are_trained_on_too() -> None:
