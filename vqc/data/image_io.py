@@ -123,14 +123,24 @@ def picture_bytes(path: Path) -> bytes:
     return content
 
 
-def picture_header(data: bytes) -> tuple[str, int, int]:
-    """Format, as Pillow names it, and width and height in pixels as stored, however large; no pixel is decoded.
+def open_picture(data: bytes) -> Image:
+    """A picture of which Pillow has read the header: its ``format``, and its ``size`` as stored, however large.
 
     Raises:
         DataError: not a picture, or its header is broken; names no file.
     """
-    with _opened(data) as image:
-        return str(image.format), *image.size
+    from PIL import Image, UnidentifiedImageError
+
+    with _opening, warnings.catch_warnings():
+        # Its warnings (tags that say more than the file holds) do not matter, or become errors when pixels are read.
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, also when pixels are read, is below a large photograph
+        try:
+            return Image.open(io.BytesIO(data), formats=FORMATS)  # reads no pixels yet
+        except UnidentifiedImageError:
+            raise DataError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
+        except _BROKEN as error:
+            raise DataError(f"a broken file: {error}") from None
 
 
 def probe_picture(data: bytes) -> Picture:
@@ -182,11 +192,14 @@ def decode_picture(data: bytes, *, rotate: bool) -> NDArray[np.uint8]:
     return decode_to_fit(data, None, rotate=rotate).pixels
 
 
-def decode_to_fit(data: bytes, size: tuple[int, int] | None, *, rotate: bool) -> DecodedPicture:
+def decode_to_fit(picture: bytes | Image, size: tuple[int, int] | None, *, rotate: bool) -> DecodedPicture:
     """As ``decode_picture``, for pixels that are used only to be fitted into ``size`` (height, width): a JPEG much
     larger than that is decoded at a half, a quarter or an eighth of its size.
+
+    Args:
+        picture: a file, or what ``open_picture`` gave for it; that is closed.
     """
-    with _open(data) as image:
+    with _open(picture) as image:
         stored = image.size
         if size is not None and image.format in ("JPEG", "MPO"):
             is_turned = rotate and _orientation(image) >= 5
@@ -235,26 +248,11 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return (pixels.swapaxes(0, 1) if orientation >= 5 else pixels)[::down, ::right]
 
 
-def _open(data: bytes) -> Image:
-    image = _opened(data)
+def _open(picture: bytes | Image) -> Image:
+    image = open_picture(picture) if isinstance(picture, bytes) else picture
     if image.width * image.height > MOST_PIXELS:
         raise DataError(f"more than {MOST_PIXELS // 1_000_000} megapixels; cut it into tiles")
     return image
-
-
-def _opened(data: bytes) -> Image:
-    from PIL import Image, UnidentifiedImageError
-
-    with _opening, warnings.catch_warnings():
-        # Its warnings (tags that say more than the file holds) do not matter, or become errors when pixels are read.
-        warnings.simplefilter("ignore")
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's limit, also when pixels are read, is below a large photograph
-        try:
-            return Image.open(io.BytesIO(data), formats=FORMATS)  # reads no pixels yet
-        except UnidentifiedImageError:
-            raise DataError(f"not a picture; expected one of {', '.join(FORMATS)}") from None
-        except _BROKEN as error:
-            raise DataError(f"a broken file: {error}") from None
 
 
 def _load(image: Image) -> None:

@@ -20,6 +20,7 @@ from vqc.inference.detections import Detections
 from vqc.inference.merging import merge_with_views
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import nn
 
 
@@ -56,9 +57,9 @@ class Predictor:
         """As ``vqc.data.tiles.views.decoded_for``."""
         return decoded_for(self.image_size, self.tiles)
 
-    def decode(self, data: bytes) -> DecodedPicture:
-        """An upright photograph for ``detect``, with no more pixels than it needs; errors as of ``decode_picture``."""
-        return decode_to_fit(data, self.decoded_for, rotate=True)
+    def decode(self, picture: bytes | Image) -> DecodedPicture:
+        """An upright photograph for ``detect``, with no more pixels than it needs; as of ``decode_to_fit``."""
+        return decode_to_fit(picture, self.decoded_for, rotate=True)
 
     def detect(self, photograph: DecodedPicture, *, image_id: int = 0) -> Detections:
         """Detections in pixels of the photograph, which ``decode`` gives or which is whole; scores are calibrated where

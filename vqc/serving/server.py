@@ -16,13 +16,13 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from time import perf_counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vqc.data.image_io import picture_header
+from vqc.data.image_io import open_picture
 from vqc.errors import DataError, VqcError
 from vqc.inference.detections import Detections
 from vqc.inference.photographs import Photograph
@@ -44,6 +44,9 @@ from vqc.serving.model_slot import ModelSlot, ServedModel
 from vqc.serving.reviews import requested_review
 from vqc.serving.settings import GB, ServingSettings
 from vqc.serving.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Pixels = NDArray[np.uint8]
 # An inspection and its photograph [h, w, 3] RGB, decoded for the detector; None where it could not be read, or an
@@ -159,9 +162,12 @@ class Serving:
             StorageFullError: there is no room; nothing was recorded.
         """
         arrived_s = perf_counter()
-        media_type, pixel_count = _header(data)
+        picture = _opened(data)
+        media_type, opened_s = MEDIA_TYPES[str(picture.format)], perf_counter()
         id_, created_at = new_id or self.history.new_id(), datetime.now(timezone.utc)
-        looking = self.work_queue.submit(partial(self._look, data, pixel_count, submitted_s=arrived_s))
+        looking = self.work_queue.submit(
+            partial(self._look, picture, submitted_s=opened_s, opening_s=opened_s - arrived_s)
+        )
         try:
             self.history.store_photograph(id_, media_type, data)
             stored_s = perf_counter()
@@ -238,18 +244,18 @@ class Serving:
             close()
         self.history.close()
 
-    def _look(self, data: bytes, pixel_count: int, *, submitted_s: float) -> _Look:
-        """Runs in the worker thread: the verdict as ``vqc predict`` gives it."""
+    def _look(self, picture: Image, *, submitted_s: float, opening_s: float) -> _Look:
+        """Runs in the worker thread: the verdict as ``vqc predict`` gives it. Opening counts as decoding."""
         started_s = perf_counter()
         model, queue_ms = self.model_slot.current, _ms(started_s - submitted_s)
         unreadable = partial(_Look, verdict="unreadable", model=model, queue_ms=queue_ms)
         most = self.settings.max_megapixels
-        if pixel_count > 1e6 * most:
+        if picture.width * picture.height > 1e6 * most:
             return unreadable(reason=f"more than {most:g} megapixels")
         try:
-            decoded = model.predictor.decode(data)
+            decoded = model.predictor.decode(picture)
         except DataError as error:
-            return unreadable(reason=error.what, decode_ms=_ms(perf_counter() - started_s))
+            return unreadable(reason=error.what, decode_ms=_ms(opening_s + perf_counter() - started_s))
         decoded_s = perf_counter()
         found = model.predictor.detect(decoded)
         detected_s = perf_counter()
@@ -263,7 +269,7 @@ class Serving:
             score=verdict.worst_score or 0.0,
             detections=_detections(found, model),
             queue_ms=queue_ms,
-            decode_ms=_ms(decoded_s - started_s),
+            decode_ms=_ms(opening_s + decoded_s - started_s),
             detector_ms=_ms(detected_s - decoded_s),
             pixels=self._kept(decoded.pixels),
         )
@@ -304,13 +310,11 @@ class Serving:
                 LOG.exception("an observer failed on inspection %s", inspection.id)
 
 
-def _header(data: bytes) -> tuple[str, int]:
-    """Media type and number of pixels."""
+def _opened(data: bytes) -> Image:
     try:
-        kind, width, height = picture_header(data)
+        return open_picture(data)
     except DataError as error:
         raise NoPhotographError(error.what) from None
-    return MEDIA_TYPES[kind], width * height
 
 
 def _detections(found: Detections, model: ServedModel) -> tuple[Detection, ...]:
