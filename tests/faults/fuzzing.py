@@ -67,7 +67,7 @@ class Worst:
             costs.append((_in_parses(seconds), seconds, mb))
             if costs[-1][0] <= self.most_parses and mb <= self.most_mb:
                 break
-        parses, seconds, mb = min(costs)
+        parses, seconds, mb = map(min, zip(*costs, strict=True))
         self.seconds, self.parses = max(self.seconds, seconds), max(self.parses, parses)
         self.mb = max(self.mb, mb)
         self.files += 1

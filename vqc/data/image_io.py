@@ -10,6 +10,7 @@ import io
 import struct
 import threading
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -199,7 +200,7 @@ def decode_to_fit(picture: bytes | Image, size: tuple[int, int] | None, *, rotat
     Args:
         picture: a file, or what ``open_picture`` gave for it; that is closed.
     """
-    with _open(picture) as image:
+    with closing(_open(picture)) as image:  # "with image" would keep its pixels, for whoever still holds it
         stored = image.size
         if size is not None and image.format in ("JPEG", "MPO"):
             is_turned = rotate and _orientation(image) >= 5

@@ -197,7 +197,10 @@ class Serving:
         return Inspected(inspection=inspection, text=text, pixels=look.pixels)
 
     def tell(self, inspected: Inspected) -> None:
-        """Count it, tell whoever listens, and the observers; the answer need not wait for it."""
+        """Count it, tell whoever listens, and the observers; the answer need not wait for it.
+
+        Nobody is told of what was recorded when the server had to end before it answered.
+        """
         self.metrics.inspected(inspected.inspection)
         self.events.publish("inspection", inspected.text)
         self._observing.submit(self._observe, inspected.inspection, inspected.pixels)
@@ -251,7 +254,7 @@ class Serving:
         unreadable = partial(_Look, verdict="unreadable", model=model, queue_ms=queue_ms)
         most = self.settings.max_megapixels
         if picture.width * picture.height > 1e6 * most:
-            return unreadable(reason=f"more than {most:g} megapixels")
+            return unreadable(reason=f"more than {most:g} megapixels", decode_ms=_ms(opening_s))
         try:
             decoded = model.predictor.decode(picture)
         except DataError as error:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests import images
-from vqc.data.image_io import decode_picture, decode_to_fit, probe_picture
+from vqc.data.image_io import decode_picture, decode_to_fit, open_picture, probe_picture
 from vqc.data.letterbox import fit_image
 from vqc.errors import DataError
 
@@ -160,6 +160,15 @@ def test_a_cut_off_file_is_found_at_a_part_of_its_size_too(tmp_path: Path, kept:
     data = images.save_picture(tmp_path, "jpeg", size=(1101, 803)).read_bytes()
     with pytest.raises(DataError):
         decode_to_fit(data[: int(kept * len(data))], (128, 128), rotate=True)
+
+
+def test_a_picture_that_was_opened_is_decoded_once_and_its_pixels_given_back(tmp_path: Path) -> None:
+    data = images.save_picture(tmp_path, "rgb", size=(64, 48)).read_bytes()
+    picture = open_picture(data)
+    assert (picture.format, picture.size) == ("PNG", (64, 48))
+    assert np.array_equal(decode_to_fit(picture, None, rotate=True).pixels, decode_picture(data, rotate=True))
+    with pytest.raises(ValueError, match="closed image"):
+        picture.load()
 
 
 @pytest.mark.parametrize("size", [(5120, 7), (7, 5120), (1281, 1)])

@@ -83,7 +83,7 @@ def status_of(error: Exception) -> int:
 
 def answer_to(error: Exception) -> Response:
     """The answer to an error of ``STATUS``."""
-    status = STATUS[type(error)]
+    status = status_of(error)
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after_s", RETRY_AFTER_S))

@@ -78,6 +78,13 @@ def test_a_body_that_comes_too_slowly_is_refused(open_client: Client) -> None:
     assert status(answer) == 408
 
 
+def test_a_body_that_its_last_piece_makes_too_large_is_refused_in_the_same_words(open_client: Client) -> None:
+    body = b"\xff" * (2 * MB + 1)
+    answer = raw(open_client, head("Transfer-Encoding: chunked"), [b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)])
+    assert status(answer) == 413
+    assert b"the body is larger than 2 MB" in answer
+
+
 def test_a_chunked_photograph_is_taken(open_client: Client) -> None:
     data = jpeg(2)
     answer = raw(open_client, head("Transfer-Encoding: chunked"), [b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)])
