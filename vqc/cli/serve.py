@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 TOKEN = "VQC_SERVE_TOKEN"
-SWITCH_S = 0.001  # after it a thread lets another one run, above all the detector's; Python's own is 0.005
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     def on_start(url: str) -> None:
         print(f"Serving at {url}  (Ctrl-C ends it)", flush=True)
 
-    sys.setswitchinterval(SWITCH_S)
     InspectionServer(settings, on_start=on_start).run()
     return 0
 
