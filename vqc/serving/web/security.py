@@ -20,16 +20,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vqc.serving.settings import ServingSettings
 from vqc.serving.web.problems import Problem, problem_response
 
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'; form-action 'none'",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(self)",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+HEADERS = [  # of every answer, as ASGI sends them; no route sets one of these
+    (
+        b"content-security-policy",
+        b"default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
+        b"form-action 'none'",
+    ),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self)"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
 TOKEN_NEEDED = ("/v1/", "/metrics", "/openapi.json")  # the page itself and /health/ are open
 ALWAYS_WITH_TOKEN = ("/v1/operating-point", "/v1/model/reload", "/v1/model/rollback")  # on the loopback as well
 
@@ -101,6 +103,6 @@ class Security:
 
 def _add_headers(message: MutableMapping[str, Any], path: str) -> None:
     headers = MutableHeaders(scope=message)
-    headers.raw.extend(RAW_HEADERS)
+    headers.raw.extend(HEADERS)
     # The page's scripts of two versions would not fit together: after an update a browser must ask for each of them.
     headers.setdefault("Cache-Control", "no-store" if path.startswith(TOKEN_NEEDED) else "no-cache")
