@@ -14,7 +14,7 @@ from tune.tile_choices import detector_inputs, searched_tiles, view_counts, with
 from vqc.data.dataset import Data, load_data
 
 RATE = {"low": 1e-4, "high": 1e-2, "log": True}
-BOXES = {"small": (8, 8, 5, 5), "large": (8, 8, 100, 80)}
+BOXES = {"small": (8, 8, 5, 5), "large": (8, 8, 100, 90)}
 
 
 def data_of(folder: Path, box: str, size: tuple[int, int] = (256, 192)) -> Data:

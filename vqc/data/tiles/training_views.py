@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,17 +25,18 @@ HARD_SHARE = 0.5  # of an epoch's good tiles, from where the model gave false al
 class SplitViews:
     """The views of a split's photographs, in order, and how many of them an epoch takes.
 
-    ``views``: position of the photograph in the split, and the view. ``good``: positions of the views of which an epoch
-    takes ``good_an_epoch``; it takes all others. These good tiles show no part of a defect.
+    ``views``: position of the photograph in the split, and the view. ``good``: positions of the views that show no part
+    of a defect; an epoch takes ``good_an_epoch`` of these and ``shown_an_epoch`` of the others.
     """
 
     views: list[tuple[int, View]]
     good: list[int]
     good_an_epoch: int
+    shown_an_epoch: int
 
     @property
     def an_epoch(self) -> int:
-        return len(self.views) - len(self.good) + self.good_an_epoch
+        return self.shown_an_epoch + self.good_an_epoch
 
     @property
     def most_hard(self) -> int:
@@ -47,11 +49,11 @@ class SplitViews:
 
     def of_epoch(self, *, hard: Sequence[int], seed: int) -> list[int]:
         """The positions of one epoch, rising: ``hard``, ``most_hard`` good ones at most, and others by chance."""
-        if not self.good:
-            return list(range(len(self.views)))
-        others = sorted(set(self.good) - set(hard))
-        left_out = set(Random(seed).sample(others, len(self.good) - self.good_an_epoch))
-        return [index for index in range(len(self.views)) if index not in left_out]
+        random, good = Random(seed), set(self.good)
+        shown = [index for index in range(len(self.views)) if index not in good]
+        left_out = random.sample(sorted(good - set(hard)), len(good) - self.good_an_epoch)
+        left_out += random.sample(shown, len(shown) - self.shown_an_epoch)
+        return sorted(set(range(len(self.views))) - set(left_out))
 
 
 def tile_plan(config: TrainConfig, data: Data) -> TilePlan | None:
@@ -65,11 +67,15 @@ def tile_plan(config: TrainConfig, data: Data) -> TilePlan | None:
 def all_views(split: Split, size: tuple[int, int], plan: TilePlan | None) -> SplitViews:
     """All views of the photographs; without a plan each is one view."""
     views = [(at, view) for at, one in enumerate(split.images) for view in views_of(one.width, one.height, size, plan)]
-    return SplitViews(views=views, good=[], good_an_epoch=0)
+    return SplitViews(views=views, good=[], good_an_epoch=0, shown_an_epoch=len(views))
 
 
 def training_views(split: Split, size: tuple[int, int], plan: TilePlan | None) -> SplitViews:
-    """What is trained on; equal for all configurations with this plan, so that trials share their pixels."""
+    """What is trained on; equal for all configurations with this plan, so that trials share their pixels.
+
+    An epoch takes no more tiles than cover the photographs once: where these are full of defects, an epoch of tiles
+    that showed each of them twice would take many times as long as one of whole photographs.
+    """
     if plan is None:
         return all_views(split, size, plan)
     views: list[tuple[int, View]] = []
@@ -82,7 +88,15 @@ def training_views(split: Split, size: tuple[int, int], plan: TilePlan | None) -
         good += range(len(views) + len(shown), len(views) + len(shown) + len(candidates))
         views += [(at, view) for view in (*shown, *candidates)]
         good_an_epoch += wanted
-    return SplitViews(views=views, good=good, good_an_epoch=good_an_epoch)
+    shown_an_epoch = len(views) - len(good)
+    covering = sum(one.width * one.height for one in split.images) / plan.tile_px**2
+    share = min(1.0, covering / max(1, shown_an_epoch + good_an_epoch))
+    return SplitViews(
+        views=views,
+        good=good,
+        good_an_epoch=math.ceil(share * good_an_epoch),
+        shown_an_epoch=math.ceil(share * shown_an_epoch),
+    )
 
 
 def tiles_of(
