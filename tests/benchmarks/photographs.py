@@ -1,15 +1,16 @@
 """How soon a search finds on photographs what the plain way finds: ours and the peer, one after the other.
 
     python tests/benchmarks/photographs.py --data ../shared/data/deeppcb-mini --peer ../shared/peers/stock_search.py
-    ... [--trials 16] [--epochs 10] [--seed 0] [--portfolio]
+    ... [--trials 16] [--peer-trials 16] [--epochs 10] [--seed 0] [--portfolio] [--search results/NAME]
 
-Both are run as a user runs them, on the same detector, image sizes, batch sizes and epochs, for the same number of
-trials; learning rates, sampler, scheduler and precision are each side's own. All seconds count from the start of the
-command. The peer's results carry whole seconds, rounded down, so its times are up to a second too short.
+Both are run as a user runs them, on the same detector, image sizes, batch sizes and epochs; learning rates, sampler,
+scheduler, precision and tiles are each side's own. All seconds count from the start of the command. The peer's results
+carry whole seconds, rounded down, so its times are up to a second too short. ``--search``: ours is a search that was
+run before; its seconds count from its journal's first line, so they lack those of the start.
 
-Ours runs cold: the shipped portfolio was learnt on these photographs too. ``--portfolio`` lets it be used.
+Ours runs cold: the shipped portfolio may have been learnt on these photographs too. ``--portfolio`` lets it be used.
 
-The peer's file stays as it is. Its workers are taught ``fcos_tiny``, which torchvision does not know: the plain
+The peer's file stays as it is. Its workers are taught ``fcos_lite0``, which torchvision does not know: the plain
 torchvision side of ``step.py``, which begins with the weights that ours begins with, and at our score threshold, since
 AP depends on it (torchvision's own, 0.2, costs the peer AP).
 """
@@ -37,7 +38,7 @@ from tune.paths import journal_of
 from vqc.config import TrainConfig
 from vqc.models.registry import ARCHITECTURES
 
-MODEL = "fcos_tiny"
+MODEL = "fcos_lite0"
 BASE = Path(__file__).resolve().parents[2] / "configs" / "search_cpu.json"
 LAST_CHARACTERS = 2000  # of what a command wrote, where it fails
 
@@ -94,10 +95,18 @@ def ours(asked: argparse.Namespace, settings: dict[str, Any], folder: Path) -> S
     words += ["--trials", str(asked.trials), "--epochs", str(asked.epochs), "--seed", str(asked.seed)]
     words += ["--confirm", "0", "--name", "ours", "--results", str(folder / "results")]
     started_s, wall_s = run(words, folder / "ours.log", dict(os.environ))
-    events = list(Follower(journal_of(folder / "results" / "ours")).poll())
+    name = "vqc-tune, portfolio first" if asked.portfolio else "vqc-tune, cold"
+    return told_by(folder / "results" / "ours", name, started_s, wall_s)
+
+
+def told_by(search: Path, name: str, started_s: float | None = None, wall_s: float | None = None) -> Side:
+    """What a search's journal says; without the seconds of its command, from its first line to its last."""
+    events = list(Follower(journal_of(search)).poll())
+    started_s = events[0].at_ms / 1000 if started_s is None else started_s
+    wall_s = events[-1].at_ms / 1000 - started_s if wall_s is None else wall_s
     measured = [event for event in events if isinstance(event, EpochMeasured)]
     return Side(
-        name="vqc-tune, portfolio first" if asked.portfolio else "vqc-tune, cold",
+        name=name,
         trials=sum(isinstance(event, TrialProposed) for event in events),
         failed=sum(isinstance(event, TrialEnded) and event.state in ("failed", "infeasible") for event in events),
         wall_s=wall_s,
@@ -109,7 +118,8 @@ def peers(asked: argparse.Namespace, settings: dict[str, Any], folder: Path) -> 
     """The peer's command over our image sizes and batch sizes, and what its results say."""
     out, space = folder / "peer", settings["space"]
     words = [sys.executable, str(Path(__file__).resolve()), "--data", str(asked.data), "--peer", str(asked.peer)]
-    words += ["--as-peer", "--data", str(asked.data), "--trials", str(asked.trials), "--epochs", str(asked.epochs)]
+    words += ["--as-peer", "--data", str(asked.data), "--trials", str(asked.peer_trials or asked.trials)]
+    words += ["--epochs", str(asked.epochs)]
     words += ["--model", MODEL, "--out", str(out)]
     for flag, name in (("--sizes", "image_size"), ("--batches", "batch_size")):
         words += [flag, *map(str, space[name]["choices"])]
@@ -151,7 +161,7 @@ def plain_detector(*, num_classes: int, min_size: int, max_size: int, **_no_weig
     """What ``torchvision.models.get_model`` builds of our detector's name; the background counts as a class."""
     from tests.benchmarks.step import plain_model
 
-    values = {"model": MODEL, "weights": "none", "image_size": [min_size, max_size]}
+    values = {"model": MODEL, "weights": "backbone", "image_size": [min_size, max_size]}
     model = plain_model(TrainConfig.model_validate(values), num_classes - 1)
     model.score_thresh = ARCHITECTURES[MODEL].score_threshold
     return model
@@ -191,9 +201,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--peer-trials", type=int, help="default: as many as ours")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of our search; the peer takes none")
     parser.add_argument("--portfolio", action="store_true", help="ours opens with the shipped portfolio")
+    parser.add_argument("--search", type=Path, metavar="DIR", help="ours: the folder of a finished search")
     parser.add_argument("--as-peer", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.as_peer is not None:
@@ -201,7 +213,7 @@ def main() -> None:
         return
     settings = search_settings(portfolio=asked.portfolio)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        own = ours(asked, settings, Path(folder))
+        own = told_by(asked.search, asked.search.name) if asked.search else ours(asked, settings, Path(folder))
         peer = peers(asked, settings, Path(folder))
     show(own, peer)
 

@@ -36,7 +36,7 @@ from tune.history.table import Table, Trial
 from tune.policy.early_stopping import decide, trials_to_prune
 from tune.policy.propose import propose
 from tune.policy.replication import repeat_seed
-from tune.policy.schedule import Continue, Promote, Propose, Repeat, is_complete, may_run, next_step
+from tune.policy.schedule import Continue, Promote, Propose, Repeat, for_searched_s, is_complete, may_run, next_step
 from tune.settings import with_params
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError, UserError
@@ -186,7 +186,8 @@ class Controller:
             return False
         if trial.repeats is not None:
             return True
-        judged = decide(self.table, trial, self.settings)
+        left_s = for_searched_s(self.table, self.settings, left_s=self.left_s)
+        judged = decide(self.table, trial, self.settings, left_s=left_s)
         if judged.action == "stop":
             self._end(trial, "stopped", judged.reason)
         elif judged.action == "pause":

@@ -8,17 +8,20 @@ trials, and all paused ones once every configuration was tried, are compared wit
 likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``), or while too few epochs
 are those of completed trials: what the others may gain is learnt from these. So epochs go into many configurations
 first and into the best ones last, and a slow starter is not lost. Only the best few paused trials of a rung are kept.
+
+Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
+from tune.policy.replication import rest_of_run_s
 from tune.settings import SearchSettings
 
 MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
@@ -63,8 +66,12 @@ def _pauses_at(trial: Trial, rung: int, settings: SearchSettings) -> bool:
     return rung in _regular_rungs(settings) or trial.number <= EARLY * settings.startup_trials
 
 
-def decide(table: Table, trial: Trial, settings: SearchSettings) -> RungDecision:
-    """What the trial does after its latest epoch: at a rung it pauses, unless it would be promoted at once."""
+def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: float = math.inf) -> RungDecision:
+    """What the trial does after its latest epoch: at a rung it pauses, unless it would be promoted at once.
+
+    Args:
+        left_s: awake seconds for searched trials.
+    """
     epoch = trial.epochs
     if epoch not in rung_epochs(settings) or not _pauses_at(trial, epoch, settings):
         return RungDecision(action="continue")
@@ -74,14 +81,14 @@ def decide(table: Table, trial: Trial, settings: SearchSettings) -> RungDecision
         return RungDecision(action="stop", reason=f"no {metric.upper()} at epoch {epoch}")
     others = [other for other in table.searched if other.epochs >= epoch and other is not trial]
     nothing_to_rank = bool(others) and not any(_has_learnt(other, epoch, metric) for other in others)
-    if nothing_to_rank or _promoted(table, settings, arrived=trial) is trial:
+    if nothing_to_rank or _promoted(table, settings, left_s, arrived=trial) is trial:
         return RungDecision(action="continue")
     return RungDecision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")
 
 
-def next_promotion(table: Table, settings: SearchSettings) -> Trial | None:
-    """The paused trial that runs its next epochs, if any."""
-    return _promoted(table, settings) or (default_to_complete(table) if all_tried(table, settings) else None)
+def next_promotion(table: Table, settings: SearchSettings, *, left_s: float = math.inf) -> Trial | None:
+    """The paused trial that runs its next epochs, if any; ``left_s`` as for ``decide``."""
+    return _promoted(table, settings, left_s) or (default_to_complete(table) if all_tried(table, settings) else None)
 
 
 def default_to_complete(table: Table) -> Trial | None:
@@ -94,32 +101,43 @@ def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
     """Paused trials that will not be promoted: at their rung enough others may reach more. Never the default."""
     behind = []
     for rung in rung_epochs(settings):
-        paused = _paused(table, rung)
+        paused = [trial for trial in table.searched if trial.epochs == rung and trial.state == "paused"]
         predicted = predict_final_values(paused, _completed(table), settings)
         reach = {number: one.mean + one.stdev for number, one in predicted.items()}
         behind += sorted(paused, key=lambda trial: (-reach[trial.number], trial.number))[MAX_PAUSED:]
     return [trial for trial in behind if trial.number != 1]
 
 
-def _promoted(table: Table, settings: SearchSettings, *, arrived: Trial | None = None) -> Trial | None:
+def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived: Trial | None = None) -> Trial | None:
     """The trial that is promoted next, of the paused ones and ``arrived``, which has just reached a rung."""
     ranked = (RANKED_WITH_INITIAL_POINTS if settings.initial_points else RANKED) * settings.startup_trials
     by_rank = len(table.searched) <= ranked and not all_tried(table, settings)
-    return (_best_by_rank if by_rank else _likeliest_best)(table, settings, arrived)
+    choose = _best_by_rank if by_rank else _likeliest_best
+    rungs = rung_epochs(settings)
+    waiting = [
+        trial
+        for trial in table.searched
+        if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
+    ]  # fmt: skip
+    in_time = [trial for trial in waiting if rest_of_run_s(trial) <= left_s]
+    found = choose(table, settings, in_time, arrived)
+    return found if found or in_time == waiting else choose(table, settings, waiting, arrived)
 
 
-def _best_by_rank(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
-    """The best paused trial of the highest rung where it is as good as the best completed trial was there, or where
+def _best_by_rank(
+    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None
+) -> Trial | None:
+    """The best waiting trial of the highest rung where it is as good as the best completed trial was there, or where
     fewer than one in nine were promoted.
     """
     metric = settings.metric
     champion = next(iter(_best_first(_completed(table), metric)), None)
     usable = [trial for trial in table.searched if trial.state not in ("failed", "infeasible")]
     for rung in reversed(rung_epochs(settings)):
-        paused = _paused(table, rung, arrived)
-        if not paused:
+        at_rung = [trial for trial in waiting if trial.epochs == rung]
+        if not at_rung:
             continue
-        best = _best_first(paused, metric)[0]
+        best = _best_first(at_rung, metric)[0]
         reached = [trial for trial in usable if trial.epochs >= rung and _pauses_at(trial, rung, settings)]
         promoted = sum(
             trial.epochs > rung or (trial.state == "running" and trial is not arrived)
@@ -132,23 +150,24 @@ def _best_by_rank(table: Table, settings: SearchSettings, arrived: Trial | None)
     return None
 
 
-def _likeliest_best(table: Table, settings: SearchSettings, arrived: Trial | None) -> Trial | None:
+def _likeliest_best(
+    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None
+) -> Trial | None:
     """The trial that is most likely to exceed the best completed one, if likely enough or if few epochs are completed.
 
     While none is completed, or fewer than three once all were tried: the best of the highest rung, because what the
     others may gain is not known yet.
     """
     metric, completed = settings.metric, _completed(table)
-    paused = [trial for rung in rung_epochs(settings) for trial in _paused(table, rung, arrived)]
-    if not paused:
+    if not waiting:
         return None
     if len(completed) < (MIN_COMPLETED if all_tried(table, settings) else 1):
-        highest = max(trial.epochs for trial in paused)
-        return _best_first((trial for trial in paused if trial.epochs == highest), metric)[0]
+        highest = max(trial.epochs for trial in waiting)
+        return _best_first((trial for trial in waiting if trial.epochs == highest), metric)[0]
     best = max(trial.values(metric)[-1] for trial in completed)
-    predicted = predict_final_values(paused, completed, settings)
+    predicted = predict_final_values(waiting, completed, settings)
     probability = {number: 1.0 - one.cdf(best) for number, one in predicted.items()}
-    first = max(paused, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
+    first = max(waiting, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
     return first if probability[first.number] >= MIN_PROBABILITY or _too_few_completed(table, settings) else None
 
 
@@ -170,10 +189,6 @@ def all_tried(table: Table, settings: SearchSettings) -> bool:
 
 def _completed(table: Table) -> list[Trial]:
     return [trial for trial in table.searched if trial.state == "completed"]
-
-
-def _paused(table: Table, rung: int, arrived: Trial | None = None) -> list[Trial]:
-    return [trial for trial in table.searched if trial.epochs == rung and (trial.state == "paused" or trial is arrived)]
 
 
 def _best_first(trials: Iterable[Trial], metric: str) -> list[Trial]:

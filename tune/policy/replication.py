@@ -92,18 +92,25 @@ def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
     return None
 
 
-def rest_s(table: Table, settings: SearchSettings) -> float:
-    """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, and the repeats still
-    to come, each at the pace that its configuration had; 0 before the first epoch.
+def rest_s(table: Table, settings: SearchSettings, *, at_most_s: float) -> float:
+    """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, and those repeats
+    still to come that end within ``at_most_s``, each at the pace that its configuration had; 0 before the first epoch.
     """
     leaders = _usable_leaders(table)
     done = {trial.repeats for trial in table.trials.values() if trial.state == "completed"}
     to_come_s = max((full_run_s(trial) / trial.config.num_epochs for trial in leaders), default=0.0)
-    to_come_s += sum(full_run_s(trial) for trial in leaders[: settings.confirm] if trial.number not in done)
     default = table.trials.get(1)
     if default is not None and default.state not in ("completed", "failed", "infeasible"):
-        to_come_s += full_run_s(default) * (1 - default.epochs / default.config.num_epochs)
-    return to_come_s
+        to_come_s += rest_of_run_s(default)
+    for trial in leaders[: settings.confirm]:
+        if trial.number not in done and to_come_s + full_run_s(trial) <= at_most_s:
+            to_come_s += full_run_s(trial)
+    return min(to_come_s, at_most_s)
+
+
+def rest_of_run_s(trial: Trial) -> float:
+    """Seconds to the trial's last epoch, by its median one; 0 before the first."""
+    return full_run_s(trial) * (1 - trial.epochs / trial.config.num_epochs)
 
 
 def full_run_s(trial: Trial) -> float:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import all_tried, default_to_complete, next_promotion
-from tune.policy.replication import full_run_s, next_repeat, rest_s
+from tune.policy.replication import full_run_s, next_repeat, rest_of_run_s, rest_s
 from tune.settings import SearchSettings
 
 MAX_RESERVED = 0.4  # of the hours, for the default and the repeats
@@ -58,15 +58,16 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
     proven = [trial for trial in begun if table.session_epochs or not trial.after_outage]
     if proven:
         return Continue(proven[0])
-    if not _is_closing(table, settings, left_s=left_s):
-        promoted = next_promotion(table, settings)
+    search_s = for_searched_s(table, settings, left_s=left_s)
+    if search_s > 0:
+        promoted = next_promotion(table, settings, left_s=search_s)
         if promoted is not None:
             # Until a worker starts it, it still looks paused: the next slot waits that long.
             return None if promoted.number in with_worker else Promote(promoted)
         if not all_tried(table, settings):
             return Propose()
     default = default_to_complete(table)
-    if default is not None and default.number not in with_worker and _rest_of_run_s(default) <= left_s:
+    if default is not None and default.number not in with_worker and rest_of_run_s(default) <= left_s:
         return Promote(default)
     if any(table.trials[number].repeats is None for number in with_worker):
         return None  # it may become one of the best
@@ -79,7 +80,7 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
 def may_run(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> bool:
     """Whether a trial may go on: when the hours are nearly over only the default and the repeats may."""
     final = trial.repeats is not None or trial.origin == "default"
-    return final or not _is_closing(table, settings, left_s=left_s)
+    return final or for_searched_s(table, settings, left_s=left_s) > 0
 
 
 def is_complete(table: Table, settings: SearchSettings) -> bool:
@@ -92,10 +93,10 @@ def is_complete(table: Table, settings: SearchSettings) -> bool:
     )
 
 
-def _is_closing(table: Table, settings: SearchSettings, *, left_s: float) -> bool:
-    """Whether only as much time is left as the default and the repeats need."""
+def for_searched_s(table: Table, settings: SearchSettings, *, left_s: float) -> float:
+    """Of the seconds left those for searched trials: without what the default and the repeats need at the end."""
     hours = table.budget.hours
-    return hours is not None and left_s <= min(rest_s(table, settings), hours * 3600 * MAX_RESERVED)
+    return left_s if hours is None else left_s - rest_s(table, settings, at_most_s=hours * 3600 * MAX_RESERVED)
 
 
 def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> list[Trial]:
@@ -106,7 +107,3 @@ def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker
         if trial.is_live and trial.number not in with_worker and may_run(table, settings, trial, left_s=left_s)
     ]
     return sorted(found, key=lambda trial: (trial.after_outage, not trial.failures_here()))
-
-
-def _rest_of_run_s(trial: Trial) -> float:
-    return full_run_s(trial) * (1 - trial.epochs / trial.config.num_epochs)

@@ -10,6 +10,7 @@ from tune.history.queries import figure, range_text, scored
 from tune.history.table import Table, Trial
 from tune.policy.replication import best_trial
 from tune.settings import Dimension, with_params
+from tune.tile_choices import TILES
 from vqc.errors import ConfigError
 
 NEAR = 0.05  # of a range: what is closer to its end counts as at the end
@@ -33,14 +34,15 @@ def ranking(table: Table) -> list[Trial]:
 def edges(table: Table) -> list[str]:
     """A sentence for each searched value of the best trial at an end of its range: beyond it nothing was tried.
 
-    Where the training configuration allows nothing beyond, such as a batch size below 1, there is none.
+    Where the training configuration allows nothing beyond, such as a batch size below 1, there is none; nor for tiles,
+    which have no order: 0 is the whole photograph, and larger ones than were tried are nearly that.
     """
     best = best_trial(table)
     if best is None:
         return []
     found = []
     for name, dimension in table.settings.space.items():
-        value = best.params.get(name)
+        value = None if name == TILES else best.params.get(name)
         beyond = None if value is None or isinstance(value, str) else _beyond(dimension, value)
         if value is None or beyond is None or not _is_allowed(best, name, beyond[1]):
             continue
@@ -86,4 +88,5 @@ def _continued(numbers: Sequence[float | int]) -> float | int:
     """The number that follows: by ratio where all others do and it stays whole, else by difference."""
     before, last = numbers[-2:]
     ratios = {second / first if first else math.nan for first, second in pairwise(numbers)}
-    return last * last // before if len(ratios) == 1 and last * last % before == 0 else 2 * last - before
+    by_ratio = len(ratios) == 1 and before and last and last * last % before == 0
+    return last * last // before if by_ratio else 2 * last - before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -23,6 +24,7 @@ from tune.policy.early_stopping import (
 
 SETTINGS = search_settings(epochs=12)
 RUNG, HIGHER = rung_epochs(SETTINGS)
+LONG_S = 25.0  # for nine epochs of 2.3 s, and not for any at a tenth of the pace
 VALUES = st.floats(0.01, 1)  # what a detector that has found something may have
 
 
@@ -258,6 +260,28 @@ def test_what_is_as_good_as_the_best_completed_trial_was_there_does_not_pause() 
         trial.state = "completed" if trial.epochs == 12 else "running"
     assert decided(table, 0.5) == "continue"
     assert decided(table, 0.49) == "pause"
+
+
+@pytest.mark.parametrize(
+    ("left_s", "promoted"),
+    [(math.inf, 2), (10 * LONG_S, 2), (LONG_S, 3), (0.1, 2)],  # where none ends in time, the best is better than none
+)
+def test_near_the_end_of_the_hours_what_can_still_be_trained_in_full_comes_first(left_s: float, promoted: int) -> None:
+    settings = search_settings(epochs=12, trials=3)
+    table = paused(0.3, 0.5, 0.4)
+    table.trials[2].reports[:] = [
+        report.model_copy(update={"train_s": 10 * report.train_s, "eval_s": 10 * report.eval_s})
+        for report in table.trials[2].reports
+    ]
+    trial = next_promotion(table, settings, left_s=left_s)
+    assert trial is not None
+    assert trial.number == promoted
+    trial.state = "running"
+    assert decide(table, trial, settings, left_s=left_s).action == "continue"
+    other = table.trials[5 - promoted]
+    other.state = "running"
+    trial.state = "paused"
+    assert decide(table, other, settings, left_s=left_s).action == "pause"
 
 
 @pytest.mark.parametrize(("number", "action"), [(16, "pause"), (17, "continue")])

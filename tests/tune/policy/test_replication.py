@@ -114,16 +114,22 @@ def test_the_seed_std_is_the_pooled_standard_deviation_of_pairs(pairs: Sequence[
 def test_the_rest_is_an_epoch_under_way_and_the_repeats_at_their_own_pace() -> None:
     table = table_of(0.1, 0.8, 0.7)
     assert full_run_s(table.trials[1]) == pytest.approx(2 * EPOCH_S)
-    assert rest_s(table, SETTINGS) == pytest.approx((1 + 2 * 2) * EPOCH_S)
+    assert rest_s(table, SETTINGS, at_most_s=math.inf) == pytest.approx((1 + 2 * 2) * EPOCH_S)
     repeat(table, 2, 0.8)
-    assert rest_s(table, SETTINGS) == pytest.approx((1 + 2) * EPOCH_S)
+    assert rest_s(table, SETTINGS, at_most_s=math.inf) == pytest.approx((1 + 2) * EPOCH_S)
 
 
 def test_the_rest_includes_the_default_to_its_last_epoch() -> None:
     table = table_of(0.1, 0.8, 0.7)
     table.trials[1].state = "paused"
     del table.trials[1].reports[1:]
-    assert rest_s(table, SETTINGS) == pytest.approx((1 + 2 * 2 + 1) * EPOCH_S)
+    assert rest_s(table, SETTINGS, at_most_s=math.inf) == pytest.approx((1 + 2 * 2 + 1) * EPOCH_S)
+
+
+@pytest.mark.parametrize(("at_most", "epochs"), [(5.1, 5), (4.9, 3), (2.9, 1), (0.5, 0.5)])
+def test_no_time_is_kept_for_a_repeat_that_would_not_end(at_most: float, epochs: float) -> None:
+    table = table_of(0.1, 0.8, 0.7)
+    assert rest_s(table, SETTINGS, at_most_s=at_most * EPOCH_S) == pytest.approx(epochs * EPOCH_S)
 
 
 def test_a_repeat_has_a_seed_of_its_own() -> None:

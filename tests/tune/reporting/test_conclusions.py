@@ -29,6 +29,8 @@ SPACE = {
     "batch_size": {"choices": [2, 4, 8, 16]},
     "image_size": {"choices": [96, 128, 160], "unit": "px"},
     "model": {"choices": ["fcos_tiny", "retinanet_resnet50_fpn"]},
+    "ema_decay": {"choices": [0, 0.9]},
+    "tile_px": {"choices": [0, 320]},
 }
 
 
@@ -52,9 +54,20 @@ def test_a_best_value_at_an_edge_says_how_to_widen_the_space(name: str, value: f
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("batch_size", 4), ("learning_rate", 1e-3), ("weight_decay", 0.1), ("model", "fcos_tiny")],
+    [
+        ("batch_size", 4),
+        ("learning_rate", 1e-3),
+        ("weight_decay", 0.1),
+        ("model", "fcos_tiny"),
+        ("tile_px", 0),
+        ("tile_px", 320),
+        ("ema_decay", 0),
+        ("ema_decay", 0.9),
+    ],
 )
-def test_a_best_value_inside_or_without_an_order_says_nothing(name: str, value: float | str) -> None:
+def test_a_best_value_inside_or_without_an_order_or_with_nothing_beyond_says_nothing(
+    name: str, value: float | str
+) -> None:
     assert edges(table_with(SPACE, **{name: value})) == []
 
 
