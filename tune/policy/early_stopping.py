@@ -115,10 +115,8 @@ def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived:
     choose = _best_by_rank if by_rank else _likeliest_best
     rungs = rung_epochs(settings)
     waiting = [
-        trial
-        for trial in table.searched
-        if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
-    ]  # fmt: skip
+        trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
+    ]
     in_time = [trial for trial in waiting if rest_of_run_s(trial) <= left_s]
     found = choose(table, settings, in_time, arrived)
     return found if found or in_time == waiting else choose(table, settings, waiting, arrived)
