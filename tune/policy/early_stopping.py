@@ -24,8 +24,7 @@ from tune.policy.learning_curves import predict_final_values
 from tune.policy.replication import rest_of_run_s
 from tune.settings import SearchSettings
 
-MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7,
-MIN_RUNG_SHARE = 0.3  # on detectors of ten epochs 0.9, and epoch 2 one of 0.6
+MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
 MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
 REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,
 RANKED = 4  # until so many times ``startup_trials`` were proposed,
@@ -49,7 +48,7 @@ def rung_epochs(settings: SearchSettings) -> list[int]:
     """The epochs after which a trial may pause; rising, each below ``num_epochs``.
 
     The lowest is half of the next one, and for early trials only (``_pauses_at``). None comes before the third epoch,
-    or three tenths of a short training: an epoch or two show noise.
+    or the first quarter of a short training: an epoch or two show noise.
     """
     regular = _regular_rungs(settings)
     low = math.ceil(regular[0] / 2) if regular else 0
@@ -58,7 +57,7 @@ def rung_epochs(settings: SearchSettings) -> list[int]:
 
 def _regular_rungs(settings: SearchSettings) -> list[int]:
     epochs = settings.train.num_epochs
-    earliest = max(1, min(MIN_RUNG_EPOCH, round(MIN_RUNG_SHARE * epochs)))
+    earliest = max(1, min(MIN_RUNG_EPOCH, epochs // 4))
     return sorted({max(earliest, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
 
 
