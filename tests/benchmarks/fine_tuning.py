@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, MultiStepLR, SequentialLR
 
-from tests.benchmarks.step import plain_model
+from tests.benchmarks.step import as_plain, plain_model
 from tests.benchmarks.tiles import configured, trained
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data, load_data
@@ -78,8 +78,7 @@ def plain_epochs(data: Data, cache: Path, *, size_px: int, rate: float, epochs: 
     for epoch in range(1, epochs + 1):
         model.train()
         for batch in training_batches(images, config, epoch=epoch):
-            pixels = [image.contiguous().float() / 255 for image in batch.images]
-            loss = sum(model(pixels, [dict(target) for target in batch.targets]).values())
+            loss = sum(model(*as_plain(batch)).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -31,7 +31,7 @@ from torchvision.models import get_model
 
 from vqc.config import TrainConfig
 from vqc.data.dataset import load_data
-from vqc.data.loader import FittedImages, training_batches
+from vqc.data.loader import Batch, FittedImages, training_batches
 from vqc.data.synthetic import write_sample
 from vqc.models.build import build_detector
 from vqc.models.lite import STRIDES, light_detector
@@ -97,10 +97,11 @@ def plain_model(config: TrainConfig, num_classes: int) -> Any:
 
 def plain_batches(images: FittedImages, config: TrainConfig) -> list[Plain]:
     """The first epoch of ``fit()`` as torchvision wants it: float images in 0..1, [3, H, W]."""
-    return [
-        ([image.contiguous().float() / 255 for image in batch.images], [dict(target) for target in batch.targets])
-        for batch in training_batches(images, config, epoch=1)
-    ]
+    return [as_plain(batch) for batch in training_batches(images, config, epoch=1)]
+
+
+def as_plain(batch: Batch) -> Plain:
+    return [image.contiguous().float() / 255 for image in batch.images], [dict(target) for target in batch.targets]
 
 
 def plain_step_s(model: Any, optimizer: torch.optim.Optimizer, batches: Sequence[Plain]) -> float:

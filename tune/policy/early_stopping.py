@@ -112,14 +112,16 @@ def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived:
     """The trial that is promoted next, of the paused ones and ``arrived``, which has just reached a rung."""
     ranked = (RANKED_WITH_INITIAL_POINTS if settings.initial_points else RANKED) * settings.startup_trials
     by_rank = len(table.searched) <= ranked and not all_tried(table, settings)
-    choose = _best_by_rank if by_rank else _likeliest_best
     rungs = rung_epochs(settings)
     waiting = [
         trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
     ]
     in_time = [trial for trial in waiting if rest_of_run_s(trial) <= left_s]
-    found = choose(table, settings, in_time, arrived)
-    return found if found or in_time == waiting else choose(table, settings, waiting, arrived)
+    for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
+        found = _best_by_rank(table, settings, some, arrived) if by_rank else _likeliest_best(table, settings, some)
+        if found is not None:
+            return found
+    return None
 
 
 def _best_by_rank(
@@ -148,9 +150,7 @@ def _best_by_rank(
     return None
 
 
-def _likeliest_best(
-    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None
-) -> Trial | None:
+def _likeliest_best(table: Table, settings: SearchSettings, waiting: Sequence[Trial]) -> Trial | None:
     """The trial that is most likely to exceed the best completed one, if likely enough or if few epochs are completed.
 
     While none is completed, or fewer than three once all were tried: the best of the highest rung, because what the
