@@ -116,7 +116,7 @@ def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived:
     waiting = [
         trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
     ]
-    in_time = [trial for trial in waiting if rest_of_run_s(trial) <= left_s]
+    in_time = [trial for trial in waiting if math.isinf(left_s) or rest_of_run_s(trial) <= left_s]
     for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
         found = _best_by_rank(table, settings, some, arrived) if by_rank else _likeliest_best(table, settings, some)
         if found is not None:
