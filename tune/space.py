@@ -25,6 +25,8 @@ Array: TypeAlias = npt.NDArray[np.float64]
 Param: TypeAlias = float | int | str
 Params: TypeAlias = dict[str, Param]
 
+MIN_DISTANCE = 0.02  # of each side of the cube: nearer points would repeat a trial
+
 
 @dataclass(frozen=True)
 class Space:
@@ -68,6 +70,10 @@ class Space:
             float(_coordinate(dimension, value if dimension.choices is None else dimension.choices.index(value)))
             for dimension, value in zip(self.dimensions.values(), self.nearest(params).values(), strict=True)
         ]
+
+    def repeats(self, one: Mapping[str, Param], other: Mapping[str, Param]) -> bool:
+        """Whether two configurations are too near to one another to tell a search something different."""
+        return bool(np.abs(np.subtract(self.to_unit(one), self.to_unit(other))).max() < MIN_DISTANCE)
 
     def from_unit(self, point: Sequence[float]) -> Params:
         """Searched values at coordinates in [0, 1]: the way back from ``to_unit``."""

@@ -16,14 +16,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.policy.gaussian_process import fit, log_expected_improvement, maximise
-from tune.space import Array, Space
+from tune.space import MIN_DISTANCE, Array, Space
 
 # A second process says where trials are feasible (1) or not (-1). A point must be feasible by this margin, and that
 # counts so many times: the best configurations often lie just beside what does not fit.
 FEASIBILITY_MARGIN = 0.8
 FEASIBILITY_WEIGHT = 5.0
-MIN_DISTANCE = 0.02  # of each side of the cube: nearer points would repeat a trial
-REPEAT_PENALTY = 1e6  # taken off the score of such a point, so that one is only chosen where nothing else is left
+REPEAT_PENALTY = 1e6  # taken off the score of a point that repeats a trial: chosen only where nothing else is left
 SEEDS = 4  # best observed points, around which the maximum is looked for first
 
 

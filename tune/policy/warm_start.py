@@ -53,10 +53,13 @@ def best_points(table: Table, settings: SearchSettings, data: Data) -> tuple[Par
 
 
 def distinct_points(points: Iterable[Params], settings: SearchSettings) -> tuple[Params, ...]:
-    """The points moved into the space, without duplicates and without the default, up to ``startup_trials`` with it."""
+    """The points moved into the space, without the default, up to ``startup_trials`` with it.
+
+    A point that nearly equals one before it is left out: it would take the place of one that can teach more.
+    """
     space = Space(settings.space)
     found = [space.params_of(settings.train)]
     for point in map(space.nearest, points):
-        if point not in found:
+        if not any(space.repeats(point, other) for other in found):
             found.append(point)
     return tuple(found[1 : settings.startup_trials])

@@ -31,6 +31,12 @@ def test_the_default_and_repetitions_are_left_out_and_the_start_up_has_an_end() 
     assert distinct_points(points, SETTINGS) == (POINT, {**POINT, "batch_size": 2})
 
 
+@pytest.mark.parametrize(("factor", "kept"), [(1.0, 0), (1.003, 0), (1.5, 1)])
+def test_a_point_that_nearly_equals_the_default_is_left_out(factor: float, kept: int) -> None:
+    near: Params = {"learning_rate": SETTINGS.train.learning_rate * factor, "batch_size": 8, "image_size": 128}
+    assert len(distinct_points([near], SETTINGS)) == kept
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("warm") / "data"
