@@ -174,12 +174,13 @@ def accuracies(data: Path, task: str, points: Sequence[Params], *, first_epoch: 
 
 
 @cache
-def earlier_searches(data: Path, judged: str, *, count: int = len(TUNING)) -> tuple[Table, ...]:
-    """The first so many of a user's earlier searches: thirty trials on each tuning task, one after the other.
+def earlier_searches(data: Path, judged: str, *, count: int | None = None) -> tuple[Table, ...]:
+    """A user's earlier searches, or the first so many: thirty trials on each tuning task, one after the other.
 
     Each one opens with what those before it taught, as the product's do. A tuning task that is itself being judged has
     no say.
     """
+    count = len(TUNING) if count is None else count
     if not count:
         return ()
     earlier, task = earlier_searches(data, judged, count=count - 1), TUNING[count - 1]

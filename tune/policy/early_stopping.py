@@ -1,7 +1,9 @@
 """Does a trial continue, pause or stop, and which paused one is promoted? Asynchronous successive halving (ASHA); pure.
 
-A trial pauses at each rung (a share of the epochs). The first few dozen are ranked among one another: for every nine
-that reach a rung, the best of those paused there is promoted (Li et al., "A System for Massively Parallel
+A trial pauses at each rung (a share of the epochs). Where earlier searches gave initial points, all of these are tried
+first, with the default, and the best three are trained in full: each did best somewhere, so few are given up at the low
+rungs, where a fast starter leads. Without initial points the first few dozen are ranked among one another: for
+every nine that reach a rung, the best of those paused there is promoted (Li et al., "A System for Massively Parallel
 Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there continues at once.
 Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody pauses. Later
 trials, and all paused ones once every configuration was tried, are compared with the best completed trial: the one most
@@ -27,8 +29,8 @@ from tune.settings import SearchSettings
 MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
 MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
 REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,
-RANKED = 4  # until so many times ``startup_trials`` were proposed,
-RANKED_WITH_INITIAL_POINTS = 2  # or so many where earlier searches gave initial points;
+RANKED = 4  # until so many times ``startup_trials`` were proposed;
+OPENING = (3, 5, 6)  # with initial points, so many of them and the default pass the highest rung, the next, any lower;
 MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
 MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
 EARLY = 2  # the first so many times ``startup_trials`` pause at the lowest rung too
@@ -110,18 +112,45 @@ def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
 
 def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived: Trial | None = None) -> Trial | None:
     """The trial that is promoted next, of the paused ones and ``arrived``, which has just reached a rung."""
-    ranked = (RANKED_WITH_INITIAL_POINTS if settings.initial_points else RANKED) * settings.startup_trials
-    by_rank = len(table.searched) <= ranked and not all_tried(table, settings)
+    by_rank = len(table.searched) <= RANKED * settings.startup_trials and not all_tried(table, settings)
     rungs = rung_epochs(settings)
     waiting = [
         trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
     ]
     in_time = [trial for trial in waiting if math.isinf(left_s) or rest_of_run_s(trial) <= left_s]
     for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
-        found = _best_by_rank(table, settings, some, arrived) if by_rank else _likeliest_best(table, settings, some)
+        if settings.initial_points:
+            found = _best_of_opening(table, settings, some, arrived)
+        elif by_rank:
+            found = _best_by_rank(table, settings, some, arrived)
+        else:
+            found = _likeliest_best(table, settings, some)
         if found is not None:
             return found
     return None
+
+
+def _best_of_opening(
+    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None
+) -> Trial | None:
+    """The best waiting trial of the default and the initial points, at the lowest rung that too few have passed.
+
+    None until all were tried, and while others of them are on the way; after that the likeliest of all trials.
+    """
+    count = 1 + len(settings.initial_points)
+    opening = [trial for trial in table.searched[:count] if trial.state not in ("failed", "infeasible")]
+    if not waiting or (len(table.searched) < count and not all_tried(table, settings)):
+        return None
+    rungs = rung_epochs(settings)
+    on_the_way = [trial for trial in opening if trial.is_live and trial is not arrived]
+    for below_highest, rung in zip(range(len(rungs) - 1, -1, -1), rungs, strict=True):
+        at_rung = [trial for trial in waiting if trial.number <= count and trial.epochs == rung]
+        passed = [trial for trial in opening if trial.epochs > rung] + [t for t in on_the_way if t.epochs == rung]
+        if at_rung and len(passed) < OPENING[min(below_highest, len(OPENING) - 1)]:
+            return _best_first(at_rung, settings.metric)[0]
+    if any(trial.epochs <= rungs[-1] for trial in on_the_way):
+        return None
+    return _likeliest_best(table, settings, waiting)
 
 
 def _best_by_rank(

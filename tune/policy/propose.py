@@ -89,8 +89,7 @@ def expected_values(trials: Sequence[Trial], settings: SearchSettings) -> dict[i
     A live trial has no value before the first rung: what it reached in an epoch or two says little.
     """
     first = min(rung_epochs(settings), default=settings.train.num_epochs)
-    live = ("proposed", "running", "interrupted")
-    known = [trial for trial in trials if trial.epochs and not (trial.state in live and trial.epochs < first)]
+    known = [trial for trial in trials if trial.epochs and not (trial.is_live and trial.epochs < first)]
     completed = [trial for trial in known if trial.state == "completed"]
     return {number: predicted.mean for number, predicted in predict_final_values(known, completed, settings).items()}
 

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
 from tune.history.events import State
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import (
     MAX_PAUSED,
+    OPENING,
     RANKED,
     REDUCTION_FACTOR,
     decide,
@@ -21,6 +23,7 @@ from tune.policy.early_stopping import (
     rung_epochs,
     trials_to_prune,
 )
+from tune.settings import SearchSettings
 
 SETTINGS = search_settings(epochs=12)
 RUNG, HIGHER = rung_epochs(SETTINGS)
@@ -260,6 +263,58 @@ def test_what_is_as_good_as_the_best_completed_trial_was_there_does_not_pause() 
         trial.state = "completed" if trial.epochs == 12 else "running"
     assert decided(table, 0.5) == "continue"
     assert decided(table, 0.49) == "pause"
+
+
+def opened(count: int) -> SearchSettings:
+    """With so many initial points."""
+    points = [{"learning_rate": 1e-3, "batch_size": 4, "image_size": 96} for _ in range(count)]
+    return search_settings(epochs=12, initial_points=points)
+
+
+def trained(table: Table, trial: Trial, settings: SearchSettings, *, value: float) -> None:
+    """Train it until it pauses or ends; from the higher rung on it has this value."""
+    trial.state = "running"
+    while trial.state == "running":
+        latest = value if trial.epochs + 1 >= HIGHER else trial.values("ap50")[-1]
+        trial.reports.append(epoch_report(trial.epochs + 1, ap50=latest))
+        paused = decide(table, trial, settings).action == "pause"
+        trial.state = "completed" if trial.epochs == 12 else "paused" if paused else "running"
+
+
+@given(st.lists(VALUES, min_size=8, max_size=8, unique=True), st.lists(VALUES, min_size=8, max_size=8, unique=True))
+def test_of_the_opening_five_pass_the_lower_rung_and_the_best_three_of_these_are_trained_in_full(
+    values: list[float], later: list[float]
+) -> None:
+    highest, next_one, _ = OPENING
+    settings = opened(7)
+    table, ended = paused(*values), list[int]()
+    while len(ended) < highest:
+        trial = next_promotion(table, settings)
+        assert trial is not None
+        trained(table, trial, settings, value=later[trial.number - 1])
+        ended += [trial.number] if trial.state == "completed" else []
+    longer = sorted(range(8), key=lambda index: -values[index])[:next_one]
+    assert {number for number, trial in table.trials.items() if trial.epochs > RUNG} == {index + 1 for index in longer}
+    best_first = sorted(longer, key=lambda index: -later[index])
+    assert ended == [index + 1 for index in best_first][:highest]
+
+
+def test_nothing_is_promoted_before_the_opening_was_tried_and_while_its_best_are_on_the_way() -> None:
+    settings = opened(6)
+    table = paused(0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+    assert next_promotion(table, settings) is None
+    seventh = add_trial(table, settings, values=[0.95] * RUNG, state="running")
+    assert decide(table, seventh, settings).action == "continue"
+    for number in (1, 2, 3, 4):  # as many workers as there are places
+        trial = next_promotion(table, settings)
+        assert trial is not None
+        assert trial.number == number
+        trial.state = "running"
+    assert next_promotion(table, settings) is None
+    table.trials[3].state = "failed"
+    chosen = next_promotion(table, settings)
+    assert chosen is not None
+    assert chosen.number == 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+"""The policy's benchmark runs from end to end: cold and with a portfolio, on learning curves made here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import policy
+
+SURROGATE = '''
+import numpy as np
+
+SPACE = [
+    ("batch_size", 16, 512, True, True), ("learning_rate", 1e-4, 0.1, True, False),
+    ("max_dropout", 0.0, 1.0, False, False), ("max_units", 64, 1024, True, True), ("momentum", 0.1, 0.99, False, False),
+    ("num_layers", 1, 5, False, True), ("weight_decay", 1e-5, 0.1, False, False),
+]
+NAMES = [one[0] for one in SPACE]
+
+
+def curves(task, raw, first, last):
+    """[n, epochs, 2]: seconds and accuracy, best at a learning rate and a momentum of the task's own."""
+    rate = np.log10(raw[:, NAMES.index("learning_rate")]) + 2 + int(task) / 10
+    final = 90 - 10 * rate**2 - 20 * (raw[:, NAMES.index("momentum")] - 0.9) ** 2
+    epochs = np.arange(first, last + 1)
+    accuracy = np.maximum(final, 1)[:, None] * (1 - np.exp(-epochs / 8))
+    return np.stack([np.broadcast_to(epochs, accuracy.shape), accuracy], axis=2)
+'''
+
+
+@pytest.fixture
+def surrogate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "curves.py").write_text(SURROGATE, encoding="utf-8")
+    scales = {task: {"best": 90.0, "median": 60.0} for task in "123"}
+    (tmp_path / "stats.json").write_text(json.dumps(scales), encoding="utf-8")
+    monkeypatch.setattr(policy, "TUNING", ("1", "2", "3"))
+    monkeypatch.setattr(policy, "MOST", 4)
+    monkeypatch.setattr(policy, "LAUNCHED", 10)
+    return tmp_path
+
+
+def test_a_search_opened_by_earlier_ones_begins_lower_and_never_ends_worse_than_it_began(surrogate: Path) -> None:
+    rivals = {rival.label: rival for rival in policy.RIVALS}
+    search = policy.Search(rival=rivals[policy.OURS], task="3", seed=0, data=surrogate, noise=0.0)
+    cold = policy.outcome(search)
+    opened = policy.outcome(replace(search, rival=rivals[policy.OPENED]))
+    for found in (cold, opened):
+        assert len(found.regrets) == policy.MOST * policy.MARKS
+        assert found.regrets[-1] <= found.regrets[0]
+        assert 0 < found.launched_cost < policy.LAUNCHED
+    assert opened.regrets[policy.MARKS - 1] < cold.regrets[0]
+    assert opened.regrets[-1] < 0.1
