@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import policy
+from tests.benchmarks import library_rivals, policy
 
 SURROGATE = '''
 import numpy as np
@@ -53,3 +54,45 @@ def test_a_search_opened_by_earlier_ones_begins_lower_and_never_ends_worse_than_
         assert 0 < found.launched_cost < policy.LAUNCHED
     assert opened.regrets[policy.MARKS - 1] < cold.regrets[0]
     assert opened.regrets[-1] < 0.1
+
+
+LIBRARY = """
+# /// script
+# dependencies = []
+# ///
+from client import Search
+
+search = Search.received("library")
+print("what a library prints")
+worse = {**search.default, "learning_rate": search.space["learning_rate"].low}
+for params, epochs in ((search.default, 2), (worse, 2), (search.default, 4), (search.default, search.epochs)):
+    assert len(search.values(params, epochs)) == epochs
+"""
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a library of its own, version 1.2."""
+    shutil.copy(library_rivals.SCRIPTS / "client.py", tmp_path)
+    (tmp_path / "library-1.2.dist-info").mkdir()
+    (tmp_path / "library-1.2.dist-info" / "METADATA").write_text("Name: library\nVersion: 1.2\n", encoding="utf-8")
+    (tmp_path / "library.py").write_text(LIBRARY, encoding="utf-8")
+    monkeypatch.setattr(library_rivals, "SCRIPTS", tmp_path)
+    return tmp_path
+
+
+def test_another_library_pays_for_an_epoch_of_a_configuration_once(
+    surrogate: Path, scripts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy, "MOST", 1)  # of 52 epochs, which the library spends on the default, and 2 on the other
+    rival = policy.Rival(label="a library", script="library.py")
+    found = policy.outcome(policy.Search(rival=rival, task="3", seed=0, data=surrogate, noise=0.0))
+    assert found.version == "library 1.2"
+    assert len(found.regrets) == policy.MARKS
+    assert len(set(found.regrets)) == 1  # the default leads from the first mark to the last
+
+
+def test_a_library_that_ends_before_the_budget_is_an_error_with_what_it_wrote(surrogate: Path, scripts: Path) -> None:
+    rival = policy.Rival(label="a library", script="library.py")
+    with pytest.raises(RuntimeError, match=r"library\.py ended with status 0\nwhat a library prints"):
+        policy.outcome(policy.Search(rival=rival, task="3", seed=0, data=surrogate, noise=0.0))

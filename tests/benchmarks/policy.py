@@ -1,12 +1,14 @@
 """Does the search policy earn its GPU time? It and its rivals on recorded learning curves, side by side.
 
     python tests/benchmarks/policy.py --data ../shared/lcbench --tasks 3945 126025 --seeds 5
+    ... [--noise 1] [--only ours stock] [--libraries]
 
 Drives ``tune.policy.propose`` and ``tune.policy.early_stopping`` exactly as the engine does, over the LCBench
 surrogate: 52 epochs, 7 searched values, no GPU. Normalised regret: 0 is the best configuration there is, 1 the median
 of random ones; it is that of the configuration that would be exported now. Budgets are counted in full trainings of 52
 epochs. Exit status 0 only if all checks hold. Without ``--tasks``: those for tuning; the others are for judging a
-finished version.
+finished version. ``--libraries``: SMAC3, MOBSTER, PriorBand and Optuna's GPSampler with Hyperband too, each in an
+environment of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +30,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from tests.benchmarks.library_rivals import search_with
 from tests.benchmarks.rivals import (
     asha,
     i_epoch_decision,
@@ -97,6 +100,7 @@ class Rival:
     promote: Callable[[Table, SearchSettings], Trial | None] = next_promotion
     prune: Callable[[Table, SearchSettings], Sequence[Trial]] = trials_to_prune
     opening: Literal["", "portfolio", "oracle"] = ""
+    script: str = ""  # of another library (``library_rivals``), which does all of it by itself
 
 
 def _no_pruning(table: Table, settings: SearchSettings) -> Sequence[Trial]:
@@ -118,6 +122,10 @@ RIVALS = (
     Rival(label=OPENED, opening="portfolio"),
     Rival(label=ORACLE, opening="oracle"),
     Rival(label=GP, propose=propose_by_gp),
+    Rival(label="SMAC3, multi-fidelity", script="smac3.py"),
+    Rival(label="Syne Tune, MOBSTER", script="mobster.py"),
+    Rival(label="NePS, PriorBand", script="priorband.py"),
+    Rival(label="Optuna, GPSampler and Hyperband", script="gp_hyperband.py"),
 )
 
 
@@ -134,11 +142,15 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The regret at every mark of the budget; cost in full trainings and regret of a search of thirty trials."""
+    """The regret at every mark of the budget; cost in full trainings and regret of a search of thirty trials.
+
+    The last two are not known of other libraries, whose version is.
+    """
 
     regrets: tuple[float, ...]
-    launched_cost: float
-    launched_regret: float
+    launched_cost: float = float("nan")
+    launched_regret: float = float("nan")
+    version: str = ""
 
 
 @cache
@@ -233,6 +245,25 @@ def regret(data: Path, task: str, accuracy: Any) -> Any:
     return (best - accuracy) / (best - median)
 
 
+@dataclass(kw_only=True)
+class Meter:
+    """What a search has spent, and the regret of the best so far at every mark of the budget."""
+
+    spent: int = 0
+    leader: tuple[float, float] = (-np.inf, np.inf)  # the highest value measured, and its configuration's regret
+    marks: list[float] = field(default_factory=list)
+
+    def epoch(self, value: float, final_regret: float) -> None:
+        self.leader = max(self.leader, (value, final_regret), key=lambda pair: pair[0])
+        self.spent += 1
+        if self.spent % (EPOCHS // MARKS) == 0 and not self.is_full:
+            self.marks.append(self.leader[1])
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.marks) == MOST * MARKS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Simulated:
     """One search: the regret at every mark, the cost in full trainings, the last regret, and all that was tried."""
@@ -257,8 +288,8 @@ def simulate(search: Search, *, trials: int, initial_points: Sequence[Params] = 
     )
     table = RecordedSearch(known=settings, started=header)
     noisy, final = dict[int, Any](), dict[int, float]()
-    spent, leader, marks = 0, (-np.inf, np.inf), list[float]()
-    while len(marks) < MOST * MARKS:
+    meter = Meter()
+    while not meter.is_full:
         trial = rival.promote(table, settings)
         if trial is None:
             if len(table.trials) >= trials:
@@ -271,18 +302,38 @@ def simulate(search: Search, *, trials: int, initial_points: Sequence[Params] = 
         while trial.state == "running":
             value = noisy[trial.number][trial.epochs]
             measure(trial, value / 100)
-            leader = max(leader, (value, final[trial.number]), key=lambda pair: pair[0])
-            spent += 1
-            if spent % (EPOCHS // MARKS) == 0:
-                marks.append(leader[1])
+            meter.epoch(value, final[trial.number])
             trial.state = "completed" if trial.epochs == EPOCHS else STATES[rival.decide(table, trial, settings).action]
         for given_up in rival.prune(table, settings):
             given_up.state = "stopped"
-    return Simulated(marks=marks[: MOST * MARKS], cost=spent / EPOCHS, last=leader[1], table=table)
+    return Simulated(marks=meter.marks, cost=meter.spent / EPOCHS, last=meter.leader[1], table=table)
+
+
+def search_with_library(search: Search) -> Outcome:
+    """The search as another library's; an epoch that a configuration has behind it costs nothing again."""
+    data, task = search.data, search.task
+    chance = np.random.default_rng([search.seed, int(task)])
+    meter, noisy, reached = Meter(), dict[tuple[object, ...], Any](), dict[tuple[object, ...], int]()
+
+    def values(params: Params, epochs: int) -> list[float] | None:
+        key = tuple(params.values())
+        curve = accuracies(data, task, [params])[0]
+        if key not in noisy:
+            noisy[key] = curve + search.noise * chance.standard_normal(EPOCHS)
+        for value in noisy[key][reached.get(key, 0) : epochs]:
+            meter.epoch(float(value), float(regret(data, task, curve[-1])))
+        reached[key] = max(epochs, reached.get(key, 0))
+        return None if meter.is_full else [float(value) for value in noisy[key][:epochs]]
+
+    default = {name: getattr(CurveConfig(), name) for name in space(data)}
+    version = search_with(search.rival.script, space(data), default, epochs=EPOCHS, seed=search.seed, values=values)
+    return Outcome(regrets=tuple(meter.marks), version=version)
 
 
 def outcome(search: Search) -> Outcome:
     """The search with trials without end, until the budget is spent; and the one of thirty trials."""
+    if search.rival.script:
+        return search_with_library(search)
     learnt = {"": (), "portfolio": portfolio, "oracle": oracle}[search.rival.opening]
     points = learnt(search.data, search.task) if callable(learnt) else learnt
     unbounded = simulate(search, trials=100_000, initial_points=points)
@@ -297,6 +348,7 @@ class Row:
     regrets: Any
     cost: Any
     launched: Any
+    version: str
 
     def at(self, budget: int) -> float:
         """Mean regret after so many full trainings."""
@@ -318,6 +370,7 @@ def measured(searches: Sequence[Search], *, processes: int) -> dict[str, Row]:
             regrets=np.array([one.regrets for one in of_it]),
             cost=np.array([one.launched_cost for one in of_it]),
             launched=np.array([one.launched_regret for one in of_it]),
+            version=of_it[0].version,
         )
     return rows
 
@@ -332,7 +385,8 @@ def show(rows: dict[str, Row]) -> None:
         reached = row.reaches(level)
         less = "never" if reached is None else f"{reached:g} ({MOST / reached:.1f} x less)"
         print(f"{label:42}", *(f"{mean:>12}" for mean in means), end="")
-        print(f"{row.cost.mean():>14.1f}, {_spread(row.launched)}{less:>22}")
+        launched = row.version or f"{row.cost.mean():.1f}, {_spread(row.launched)}"
+        print(f"{launched:>28}{less:>22}")
     for label, aims in ((OURS, AIM), (OPENED, AIM_OPENED)):
         print(f"{'  aim of ' + label:42}", *(f"{aims[budget]:>5.2f}       " for budget in SHOWN))
 
@@ -343,7 +397,8 @@ def checks(rows: dict[str, Row], *, noise: float) -> list[tuple[str, float, floa
     if noise:
         return [
             (f"at {budget} no worse than {label}", ours.at(budget), rows[label].at(budget))
-            for label in (STOCK, BEST_STOCK)
+            for label in rows
+            if label not in (OURS, OPENED, ORACLE, GP)
             for budget in SHOWN
         ]
     return [
@@ -374,10 +429,12 @@ def main() -> int:
     parser.add_argument("--noise", type=float, default=0.0, help="added to each value: standard deviation, points")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="policies whose name begins so; no checks")
+    parser.add_argument("--libraries", action="store_true", help="other libraries too, which uv installs: hours")
     asked = parser.parse_args()
-    rivals = [
-        one for one in RIVALS if one.label.startswith(tuple(asked.only or [""])) and (asked.only or one.label != GP)
-    ]
+    if asked.only:
+        rivals = [one for one in RIVALS if one.label.startswith(tuple(asked.only))]
+    else:
+        rivals = [one for one in RIVALS if one.label != GP and (asked.libraries or not one.script)]
     searches = [
         Search(rival=rival, task=task, seed=seed, data=asked.data, noise=asked.noise)
         for rival in rivals
