@@ -11,8 +11,7 @@ likely to exceed it is promoted, while that is likely enough (``tune.policy.lear
 are those of completed trials: what the others may gain is learnt from these. So epochs go into many configurations
 first and into the best ones last, and a slow starter is not lost. Only the best few paused trials of a rung are kept.
 
-Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot. Once a
-new trial could not be, they are promoted instead of trying anything new.
+Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Literal
 
 from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
-from tune.policy.replication import full_run_s, rest_of_run_s
+from tune.policy.replication import rest_of_run_s
 from tune.settings import SearchSettings
 
 MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
@@ -119,10 +117,7 @@ def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived:
     waiting = [
         trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
     ]
-    hours_end = math.isfinite(left_s)
-    in_time = [trial for trial in waiting if not hours_end or rest_of_run_s(trial) <= left_s]
-    if hours_end and in_time and left_s < _new_trial_s(table) and not all_tried(table, settings):
-        return _likeliest(table, settings, in_time)[0]
+    in_time = [trial for trial in waiting if math.isinf(left_s) or rest_of_run_s(trial) <= left_s]
     for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
         if settings.initial_points:
             found = _best_of_opening(table, settings, some, arrived)
@@ -185,28 +180,22 @@ def _best_by_rank(
 
 
 def _likeliest_best(table: Table, settings: SearchSettings, waiting: Sequence[Trial]) -> Trial | None:
-    """The likeliest trial, if likely enough to become the best or if few epochs are completed."""
-    if not waiting:
-        return None
-    first, probability = _likeliest(table, settings, waiting)
-    return first if probability >= MIN_PROBABILITY or _too_few_completed(table, settings) else None
-
-
-def _likeliest(table: Table, settings: SearchSettings, waiting: Sequence[Trial]) -> tuple[Trial, float]:
-    """The trial that is most likely to exceed the best completed one, and how likely that is.
+    """The trial that is most likely to exceed the best completed one, if likely enough or if few epochs are completed.
 
     While none is completed, or fewer than three once all were tried: the best of the highest rung, because what the
     others may gain is not known yet.
     """
     metric, completed = settings.metric, _completed(table)
+    if not waiting:
+        return None
     if len(completed) < (MIN_COMPLETED if all_tried(table, settings) else 1):
         highest = max(trial.epochs for trial in waiting)
-        return _best_first((trial for trial in waiting if trial.epochs == highest), metric)[0], 1.0
+        return _best_first((trial for trial in waiting if trial.epochs == highest), metric)[0]
     best = max(trial.values(metric)[-1] for trial in completed)
     predicted = predict_final_values(waiting, completed, settings)
     probability = {number: 1.0 - one.cdf(best) for number, one in predicted.items()}
     first = max(waiting, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
-    return first, probability[first.number]
+    return first if probability[first.number] >= MIN_PROBABILITY or _too_few_completed(table, settings) else None
 
 
 def _too_few_completed(table: Table, settings: SearchSettings) -> bool:
@@ -218,11 +207,6 @@ def _too_few_completed(table: Table, settings: SearchSettings) -> bool:
 
 def _has_learnt(trial: Trial, rung: int, metric: str) -> bool:
     return trial.values(metric)[rung - 1] >= MIN_LEARNT
-
-
-def _new_trial_s(table: Table) -> float:
-    """Seconds that one more trial may take to its last epoch: the median of those begun."""
-    return median([full_run_s(trial) for trial in table.searched if trial.epochs])
 
 
 def all_tried(table: Table, settings: SearchSettings) -> bool:

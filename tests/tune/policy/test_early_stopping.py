@@ -339,24 +339,6 @@ def test_near_the_end_of_the_hours_what_can_still_be_trained_in_full_comes_first
     assert decide(table, other, settings, left_s=left_s).action == "pause"
 
 
-FULL_S = 12 * 2.3  # of one trial
-
-
-@pytest.mark.parametrize("initial_points", [0, 7])
-@pytest.mark.parametrize(
-    ("left_s", "promoted"), [(math.inf, None), (FULL_S + 1, None), (FULL_S - 1, 2), (LONG_S - 1, 2), (1.0, None)]
-)
-def test_once_a_new_trial_could_not_be_trained_in_full_the_best_waiting_one_is(
-    left_s: float, promoted: int | None, initial_points: int
-) -> None:
-    points = [
-        {"learning_rate": rate / 10_000, "batch_size": 8, "image_size": 128} for rate in range(2, 2 + initial_points)
-    ]
-    settings = search_settings(epochs=12, hours=1.0, trials=None, initial_points=points)
-    trial = next_promotion(paused(0.3, 0.5, 0.4), settings, left_s=left_s)
-    assert (None if trial is None else trial.number) == promoted
-
-
 @pytest.mark.parametrize(("number", "action"), [(16, "pause"), (17, "continue")])
 def test_only_early_trials_pause_at_half_the_first_rung(number: int, action: str) -> None:
     settings = search_settings(epochs=52)
