@@ -379,14 +379,14 @@ def show(rows: dict[str, Row]) -> None:
     """The table: mean and, behind it, standard error."""
     level = rows.get(BEST_STOCK, next(iter(rows.values()))).at(MOST)  # of the first row where stock was not asked for
     print(f"{'normalised regret after full trainings':42}", *(f"{budget:>12}" for budget in SHOWN), end="")
-    print(f"{'30 trials: cost, regret':>28}{'reaches ' + format(level, '.3f') + ' with':>22}")
+    print(f"{'30 trials: cost, regret':>32}{'reaches ' + format(level, '.3f') + ' with':>22}")
     for label, row in rows.items():
         means = [_spread(row.regrets[:, budget * MARKS - 1]) for budget in SHOWN]
         reached = row.reaches(level)
         less = "never" if reached is None else f"{reached:g} ({MOST / reached:.1f} x less)"
         print(f"{label:42}", *(f"{mean:>12}" for mean in means), end="")
         launched = row.version or f"{row.cost.mean():.1f}, {_spread(row.launched)}"
-        print(f"{launched:>28}{less:>22}")
+        print(f"{launched:>32}{less:>22}")
     for label, aims in ((OURS, AIM), (OPENED, AIM_OPENED)):
         print(f"{'  aim of ' + label:42}", *(f"{aims[budget]:>5.2f}       " for budget in SHOWN))
 
