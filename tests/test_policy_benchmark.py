@@ -92,7 +92,17 @@ def test_another_library_pays_for_an_epoch_of_a_configuration_once(
     assert len(set(found.regrets)) == 1  # the default leads from the first mark to the last
 
 
-def test_a_library_that_ends_before_the_budget_is_an_error_with_what_it_wrote(surrogate: Path, scripts: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("", r"status 0\nwhat a library prints"),
+        ("search.replies.close(); search.values(worse, 9)", r"status 1\n.*closed"),
+    ],
+)
+def test_a_library_that_ends_before_the_budget_is_an_error_with_what_it_wrote(
+    end: str, said: str, surrogate: Path, scripts: Path
+) -> None:
+    (scripts / "library.py").write_text(LIBRARY + end, encoding="utf-8")
     rival = policy.Rival(label="a library", script="library.py")
-    with pytest.raises(RuntimeError, match=r"library\.py ended with status 0\nwhat a library prints"):
+    with pytest.raises(RuntimeError, match=rf"(?s)library\.py ended with {said}"):
         policy.outcome(policy.Search(rival=rival, task="3", seed=0, data=surrogate, noise=0.0))

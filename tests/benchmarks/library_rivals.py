@@ -6,6 +6,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,7 +45,8 @@ def search_with(
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        with process:  # closes the pipes, which ends the script
+        # To leave ``process`` closes the pipes, which ends the script; a broken one is a script that ended by itself.
+        with suppress(BrokenPipeError), process:
             _write(process.stdin, {"space": ranges, "default": default, "epochs": epochs, "seed": seed})
             hello = process.stdout.readline()
             for line in process.stdout:

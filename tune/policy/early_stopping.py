@@ -64,8 +64,12 @@ def _regular_rungs(settings: SearchSettings) -> list[int]:
 
 
 def _pauses_at(trial: Trial, rung: int, settings: SearchSettings) -> bool:
-    """Early trials pause at each rung: they tell good regions from bad. Later ones differ too little."""
-    return rung in _regular_rungs(settings) or trial.number <= EARLY * settings.startup_trials
+    """Early trials pause at each rung: they tell good regions from bad. Later ones differ too little.
+
+    So do all initial points: at the rungs they are compared with each other.
+    """
+    early = max(EARLY * settings.startup_trials, 1 + len(settings.initial_points))
+    return rung in _regular_rungs(settings) or trial.number <= early
 
 
 def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: float = math.inf) -> RungDecision:
@@ -135,16 +139,17 @@ def _best_of_opening(
 ) -> Trial | None:
     """The best waiting trial of the default and the initial points, at the lowest rung that too few have passed.
 
-    None until all were tried, and while others of them are on the way; after that the likeliest of all trials.
+    None until all were proposed, and while others of them are on the way; after that the likeliest of all trials.
     """
     count = 1 + len(settings.initial_points)
     opening = [trial for trial in table.searched[:count] if trial.state not in ("failed", "infeasible")]
     if not waiting or (len(table.searched) < count and not all_tried(table, settings)):
         return None
+    numbers = {trial.number for trial in opening}
     rungs = rung_epochs(settings)
     on_the_way = [trial for trial in opening if trial.is_live and trial is not arrived]
     for below_highest, rung in zip(range(len(rungs) - 1, -1, -1), rungs, strict=True):
-        at_rung = [trial for trial in waiting if trial.number <= count and trial.epochs == rung]
+        at_rung = [trial for trial in waiting if trial.number in numbers and trial.epochs == rung]
         passed = [trial for trial in opening if trial.epochs > rung] + [t for t in on_the_way if t.epochs == rung]
         if at_rung and len(passed) < OPENING[min(below_highest, len(OPENING) - 1)]:
             return _best_first(at_rung, settings.metric)[0]

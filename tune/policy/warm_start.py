@@ -58,8 +58,9 @@ def distinct_points(points: Iterable[Params], settings: SearchSettings) -> tuple
     A point that nearly equals one before it is left out: it would take the place of one that can teach more.
     """
     space = Space(settings.space)
-    found = [space.params_of(settings.train)]
+    default = space.params_of(settings.train)
+    known, found = [default] if space.contains(default) else [], list[Params]()
     for point in map(space.nearest, points):
-        if not any(space.repeats(point, other) for other in found):
+        if not any(space.repeats(point, other) for other in [*known, *found]):
             found.append(point)
-    return tuple(found[1 : settings.startup_trials])
+    return tuple(found[: settings.startup_trials - 1])

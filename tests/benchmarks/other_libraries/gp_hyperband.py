@@ -2,7 +2,7 @@
 # requires-python = "==3.11.*"
 # dependencies = ["optuna==5.0.0", "scipy", "torch"]
 # ///
-"""Optuna's GPSampler with its HyperbandPruner."""
+"""Optuna's GPSampler with its HyperbandPruner; the process learns from completed trials only, once there are ten."""
 
 import optuna
 from client import Search

@@ -27,9 +27,8 @@ def main() -> None:
             space, deterministic=True, n_trials=100_000, min_budget=search.epochs / 27, max_budget=search.epochs,
             seed=search.seed, output_directory=folder,
         )  # fmt: skip
-        design = MultiFidelityFacade.get_initial_design(
-            scenario, n_configs=15, additional_configs=[space.get_default_configuration()]
-        )
+        first = [space.get_default_configuration(), *space.sample_configuration(15)]
+        design = MultiFidelityFacade.get_initial_design(scenario, n_configs=0, additional_configs=first)
         facade = MultiFidelityFacade(scenario, _never_called, initial_design=design, logging_level=False)
         while True:
             trial = facade.ask()

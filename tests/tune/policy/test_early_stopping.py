@@ -317,6 +317,26 @@ def test_nothing_is_promoted_before_the_opening_was_tried_and_while_its_best_are
     assert chosen.number == 5
 
 
+def test_initial_points_proposed_after_a_repeat_are_promoted_like_those_before_it() -> None:
+    settings = opened(2)
+    table = paused(0.3, 0.4, 0.3, 0.9)
+    table.trials[3].repeats = 1
+    table.trials[3].state = "completed"
+    trial = next_promotion(table, settings)
+    assert trial is not None
+    assert trial.number == 4
+
+
+@pytest.mark.parametrize(("count", "action"), [(15, "continue"), (16, "pause"), (29, "pause")])
+def test_all_initial_points_pause_at_the_lowest_rung_however_many(count: int, action: str) -> None:
+    settings = search_settings(epochs=52, initial_points=opened(count).initial_points)
+    table = Table()
+    for _ in range(16):
+        add_trial(table, settings, values=[0.9] * 5, state="paused")
+    last = add_trial(table, settings, values=[0.1] * 5, state="running")
+    assert decide(table, last, settings).action == action
+
+
 @pytest.mark.parametrize(
     ("left_s", "promoted"),
     [(math.inf, 2), (10 * LONG_S, 2), (LONG_S, 3), (0.1, 2)],  # where none ends in time, the best is better than none

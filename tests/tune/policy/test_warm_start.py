@@ -37,6 +37,13 @@ def test_a_point_that_nearly_equals_the_default_is_left_out(factor: float, kept:
     assert len(distinct_points([near], SETTINGS)) == kept
 
 
+def test_a_point_at_the_edge_of_the_space_is_kept_where_the_default_lies_beyond_it() -> None:
+    train = SETTINGS.train.model_copy(update={"learning_rate": 0.1})
+    settings = SETTINGS.model_copy(update={"train": train})
+    edge: Params = {"learning_rate": 1e-2, "batch_size": 8, "image_size": 128}
+    assert distinct_points([edge, edge], settings) == (edge,)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("warm") / "data"
