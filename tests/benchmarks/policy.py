@@ -63,6 +63,7 @@ AIM_OPENED = dict(zip(SHOWN, (0.20, 0.18, 0.13, 0.10, 0.06, 0.04), strict=True))
 OURS, OPENED, ORACLE = "ours", "ours, portfolio first", "limit: ours, an oracle's portfolio first"
 GP = "Optuna GPSampler, our early stopping"
 TPE, STOCK, BEST_STOCK = "Optuna TPE, full length", "stock, defaults", "stock at its best: grace 3, factor 3"
+Key = tuple[object, ...]  # the values of a configuration
 STATES: dict[str, State] = {"continue": "running", "stop": "stopped", "pause": "paused"}
 
 
@@ -313,15 +314,16 @@ def search_with_library(search: Search) -> Outcome:
     """The search as another library's; an epoch that a configuration has behind it costs nothing again."""
     data, task = search.data, search.task
     chance = np.random.default_rng([search.seed, int(task)])
-    meter, noisy, reached = Meter(), dict[tuple[object, ...], Any](), dict[tuple[object, ...], int]()
+    meter, noisy, final, reached = Meter(), dict[Key, Any](), dict[Key, float](), dict[Key, int]()
 
     def values(params: Params, epochs: int) -> list[float] | None:
         key = tuple(params.values())
-        curve = accuracies(data, task, [params])[0]
         if key not in noisy:
+            curve = accuracies(data, task, [params])[0]
+            final[key] = float(regret(data, task, curve[-1]))
             noisy[key] = curve + search.noise * chance.standard_normal(EPOCHS)
         for value in noisy[key][reached.get(key, 0) : epochs]:
-            meter.epoch(float(value), float(regret(data, task, curve[-1])))
+            meter.epoch(float(value), final[key])
         reached[key] = max(epochs, reached.get(key, 0))
         return None if meter.is_full else [float(value) for value in noisy[key][:epochs]]
 

@@ -55,9 +55,7 @@ class Worst:
     seconds: float = 0.0
     parses: float = 0.0  # the same in times of ``parse_s``; 0 below ``LEAST_S``
     mb: float = 0.0
-    # A file of 200,000 boxes, the longest that may be used, takes 4 to 6 on one machine and 10 on another, whose parser
-    # is the faster. What this is to find, work that grows faster than the file, takes hundreds.
-    most_parses: float = 25.0
+    most_parses: float = 8.0
     most_mb: float = 500.0
 
     def measure(self, read: Callable[[], object], watch: Watch, *allowed: Path) -> str:

@@ -141,7 +141,7 @@ def test_heavy_exports_cost_little(case: str, place: Path, watch: Watch, record:
     exports.pictures(place / "in")
     (place / "in/data.yaml").write_text("names: [a]", encoding="utf-8")
     (place / "in" / name).write_text(make(), encoding="utf-8")
-    worst = Worst(most_parses=75)
+    worst = Worst(most_parses=40)
     read(place, case.partition(":")[0], watch, worst)
     worst.record(record, fault="a heavy export")
 
