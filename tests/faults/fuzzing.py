@@ -39,6 +39,7 @@ NAMES = (
 
 TRIES = 3
 LEAST_S = 0.1  # less is little on any machine
+MOST_GROWTH = 32.0  # eight times the file: work that grows with it costs 8 to 16 times, with its square 64 and more
 
 
 @dataclass
@@ -86,6 +87,20 @@ class Worst:
         record(Row(fault=fault, injected=self.files, lost=lost, again_s=self.seconds))
         assert self.parses <= self.most_parses
         assert self.mb <= self.most_mb
+
+
+def growth(read: Callable[[int], Callable[[], object]], count: int, watch: Watch) -> float:
+    """How many times as much a file of ``count`` entries costs to read as one of an eighth; the cheapest readings.
+
+    No machine changes that, however fast it parses. ``read`` writes a file of so many entries and returns its reading.
+    """
+    eighths, wholes = [], []
+    for _ in range(TRIES):
+        eighths.append(_cost(read(count // 8), watch)[1])
+        wholes.append(_cost(read(count), watch)[1])
+        if min(wholes) <= max(LEAST_S, MOST_GROWTH * min(eighths)):
+            break
+    return min(wholes) / min(eighths) if min(wholes) > LEAST_S else 0.0
 
 
 def _cost(read: Callable[[], object], watch: Watch) -> tuple[str, float, float]:

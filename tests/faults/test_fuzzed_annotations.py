@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests import images
 from tests.faults.conftest import Row
-from tests.faults.fuzzing import FRAGMENTS, LINUX, NAMES, Worst, battered
+from tests.faults.fuzzing import FRAGMENTS, LINUX, MOST_GROWTH, NAMES, Worst, battered, growth
 from tests.vqc.data.test_annotations import DOCUMENT
 from tests.watching import Watch
 from vqc.data import annotations
@@ -42,12 +43,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(content: bytes, root: Path, watch: Watch, worst: Worst) -> str:
     """Read a folder with this annotation file as everyone does; returns what is said, which must be a sentence."""
+    return worst.measure(reading(content, root), watch, root)
+
+
+def reading(content: bytes, root: Path) -> Callable[[], object]:
+    """With this annotation file in the folder; the journal must be able to hold what is read."""
     (root / "train/annotations.json").write_bytes(content)
-
-    def load() -> None:
-        json.dumps(load_data(root).summary(), ensure_ascii=False).encode()  # the journal must be able to hold it
-
-    return worst.measure(load, watch, root)
+    return lambda: json.dumps(load_data(root).summary(), ensure_ascii=False).encode()
 
 
 SOUND = images.document(
@@ -130,48 +132,58 @@ def _many(entry: str, count: int) -> str:
 
 
 BOX = '{"id":N,"image_id":1,"category_id":3,"bbox":[1,2,20.5,10.25],"iscrowd":0,"area":123.5}'
-HEAVY: Mapping[str, tuple[Callable[[], bytes], str]] = {
-    "nested lists": (lambda: b"[" * 5_000_000, "not JSON"),
-    "nested objects": (lambda: b'{"a":' * 1_000_000, "not JSON"),
-    "a number of four million digits": (lambda: b'{"a": ' + b"9" * 4_000_000 + b"}", "not JSON"),
-    "empty objects": (lambda: _document(annotations=_many("{}", 1_500_000)), "malformed|expected a whole number"),
-    "empty lists": (lambda: _document(annotations=_many("[]", 1_000_000)), "expected only objects"),
-    "one letter of four bytes": (lambda: _document(info='"\U0001f600' + "x" * 40_000_000 + '"'), ""),
+HEAVY: Mapping[str, tuple[int, Callable[[int], bytes], str]] = {  # so many entries or letters, and what is said
+    "nested lists": (5_000_000, lambda n: b"[" * n, "not JSON"),
+    "nested objects": (1_000_000, lambda n: b'{"a":' * n, "not JSON"),
+    "a number of four million digits": (4_000_000, lambda n: b'{"a": ' + b"9" * n + b"}", "not JSON"),
+    "empty objects": (
+        1_500_000, lambda n: _document(annotations=_many("{}", n)), "malformed|expected a whole number"
+    ),
+    "empty lists": (1_000_000, lambda n: _document(annotations=_many("[]", n)), "expected only objects"),
+    "one letter of four bytes": (40_000_000, lambda n: _document(info='"\U0001f600' + "x" * n + '"'), ""),
     "names of ten thousand letters": (
-        lambda: _document(images=_many('{"id":N,"file_name":"N' + "a" * 9_900 + '","width":64,"height":48}', 500)),
+        500, lambda n: _document(images=_many('{"id":N,"file_name":"N' + "a" * 9_900 + '","width":64,"height":48}', n)),
         "not a name that a file can have",
     ),
     "names of too many letters": (
-        lambda: _document(images=_many('{"id":N,"file_name":"N' + "a" * 90_000 + '","width":64,"height":48}', 100)),
+        100,
+        lambda n: _document(images=_many('{"id":N,"file_name":"N' + "a" * 90_000 + '","width":64,"height":48}', n)),
         "a name of at most 10,000 letters",
     ),
     "pictures that are not there": (
-        lambda: _document(images=_many('{"id":N,"file_name":"N.png","width":64,"height":48}', 50_000)), "no such file"
+        50_000, lambda n: _document(images=_many('{"id":N,"file_name":"N.png","width":64,"height":48}', n)),
+        "no such file",
     ),
     "categories and boxes of others": (
-        lambda: _document(
-            categories=_many('{"id":N,"name":"N"}', 50_000), annotations=_many(BOX.replace(":3,", ":-N,"), 20_000)
+        50_000, lambda n: _document(
+            categories=_many('{"id":N,"name":"N"}', n), annotations=_many(BOX.replace(":3,", ":-N,"), 2 * n // 5)
         ),
         "expected one of",
     ),
-    "two hundred thousand boxes on one picture": (lambda: _document(annotations=_many(BOX, 200_000)), ""),
+    "two hundred thousand boxes on one picture": (200_000, lambda n: _document(annotations=_many(BOX, n)), ""),
     "two million boxes on one picture": (
-        lambda: _document(annotations=_many("[0,0,0,0]", 2_000_000)), "expected at most 6,000,000 values"
+        2_000_000, lambda n: _document(annotations=_many("[0,0,0,0]", n)), "expected at most 6,000,000 values"
     ),
-    "more than fifty megabytes": (lambda: b"{" + b" " * (annotations.MOST_BYTES), "a file of at most 50 MB"),
+    "more than fifty megabytes": (annotations.MOST_BYTES, lambda n: b"{" + b" " * n, "a file of at most 50 MB"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", HEAVY)
 def test_heavy_files_cost_little(case: str, root: Path, watch: Watch, record: Callable[[Row], None]) -> None:
-    make, expected = HEAVY[case]
+    count, make, expected = HEAVY[case]
     # 200,000 boxes, the most that may be used, take 4 to 6 on one machine and 10 where the parser is the faster.
-    # What this is to find, work that grows faster than the file, takes hundreds.
-    content, worst = make(), Worst(most_parses=16)
-    said = read(content, root, watch, worst)
+    worst = Worst(most_parses=16)
+    said = read(make(count), root, watch, worst)
     assert re.search(expected, said)
     assert bool(worst.used) == (expected == "")
     worst.record(record, fault="a heavy annotation file")
+    assert growth(lambda n: reading(make(n), root), count, watch) <= MOST_GROWTH
+
+
+@pytest.mark.parametrize(("power", "least", "most"), [(1, 3.0, MOST_GROWTH), (2, MOST_GROWTH, 200.0)])
+def test_work_that_grows_faster_than_the_file_is_seen(power: int, least: float, most: float, watch: Watch) -> None:
+    count = round(36_000_000 ** (1 / power))  # so that both take about a second
+    assert least < growth(lambda n: partial(sum, range(n**power)), count, watch) < most
 
 
 def test_a_file_without_end_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests import exports, images
 from tests.faults.conftest import Row
-from tests.faults.fuzzing import FRAGMENTS, LINUX, NAMES, Worst, battered
+from tests.faults.fuzzing import FRAGMENTS, LINUX, MOST_GROWTH, NAMES, Worst, battered, growth
 from tests.watching import Watch
 from vqc.data.annotations import read_annotations
 from vqc.data.findings import Report
@@ -41,14 +41,7 @@ def place(tmp_path: Path) -> Path:
 def read(place: Path, format_: str, watch: Watch, worst: Worst) -> str:
     """Import ``in``; what comes out must be sound and hold pictures of ``in`` alone."""
     out = place / "out"
-
-    def load() -> None:
-        watch.on = False
-        shutil.rmtree(out, ignore_errors=True)  # of the reading before, where it is measured again
-        watch.on = True
-        import_data(place / "in", out, format_=format_, unlabelled="leave-out")
-
-    said = worst.measure(load, watch, place)
+    said = worst.measure(importing(place, format_, watch), watch, place)
     if not said:
         report = Report()
         for file in out.rglob("annotations.json"):
@@ -59,6 +52,18 @@ def read(place: Path, format_: str, watch: Watch, worst: Worst) -> str:
         shutil.rmtree(out)
     assert [path.name for path in place.iterdir()] == ["in"]
     return said
+
+
+def importing(place: Path, format_: str, watch: Watch) -> Callable[[], object]:
+    """Of ``in`` to ``out``."""
+
+    def load() -> None:
+        watch.on = False
+        shutil.rmtree(place / "out", ignore_errors=True)  # of the reading before, where it is measured again
+        watch.on = True
+        import_data(place / "in", place / "out", format_=format_, unlabelled="leave-out")
+
+    return load
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
@@ -102,48 +107,54 @@ def _shape(segmentation: str) -> str:
 
 
 BOX = '<box label="a" xtl="1" ytl="2" xbr="9" ybr="8"/>'
-HEAVY: Mapping[str, tuple[str, Callable[[], str]]] = {
-    "coco: nested lists": ("a.json", lambda: '{"images" "categories"' + "[" * 5_000_000),
-    "coco: a polygon of a million corners": (
-        "a.json", lambda: _coco(_shape("[[" + "1,2," * 1_000_000 + "3,4]]")),
-    ),
+HEAVY: Mapping[str, tuple[str, int, Callable[[int], str]]] = {  # the file, and so many entries or letters
+    "coco: nested lists": ("a.json", 5_000_000, lambda n: '{"images" "categories"' + "[" * n),
+    "coco: a polygon of a million corners": ("a.json", 1_000_000, lambda n: _coco(_shape("[[" + "1,2," * n + "3,4]]"))),
     "coco: a compressed mask of forty megabytes": (
-        "a.json", lambda: _coco(_shape('{"size": [48, 64], "counts": "' + "1" * 40_000_000 + '"}')),
+        "a.json", 40_000_000, lambda n: _coco(_shape('{"size": [48, 64], "counts": "' + "1" * n + '"}')),
     ),
     "coco: a mask whose run length never ends": (
-        "a.json", lambda: _coco(_shape('{"size": [48, 64], "counts": "' + "o" * 40_000_000 + '"}')),
+        "a.json", 40_000_000, lambda n: _coco(_shape('{"size": [48, 64], "counts": "' + "o" * n + '"}')),
     ),
     "coco: long names of pictures": (
-        "a.json",
-        lambda: '{"images": [' + ",".join(['{"id": 0, "file_name": "' + "a/" * 40_000 + '"}'] * 500)
+        "a.json", 500,
+        lambda n: '{"images": [' + ",".join(['{"id": 0, "file_name": "' + "a/" * 40_000 + '"}'] * n)
         + '], "categories": [], "annotations": []}',
     ),
-    "cvat: nested elements": ("a.xml", lambda: "<annotations>" + "<a>" * 900_000),
-    "cvat: entities": ("a.xml", lambda: '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>'),
+    "cvat: nested elements": ("a.xml", 900_000, lambda n: "<annotations>" + "<a>" * n),
+    "cvat: entities": ("a.xml", 4, lambda n: '<!DOCTYPE a [<!ENTITY b "' + "c" * n + '">]><annotations/>'),
     "cvat: a hundred thousand boxes": (
-        "a.xml",
-        lambda: f'<annotations><image name="rgb-1.png" width="64" height="48">{BOX * 100_000}</image></annotations>',
+        "a.xml", 100_000,
+        lambda n: f'<annotations><image name="rgb-1.png" width="64" height="48">{BOX * n}</image></annotations>',
     ),
-    "labelme: nested shapes": ("a.json", lambda: '{"imagePath": "rgb-1.png", "shapes": ' + "[" * 5_000_000),
-    "voc: nested objects": ("a.xml", lambda: "<annotation>" + "<object>" * 500_000 + "</object>" * 500_000),
-    "yolo: nested lists": ("data.yaml", lambda: "names:\n" + "[" * 90_000),
+    "labelme: nested shapes": ("a.json", 5_000_000, lambda n: '{"imagePath": "rgb-1.png", "shapes": ' + "[" * n),
+    "voc: nested objects": ("a.xml", 500_000, lambda n: "<annotation>" + "<object>" * n + "</object>" * n),
+    "yolo: nested lists": ("data.yaml", 90_000, lambda n: "names:\n" + "[" * n),
     "yolo: references": (
-        "data.yaml", lambda: "names: [a]\n" + _many("aN: &aN [*aM, *aM, *aM, *aM]\n".replace("*aM", "*a0"), 3_000)
+        "data.yaml", 3_000,
+        lambda n: "names: [a]\n" + _many("aN: &aN [*aM, *aM, *aM, *aM]\n".replace("*aM", "*a0"), n),
     ),
-    "yolo: four megabytes of boxes": ("rgb-1.txt", lambda: "0 0.5 0.5 0.1 0.1\n" * 200_000),
-    "yolo: a line of four megabytes": ("rgb-1.txt", lambda: "0 " + "0.5 " * 1_000_000),
+    "yolo: four megabytes of boxes": ("rgb-1.txt", 200_000, lambda n: "0 0.5 0.5 0.1 0.1\n" * n),
+    "yolo: a line of four megabytes": ("rgb-1.txt", 1_000_000, lambda n: "0 " + "0.5 " * n),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", HEAVY)
 def test_heavy_exports_cost_little(case: str, place: Path, watch: Watch, record: Callable[[Row], None]) -> None:
-    name, make = HEAVY[case]
+    name, count, make = HEAVY[case]
+    format_ = case.partition(":")[0]
     exports.pictures(place / "in")
     (place / "in/data.yaml").write_text("names: [a]", encoding="utf-8")
-    (place / "in" / name).write_text(make(), encoding="utf-8")
+
+    def reading(entries: int) -> Callable[[], object]:
+        (place / "in" / name).write_text(make(entries), encoding="utf-8")
+        return importing(place, format_, watch)
+
+    reading(count)
     worst = Worst(most_parses=40)
-    read(place, case.partition(":")[0], watch, worst)
+    read(place, format_, watch, worst)
     worst.record(record, fault="a heavy export")
+    assert growth(reading, count, watch) <= MOST_GROWTH
 
 
 def test_a_file_without_end_is_refused(place: Path) -> None:
