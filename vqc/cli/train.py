@@ -31,6 +31,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="DIR", help="photographs with train/ and val/, or an export (data, or the sample)"
     )
     parser.add_argument("--gpu", type=int, metavar="N", help="index of the GPU (0)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="of the CPU (without a GPU one less than there are cores; all of them are faster where nothing else runs)",
+    )
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the configuration's")
     parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
     parser.add_argument("--resume", action="store_true", help="continue the run NAME, or the latest")
@@ -55,14 +61,25 @@ def run(args: argparse.Namespace) -> int:
     gpu, remark = choose_gpu(args.gpu)
     if remark:
         print(remark)
-    if gpu is None:
-        # Two threads that share a core with another process wait for each other: one core stays free.
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) - 1)))
-    else:  # or Windows would lend system memory, slowly, instead of reporting that the GPU's is full
+    if args.threads is not None or gpu is None:
+        torch.set_num_threads(_threads(args.threads, available=torch.get_num_threads()))
+    if gpu is not None:  # or Windows would lend system memory, slowly, instead of reporting that the GPU's is full
         cap_vram(None, share=1.0, device=torch.device("cuda", gpu))
     run, data = _resumed(args, gpu) if args.resume else _started(args, gpu)
     with run_lock(run):
         return _train(run, data, gpu, args)
+
+
+def _threads(asked: int | None, *, available: int) -> int:
+    """Two threads that share a core with another process wait for each other: one core stays free, unless asked for."""
+    from vqc.errors import ConfigError
+
+    cores = os.cpu_count() or 1
+    if asked is None:
+        return max(1, min(available, cores - 1))
+    if not 1 <= asked <= cores:
+        raise ConfigError("command line", [f"--threads: got {asked}, expected 1 to {cores}, which is every core"])
+    return asked
 
 
 def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
@@ -118,7 +135,7 @@ def _typed_flags(args: argparse.Namespace) -> list[str]:
     from vqc.tracking.mlflow_client import redacted
 
     words = []
-    for flag in ("config", "data", "gpu", "epochs", "name", "max_temperature"):
+    for flag in ("config", "data", "gpu", "threads", "epochs", "name", "max_temperature"):
         if (value := getattr(args, flag)) is not None:
             words += [f"--{flag.replace('_', '-')}", str(value)]
     return words + (["--mlflow", redacted(args.mlflow)] if args.mlflow else [])

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.builders import epoch_report
 from tests.cards import out_of_memory
@@ -98,6 +99,7 @@ def test_profile_writes_a_trace_and_scalars(folder: Path, tiny: Data) -> None:
     [
         (["--config", "none.json"], "none.json: no such file"),
         (["--epochs", "0"], "--epochs: num_epochs: got 0, expected greater than or equal to 1"),
+        (["--threads", "0"], f"--threads: got 0, expected 1 to {os.cpu_count()}, which is every core"),
         (["--name", "a/b"], "--name: got 'a/b', expected up to 40 letters"),
         (["--data", "nowhere"], "nowhere: no such folder"),
         (["--resume"], "--resume: no training run in results"),
@@ -334,6 +336,18 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("asked", "threads"), [([], 1), (["--threads", "2"], 2)])
+def test_one_core_stays_free_unless_it_is_asked_for(
+    folder: Path, tiny: Data, monkeypatch: pytest.MonkeyPatch, asked: list[str], threads: int
+) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    assert main(words(tiny, "--epochs", "1", "--name", "a", *asked)) == 0
+    assert set_to[0] == threads
+    assert " ".join(asked) in find_run(folder / "results", "a").info.command
 
 
 def test_the_same_name_twice(folder: Path, tiny: Data, capsys: pytest.CaptureFixture[str]) -> None:
