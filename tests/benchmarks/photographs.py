@@ -45,7 +45,7 @@ LAST_CHARACTERS = 2000  # of what a command wrote, where it fails
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One search; ``epochs``: seconds since the command was started and AP after each finished epoch, as they came."""
+    """One search; ``epochs``: seconds since the command was started and AP or AP50 after each epoch."""
 
     name: str
     trials: int
@@ -56,6 +56,10 @@ class Side:
     @property
     def best(self) -> float:
         return max((ap for _, ap in self.epochs), default=0.0)
+
+    def best_at(self, seconds: float) -> float:
+        """The best of the epochs that were finished by then."""
+        return max((value for at_s, value in self.epochs if at_s <= seconds), default=0.0)
 
     def reached_s(self, ap: float) -> float | None:
         """Seconds until an epoch had at least this AP; None if none had."""
@@ -99,7 +103,9 @@ def ours(asked: argparse.Namespace, settings: dict[str, Any], folder: Path) -> S
     return told_by(folder / "results" / "ours", name, started_s, wall_s)
 
 
-def told_by(search: Path, name: str, started_s: float | None = None, wall_s: float | None = None) -> Side:
+def told_by(
+    search: Path, name: str, started_s: float | None = None, wall_s: float | None = None, *, metric: str = "ap"
+) -> Side:
     """What a search's journal says; without the seconds of its command, from its first line to its last."""
     events = list(Follower(journal_of(search)).poll())
     started_s = events[0].at_ms / 1000 if started_s is None else started_s
@@ -110,7 +116,9 @@ def told_by(search: Path, name: str, started_s: float | None = None, wall_s: flo
         trials=sum(isinstance(event, TrialProposed) for event in events),
         failed=sum(isinstance(event, TrialEnded) and event.state in ("failed", "infeasible") for event in events),
         wall_s=wall_s,
-        epochs=tuple((event.at_ms / 1000 - started_s, event.report.scores.ap or 0.0) for event in measured),
+        epochs=tuple(
+            (event.at_ms / 1000 - started_s, getattr(event.report.scores, metric) or 0.0) for event in measured
+        ),
     )
 
 
