@@ -1,7 +1,7 @@
 """Does the search policy earn its GPU time? It and its rivals on recorded learning curves, side by side.
 
     python tests/benchmarks/policy.py --data ../shared/lcbench --tasks 3945 126025 --seeds 5
-    ... [--noise 1] [--only ours stock] [--libraries]
+    ... [--noise 1] [--earlier 1] [--only ours stock] [--libraries]
 
 Drives ``tune.policy.propose`` and ``tune.policy.early_stopping`` exactly as the engine does, over the LCBench
 surrogate: 52 epochs, 7 searched values, no GPU. Normalised regret: 0 is the best configuration there is, 1 the median
@@ -57,7 +57,7 @@ SHOWN = (1, 2, 4, 8, 16, 30)  # full trainings
 MOST = SHOWN[-1]
 MARKS = 4  # the regret is noted so often per full training
 LAUNCHED = 30
-EARLIER_SEED = 1000  # of the searches that the portfolio is learnt from
+EARLIER_SEED = 1000  # and more: of the searches that the portfolio is learnt from, which every seed has its own of
 AIM = dict(zip(SHOWN, (0.45, 0.35, 0.27, 0.23, 0.19, 0.08), strict=True))  # on the judging tasks
 AIM_OPENED = dict(zip(SHOWN, (0.20, 0.18, 0.13, 0.10, 0.06, 0.04), strict=True))
 OURS, OPENED, ORACLE = "ours", "ours, portfolio first", "limit: ours, an oracle's portfolio first"
@@ -132,13 +132,17 @@ RIVALS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """One search to simulate; ``noise`` is a standard deviation in points of accuracy."""
+    """One search to simulate; ``noise`` is a standard deviation in points of accuracy.
+
+    ``earlier``: of how many searches a portfolio is learnt; None: of one on each tuning task.
+    """
 
     rival: Rival
     task: str
     seed: int
     data: Path
     noise: float
+    earlier: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,28 +191,35 @@ def accuracies(data: Path, task: str, points: Sequence[Params], *, first_epoch: 
 
 
 @cache
-def earlier_searches(data: Path, judged: str, *, count: int | None = None) -> tuple[Table, ...]:
+def earlier_searches(data: Path, judged: str, *, seed: int, count: int | None = None) -> tuple[Table, ...]:
     """A user's earlier searches, or the first so many: thirty trials on each tuning task, one after the other.
 
     Each one opens with what those before it taught, as the product's do. A tuning task that is itself being judged has
     no say.
     """
-    count = len(TUNING) if count is None else count
+    tasks = _in_order(seed)
+    count = len(tasks) if count is None else count
     if not count:
         return ()
-    earlier, task = earlier_searches(data, judged, count=count - 1), TUNING[count - 1]
+    earlier, task = earlier_searches(data, judged, seed=seed, count=count - 1), tasks[count - 1]
     if task == judged:
         return earlier
     # What comes before the judged task does not depend on it: it is simulated once.
-    known = judged if judged in TUNING[:count] else ""
-    return (*earlier, _earlier_search(data, task, known, count=count - 1))
+    known = judged if judged in tasks[:count] else ""
+    return (*earlier, _earlier_search(data, task, known, seed=seed, count=count - 1))
+
+
+def _in_order(seed: int) -> tuple[str, ...]:
+    """Every user met the tasks in another order."""
+    first = seed % len(TUNING)
+    return TUNING[first:] + TUNING[:first]
 
 
 @cache
-def _earlier_search(data: Path, task: str, judged: str, *, count: int) -> Table:
+def _earlier_search(data: Path, task: str, judged: str, *, seed: int, count: int) -> Table:
     ours = next(rival for rival in RIVALS if rival.label == OURS)
-    search = Search(rival=ours, task=task, seed=EARLIER_SEED, data=data, noise=0.0)
-    points = _members(earlier_searches(data, judged, count=count))
+    search = Search(rival=ours, task=task, seed=EARLIER_SEED + seed, data=data, noise=0.0)
+    points = _members(earlier_searches(data, judged, seed=seed, count=count))
     return simulate(search, trials=LAUNCHED, initial_points=points).table
 
 
@@ -217,20 +228,20 @@ def _members(tables: Sequence[Table]) -> tuple[Params, ...]:
 
 
 @cache
-def portfolio(data: Path, judged: str) -> tuple[Params, ...]:
+def portfolio(data: Path, judged: str, seed: int, count: int | None = None) -> tuple[Params, ...]:
     """The product's own, of the earlier searches."""
-    return _members(earlier_searches(data, judged))
+    return _members(earlier_searches(data, judged, seed=seed, count=count))
 
 
 @cache
-def oracle(data: Path, judged: str) -> tuple[Params, ...]:
+def oracle(data: Path, judged: str, seed: int, count: int | None = None) -> tuple[Params, ...]:
     """The limit of any portfolio of eight: it is told what every configuration tried would reach on every task.
 
     Eight of the configurations that the earlier searches tried, each the best complement to those before it, by mean
     regret over their tasks.
     """
-    tables = earlier_searches(data, judged)
-    tasks = [task for task in TUNING if task != judged]
+    tables = earlier_searches(data, judged, seed=seed, count=count)
+    tasks = [task for task in _in_order(seed)[:count] if task != judged]
     points = [trial.params for table in tables for trial in table.trials.values()]
     regrets = np.stack([regret(data, task, accuracies(data, task, points, first_epoch=EPOCHS)[:, 0]) for task in tasks])
     chosen: list[int] = []
@@ -337,7 +348,7 @@ def outcome(search: Search) -> Outcome:
     if search.rival.script:
         return search_with_library(search)
     learnt = {"": (), "portfolio": portfolio, "oracle": oracle}[search.rival.opening]
-    points = learnt(search.data, search.task) if callable(learnt) else learnt
+    points = learnt(search.data, search.task, search.seed, search.earlier) if callable(learnt) else learnt
     unbounded = simulate(search, trials=100_000, initial_points=points)
     launched = simulate(search, trials=LAUNCHED, initial_points=points)
     return Outcome(regrets=tuple(unbounded.marks), launched_cost=launched.cost, launched_regret=launched.last)
@@ -429,6 +440,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=TUNING)
     parser.add_argument("--seeds", type=int, default=3, help="searches per task and policy")
     parser.add_argument("--noise", type=float, default=0.0, help="added to each value: standard deviation, points")
+    parser.add_argument("--earlier", type=int, metavar="N", help="searches that a portfolio is learnt from (11)")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="policies whose name begins so; no checks")
     parser.add_argument("--libraries", action="store_true", help="other libraries too, which uv installs: hours")
@@ -438,7 +450,7 @@ def main() -> int:
     else:
         rivals = [one for one in RIVALS if one.label != GP and (asked.libraries or not one.script)]
     searches = [
-        Search(rival=rival, task=task, seed=seed, data=asked.data, noise=asked.noise)
+        Search(rival=rival, task=task, seed=seed, data=asked.data, noise=asked.noise, earlier=asked.earlier)
         for rival in rivals
         for task in asked.tasks
         for seed in range(asked.seeds)

@@ -1,15 +1,16 @@
 """Does a trial continue, pause or stop, and which paused one is promoted? Asynchronous successive halving (ASHA); pure.
 
 A trial pauses at each rung (a share of the epochs). Where earlier searches gave initial points, all of these are tried
-first, with the default, and the best three are trained in full: each did best somewhere, so few are given up at the low
-rungs, where a fast starter leads. Without initial points the first few dozen are ranked among one another: for
-every nine that reach a rung, the best of those paused there is promoted (Li et al., "A System for Massively Parallel
-Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there continues at once.
-Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody pauses. Later
-trials, and all paused ones once every configuration was tried, are compared with the best completed trial: the one most
-likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``), or while too few epochs
-are those of completed trials: what the others may gain is learnt from these. So epochs go into many configurations
-first and into the best ones last, and a slow starter is not lost. Only the best few paused trials of a rung are kept.
+first, with the default, and the best three, or half of a few, are trained in full: each did best somewhere, so few are
+given up at the low rungs, where a fast starter leads. Without initial points the first few dozen are ranked among one
+another: for every nine that reach a rung, the best of those paused there is promoted (Li et al., "A System for
+Massively Parallel Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there
+continues at once. Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody
+pauses. Later trials, and all paused ones once every configuration was tried, are compared with the best completed
+trial: the one most likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``), or
+while too few epochs are those of completed trials: what the others may gain is learnt from these. So epochs go into
+many configurations first and into the best ones last, and a slow starter is not lost. Only the best few paused trials
+of a rung are kept.
 
 Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot.
 """
@@ -30,7 +31,7 @@ MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; ep
 MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
 REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,
 RANKED = 4  # until so many times ``startup_trials`` were proposed;
-OPENING = (3, 5, 6)  # with initial points, so many of them and the default pass the highest rung, the next, any lower;
+OPENING = (3, 5, 6)  # of six or more initial points and default, so many pass the highest rung, the next, any lower;
 MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
 MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
 EARLY = 2  # the first so many times ``startup_trials`` pause at the lowest rung too
@@ -139,22 +140,27 @@ def _best_of_opening(
 ) -> Trial | None:
     """The best waiting trial of the default and the initial points, at the lowest rung that too few have passed.
 
-    None until all were proposed, and while others of them are on the way; after that the likeliest of all trials.
+    None until all were proposed, and while others of them are on the way. After that the best of all trials: by rank
+    while fewer are completed than an opening has at most, else the likeliest.
     """
     count = 1 + len(settings.initial_points)
     opening = [trial for trial in table.searched[:count] if trial.state not in ("failed", "infeasible")]
     if not waiting or (len(table.searched) < count and not all_tried(table, settings)):
         return None
     numbers = {trial.number for trial in opening}
+    # One earlier search gives few, and may have little to say of other photographs: fewer are trained in full.
+    places = [min(most, max(1, round(most * len(opening) / OPENING[-1]))) for most in OPENING]
     rungs = rung_epochs(settings)
     on_the_way = [trial for trial in opening if trial.is_live and trial is not arrived]
     for below_highest, rung in zip(range(len(rungs) - 1, -1, -1), rungs, strict=True):
         at_rung = [trial for trial in waiting if trial.number in numbers and trial.epochs == rung]
         passed = [trial for trial in opening if trial.epochs > rung] + [t for t in on_the_way if t.epochs == rung]
-        if at_rung and len(passed) < OPENING[min(below_highest, len(OPENING) - 1)]:
+        if at_rung and len(passed) < places[min(below_highest, len(places) - 1)]:
             return _best_first(at_rung, settings.metric)[0]
     if any(trial.epochs <= rungs[-1] for trial in on_the_way):
         return None
+    if len(_completed(table)) < OPENING[0] and not all_tried(table, settings):
+        return _best_by_rank(table, settings, waiting, arrived)
     return _likeliest_best(table, settings, waiting)
 
 

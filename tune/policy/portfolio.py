@@ -8,9 +8,9 @@ one improves the next. The project's own is ``configs/portfolio.json``.
 Every search is a task. A Gaussian process per task predicts what any configuration would reach there, those tried
 elsewhere included. Members are chosen greedily among the configurations that some search trained in full: the default
 first, then the one that raises the best value among the members most, averaged over tasks and over draws from each
-task's process. Tasks have equal weight: a value counts from the task's median trial (0) to its best (1). A field that
-one search varied and another did not has in the other the value that all its trials were trained with, so that no
-search is left out.
+task's process, until the next one would hardly raise it. Tasks have equal weight: a value counts from the task's median
+trial (0) to its best (1). A field that one search varied and another did not has in the other the value that all its
+trials were trained with, so that no search is left out.
 
 The greedy choice: Xu, Hoos and Leyton-Brown, "Hydra: Automatically Configuring Algorithms for Portfolio-Based
 Selection", 2010; for hyperparameters: Feurer et al., "Practical Automated Machine Learning", 2018, section 3.
@@ -41,6 +41,7 @@ from vqc.errors import ConfigError, SearchError, UserError
 from vqc.files import write_atomically
 
 MAX_MEMBERS = 8
+MIN_GAIN = 0.02  # a member must be expected to raise the best by so much of the way from a median trial to the best one
 WHOLE: dict[str, Param] = {TILES: 0}  # what searches that did not search tiles were trained on
 MIN_TRIALS = 8  # fewer say too little about what was not tried
 DRAWS = 64
@@ -188,6 +189,8 @@ def _members(tasks: Sequence[_Task]) -> Members:
     while len(chosen) < MAX_MEMBERS and measured - set(chosen):
         left = sorted(measured - set(chosen))
         gains = np.maximum(reachable[:, left] - reached[:, None], 0.0).mean(0)
+        if gains.max() < MIN_GAIN:
+            break
         chosen.append(left[int(gains.argmax())])
         reached = np.maximum(reached, reachable[:, chosen[-1]])
     # Three digits: more would claim what no search can tell.

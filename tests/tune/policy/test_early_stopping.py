@@ -299,6 +299,20 @@ def test_of_the_opening_five_pass_the_lower_rung_and_the_best_three_of_these_are
     assert ended == [index + 1 for index in best_first][:highest]
 
 
+@pytest.mark.parametrize(("points", "longer", "in_full"), [(1, 2, 1), (2, 2, 2), (3, 3, 2)])
+def test_of_a_small_opening_half_are_trained_in_full_and_then_trials_are_ranked(
+    points: int, longer: int, in_full: int
+) -> None:
+    settings = opened(points)
+    table = paused(*(0.5 - number / 100 for number in range(points + 1)))
+    while (trial := next_promotion(table, settings)) is not None:
+        trained(table, trial, settings, value=trial.values("ap50")[-1])
+    assert [trial.epochs for trial in table.searched[:longer]] == in_full * [12] + (longer - in_full) * [HIGHER]
+    assert {trial.epochs for trial in table.searched[longer:]} <= {RUNG}
+    record = add_trial(table, settings, values=[0.6] * RUNG, state="paused")
+    assert next_promotion(table, settings) is record
+
+
 def test_nothing_is_promoted_before_the_opening_was_tried_and_while_its_best_are_on_the_way() -> None:
     settings = opened(6)
     table = paused(0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
