@@ -41,7 +41,7 @@ from vqc.errors import ConfigError, SearchError, UserError
 from vqc.files import write_atomically
 
 MAX_MEMBERS = 8
-MIN_GAIN = 0.02  # a member must be expected to raise the best by so much of the way from a median trial to the best one
+MIN_GAIN = 0.005  # a member is expected to raise the best by so much of the way from a median trial to the best one
 WHOLE: dict[str, Param] = {TILES: 0}  # what searches that did not search tiles were trained on
 MIN_TRIALS = 8  # fewer say too little about what was not tried
 DRAWS = 64
