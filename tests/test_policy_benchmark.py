@@ -56,6 +56,17 @@ def test_a_search_opened_by_earlier_ones_begins_lower_and_never_ends_worse_than_
     assert opened.regrets[-1] < 0.1
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_task_that_is_judged_is_never_among_the_earlier_searches(surrogate: Path, seed: int) -> None:
+    for count, roots in ((1, 1), (2, 2), (None, 2)):
+        tables = policy.earlier_searches(surrogate, "2", seed=seed, count=count)
+        found = [table.header.data["root"] for table in tables]
+        assert len(found) == roots
+        assert set(found) < {"1", "3"} or set(found) == {"1", "3"}
+        assert policy.portfolio(surrogate, "2", seed, count)
+        assert len(policy.oracle(surrogate, "2", seed, count)) == 8
+
+
 LIBRARY = """
 # /// script
 # dependencies = []

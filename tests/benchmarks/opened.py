@@ -22,13 +22,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.photographs import BASE, Side, run, told_by
+from tune.history.journal import read_table
+from tune.paths import journal_of
 from tune.policy.portfolio import portfolio_file
 
 QUARTERS = 4
 
 
 def search(asked: argparse.Namespace, seed: int, folder: Path, *, portfolio: Path | None) -> Side:
-    """One search in a folder of its own; the project's portfolio counts as none only while it is empty."""
+    """One search in a folder of its own.
+
+    Raises:
+        ValueError: it began with a portfolio where it should not, as when the project has one, or without.
+    """
     results = folder / f"{'opened' if portfolio else 'cold'}-{seed}"
     results.mkdir(parents=True)
     if portfolio:
@@ -37,6 +43,9 @@ def search(asked: argparse.Namespace, seed: int, folder: Path, *, portfolio: Pat
     words += ["--results", str(results), "--seed", str(seed), "--confirm", "0", "--epochs", str(asked.epochs)]
     words += ["--trials", str(asked.trials), "--hours", str(asked.hours)]
     started_s, wall_s = run(words, folder / f"{results.name}.log", dict(os.environ))
+    points = read_table(journal_of(results / "a")).settings.initial_points
+    if bool(points) != bool(portfolio):
+        raise ValueError(f"{results.name}: began with {len(points)} configurations of a portfolio")
     return told_by(results / "a", results.name, started_s, wall_s, metric=json.loads(BASE.read_text("utf-8"))["metric"])
 
 

@@ -57,7 +57,7 @@ SHOWN = (1, 2, 4, 8, 16, 30)  # full trainings
 MOST = SHOWN[-1]
 MARKS = 4  # the regret is noted so often per full training
 LAUNCHED = 30
-EARLIER_SEED = 1000  # and more: of the searches that the portfolio is learnt from, which every seed has its own of
+EARLIER_SEED = 1000  # and more: of the searches that the portfolio is learnt from; each seed has its own
 AIM = dict(zip(SHOWN, (0.45, 0.35, 0.27, 0.23, 0.19, 0.08), strict=True))  # on the judging tasks
 AIM_OPENED = dict(zip(SHOWN, (0.20, 0.18, 0.13, 0.10, 0.06, 0.04), strict=True))
 OURS, OPENED, ORACLE = "ours", "ours, portfolio first", "limit: ours, an oracle's portfolio first"
@@ -195,32 +195,21 @@ def earlier_searches(data: Path, judged: str, *, seed: int, count: int | None = 
     """A user's earlier searches, or the first so many: thirty trials on each tuning task, one after the other.
 
     Each one opens with what those before it taught, as the product's do. A tuning task that is itself being judged has
-    no say.
+    no say. Every seed meets the tasks in another order.
     """
-    tasks = _in_order(seed)
-    count = len(tasks) if count is None else count
-    if not count:
-        return ()
-    earlier, task = earlier_searches(data, judged, seed=seed, count=count - 1), tasks[count - 1]
-    if task == judged:
-        return earlier
-    # What comes before the judged task does not depend on it: it is simulated once.
-    known = judged if judged in tasks[:count] else ""
-    return (*earlier, _earlier_search(data, task, known, seed=seed, count=count - 1))
-
-
-def _in_order(seed: int) -> tuple[str, ...]:
-    """Every user met the tasks in another order."""
     first = seed % len(TUNING)
-    return TUNING[first:] + TUNING[:first]
+    tasks = [task for task in TUNING[first:] + TUNING[:first] if task != judged][:count]
+    return _searched(data, tuple(tasks), seed=seed)
 
 
 @cache
-def _earlier_search(data: Path, task: str, judged: str, *, seed: int, count: int) -> Table:
+def _searched(data: Path, tasks: tuple[str, ...], *, seed: int) -> tuple[Table, ...]:
+    if not tasks:
+        return ()
     ours = next(rival for rival in RIVALS if rival.label == OURS)
-    search = Search(rival=ours, task=task, seed=EARLIER_SEED + seed, data=data, noise=0.0)
-    points = _members(earlier_searches(data, judged, seed=seed, count=count))
-    return simulate(search, trials=LAUNCHED, initial_points=points).table
+    earlier = _searched(data, tasks[:-1], seed=seed)
+    search = Search(rival=ours, task=tasks[-1], seed=EARLIER_SEED + seed, data=data, noise=0.0)
+    return (*earlier, simulate(search, trials=LAUNCHED, initial_points=_members(earlier)).table)
 
 
 def _members(tables: Sequence[Table]) -> tuple[Params, ...]:
@@ -241,7 +230,7 @@ def oracle(data: Path, judged: str, seed: int, count: int | None = None) -> tupl
     regret over their tasks.
     """
     tables = earlier_searches(data, judged, seed=seed, count=count)
-    tasks = [task for task in _in_order(seed)[:count] if task != judged]
+    tasks = [str(table.header.data["root"]) for table in tables]
     points = [trial.params for table in tables for trial in table.trials.values()]
     regrets = np.stack([regret(data, task, accuracies(data, task, points, first_epoch=EPOCHS)[:, 0]) for task in tasks])
     chosen: list[int] = []
@@ -440,7 +429,9 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=TUNING)
     parser.add_argument("--seeds", type=int, default=3, help="searches per task and policy")
     parser.add_argument("--noise", type=float, default=0.0, help="added to each value: standard deviation, points")
-    parser.add_argument("--earlier", type=int, metavar="N", help="searches that a portfolio is learnt from (11)")
+    parser.add_argument(
+        "--earlier", type=int, choices=range(1, len(TUNING)), help="searches that a portfolio is learnt from (all)"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="policies whose name begins so; no checks")
     parser.add_argument("--libraries", action="store_true", help="other libraries too, which uv installs: hours")
@@ -459,7 +450,8 @@ def main() -> int:
         os.environ.setdefault(threads, "1")  # of the processes to come: small ones share the cores better without
     started_s = time.monotonic()
     rows = measured(searches, processes=asked.processes)
-    print(f"{len(asked.tasks)} tasks, {asked.seeds} seeds each, noise {asked.noise:g} points; ", end="")
+    print(f"{len(asked.tasks)} tasks, {asked.seeds} seeds each, noise {asked.noise:g} points, ", end="")
+    print(f"portfolios of {asked.earlier or 'all'} earlier searches; ", end="")
     print(f"{time.monotonic() - started_s:.0f} s in {asked.processes} processes\n")
     show(rows)
     if asked.only is not None:

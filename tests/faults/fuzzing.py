@@ -39,7 +39,7 @@ NAMES = (
 
 TRIES = 3
 LEAST_S = 0.1  # less is little on any machine
-MOST_GROWTH = 32.0  # eight times the file: work that grows with it costs 8 to 16 times, with its square 64 and more
+MOST_GROWTH = 32.0  # eight times the file: work that grows with it costs 8 to 16 times, with its square 64
 
 
 @dataclass

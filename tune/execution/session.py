@@ -298,6 +298,8 @@ def _with_initial_points(
     else:
         members, said = members_for(settings.train.model, results, fields=settings.space)
         points, origin = distinct_points(members, settings), "portfolio"
+        if members and not points:
+            said = "Earlier searches found nothing better than the default: points spread over the space come next."
     return settings.model_copy(update={"initial_points": points, "initial_points_origin": origin}), said
 
 

@@ -1,16 +1,16 @@
 """Does a trial continue, pause or stop, and which paused one is promoted? Asynchronous successive halving (ASHA); pure.
 
 A trial pauses at each rung (a share of the epochs). Where earlier searches gave initial points, all of these are tried
-first, with the default, and the best three, or half of a few, are trained in full: each did best somewhere, so few are
-given up at the low rungs, where a fast starter leads. Without initial points the first few dozen are ranked among one
-another: for every nine that reach a rung, the best of those paused there is promoted (Li et al., "A System for
-Massively Parallel Hyperparameter Tuning", section 3.2), and one that is as good as the best completed trial was there
-continues at once. Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody
-pauses. Later trials, and all paused ones once every configuration was tried, are compared with the best completed
-trial: the one most likely to exceed it is promoted, while that is likely enough (``tune.policy.learning_curves``), or
-while too few epochs are those of completed trials: what the others may gain is learnt from these. So epochs go into
-many configurations first and into the best ones last, and a slow starter is not lost. Only the best few paused trials
-of a rung are kept.
+first, with the default, and the best three, or about half of fewer than six, are trained in full: each did best
+somewhere, so few are given up at the low rungs, where a fast starter leads. Without initial points the first few dozen
+are ranked among one another: for every nine that reach a rung, the best of those paused there is promoted (Li et al.,
+"A System for Massively Parallel Hyperparameter Tuning", section 3.2), and one that is as good as the best completed
+trial was there continues at once. Where the others have learnt nothing, as detectors from random weights in their first
+epochs, nobody pauses. Later trials, and all paused ones once every configuration was tried, are compared with the best
+completed trial: the one most likely to exceed it is promoted, while that is likely enough
+(``tune.policy.learning_curves``), or while too few epochs are those of completed trials: what the others may gain is
+learnt from these. So epochs go into many configurations first and into the best ones last, and a slow starter is not
+lost. Only the best few paused trials of a rung are kept.
 
 Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot.
 """
@@ -35,7 +35,7 @@ OPENING = (3, 5, 6)  # of six or more initial points and default, so many pass t
 MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
 MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
 EARLY = 2  # the first so many times ``startup_trials`` pause at the lowest rung too
-MIN_COMPLETED = 3  # trials that run all epochs in any case by the end
+MIN_COMPLETED = 3  # trials that run all epochs in any case by the end; with fewer, nobody knows what others may gain
 MAX_PAUSED = 6  # paused trials at a rung; those behind them give their disk space back
 
 
@@ -125,7 +125,7 @@ def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived:
     in_time = [trial for trial in waiting if math.isinf(left_s) or rest_of_run_s(trial) <= left_s]
     for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
         if settings.initial_points:
-            found = _best_of_opening(table, settings, some, arrived)
+            found = _best_of_opening(table, settings, some, arrived, by_rank=by_rank)
         elif by_rank:
             found = _best_by_rank(table, settings, some, arrived)
         else:
@@ -136,30 +136,32 @@ def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived:
 
 
 def _best_of_opening(
-    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None
+    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None, *, by_rank: bool
 ) -> Trial | None:
     """The best waiting trial of the default and the initial points, at the lowest rung that too few have passed.
 
-    None until all were proposed, and while others of them are on the way. After that the best of all trials: by rank
-    while fewer are completed than an opening has at most, else the likeliest.
+    None until all were proposed, and while others of them are on the way that may be better. After that the best of all
+    trials: by rank, where that is asked for and while a small opening has completed few, else the likeliest.
     """
     count = 1 + len(settings.initial_points)
     opening = [trial for trial in table.searched[:count] if trial.state not in ("failed", "infeasible")]
     if not waiting or (len(table.searched) < count and not all_tried(table, settings)):
         return None
     numbers = {trial.number for trial in opening}
-    # One earlier search gives few, and may have little to say of other photographs: fewer are trained in full.
+    # One earlier search gives few, and may have little to say of other photographs: about half are trained in full.
     places = [min(most, max(1, round(most * len(opening) / OPENING[-1]))) for most in OPENING]
     rungs = rung_epochs(settings)
     on_the_way = [trial for trial in opening if trial.is_live and trial is not arrived]
     for below_highest, rung in zip(range(len(rungs) - 1, -1, -1), rungs, strict=True):
         at_rung = [trial for trial in waiting if trial.number in numbers and trial.epochs == rung]
         passed = [trial for trial in opening if trial.epochs > rung] + [t for t in on_the_way if t.epochs == rung]
-        if at_rung and len(passed) < places[min(below_highest, len(places) - 1)]:
-            return _best_first(at_rung, settings.metric)[0]
+        left = places[min(below_highest, len(places) - 1)] - len(passed)
+        if at_rung and left > 0:  # for the best, not for whoever of several workers arrives first
+            coming = [trial for trial in on_the_way if trial.epochs < rung]
+            return _best_first(at_rung, settings.metric)[0] if left > len(coming) else None
     if any(trial.epochs <= rungs[-1] for trial in on_the_way):
         return None
-    if len(_completed(table)) < OPENING[0] and not all_tried(table, settings):
+    if by_rank and len(_completed(table)) < MIN_COMPLETED:
         return _best_by_rank(table, settings, waiting, arrived)
     return _likeliest_best(table, settings, waiting)
 

@@ -199,3 +199,24 @@ def test_a_full_training_on_tiles_is_counted_in_tiles(tmp_path: Path) -> None:
     views, _ = session.data_summary["views"]["64"]
     assert views > 6
     assert session.settings.train.num_epochs == round(1000 / views)
+
+
+@pytest.mark.parametrize(
+    ("rates", "points", "said"),
+    [
+        ([], 0, "No portfolio for fcos_tiny yet"),
+        ([1e-4], 0, "Earlier searches found nothing better than the default"),
+        ([1e-4, 2e-3], 1, "Starts with what did well for fcos_tiny in earlier searches, your searches (1)."),
+    ],
+)
+def test_what_earlier_searches_found_comes_first_and_it_is_said_if_that_is_nothing(
+    tmp_path: Path, rates: list[float], points: int, said: str
+) -> None:
+    if rates:
+        members = [{"learning_rate": rate} for rate in rates]
+        record = {"detectors": {"fcos_tiny": {"members": members, "tasks": ["a task"]}}}
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results/portfolio.json").write_text(json.dumps(record), encoding="utf-8")
+    session = new(tmp_path)
+    assert len(session.settings.initial_points) == points
+    assert said in " ".join(session.remarks)

@@ -300,17 +300,45 @@ def test_of_the_opening_five_pass_the_lower_rung_and_the_best_three_of_these_are
 
 
 @pytest.mark.parametrize(("points", "longer", "in_full"), [(1, 2, 1), (2, 2, 2), (3, 3, 2)])
-def test_of_a_small_opening_half_are_trained_in_full_and_then_trials_are_ranked(
-    points: int, longer: int, in_full: int
-) -> None:
+def test_of_a_small_opening_about_half_are_trained_in_full(points: int, longer: int, in_full: int) -> None:
     settings = opened(points)
     table = paused(*(0.5 - number / 100 for number in range(points + 1)))
     while (trial := next_promotion(table, settings)) is not None:
         trained(table, trial, settings, value=trial.values("ap50")[-1])
     assert [trial.epochs for trial in table.searched[:longer]] == in_full * [12] + (longer - in_full) * [HIGHER]
     assert {trial.epochs for trial in table.searched[longer:]} <= {RUNG}
-    record = add_trial(table, settings, values=[0.6] * RUNG, state="paused")
-    assert next_promotion(table, settings) is record
+
+
+@pytest.mark.parametrize(("proposed", "promoted"), [(15, False), (32, False), (33, True)])
+def test_after_a_small_opening_trials_are_ranked_and_then_the_likeliest_goes_on(proposed: int, promoted: bool) -> None:
+    settings = search_settings(epochs=12, trials=100, initial_points=opened(1).initial_points)
+    table = Table()
+    add_trial(table, settings, values=[0.5] * RUNG + [0.6] * (12 - RUNG), state="completed")
+    for _ in range(3):  # with it four of 27 to 35 have passed the lower rung: by rank nobody else does
+        add_trial(table, settings, values=[0.4] * HIGHER, state="paused")
+    while len(table.trials) < proposed:
+        add_trial(table, settings, values=[0.45] * RUNG, state="paused")
+    assert (next_promotion(table, settings) is not None) == promoted
+
+
+@pytest.mark.parametrize(("other", "first"), [(0.6, 2), (0.2, 1)])
+@pytest.mark.parametrize("failed", [False, True])
+def test_the_only_place_is_for_the_better_of_two_and_not_for_the_first_to_arrive(
+    other: float, first: int, failed: bool
+) -> None:
+    settings = opened(1)
+    table = Table()
+    default = add_trial(table, settings, values=[0.3] * HIGHER, state="running")
+    late = add_trial(table, settings, values=[other] * (HIGHER - 1), state="running")
+    assert decide(table, default, settings).action == "pause"
+    default.state = "paused"
+    assert next_promotion(table, settings) is None
+    late.reports.append(epoch_report(HIGHER, ap50=other))
+    assert decide(table, late, settings).action == ("continue" if first == 2 else "pause")
+    late.state = "failed" if failed else "paused"
+    chosen = next_promotion(table, settings)
+    assert chosen is not None
+    assert chosen.number == (1 if failed else first)
 
 
 def test_nothing_is_promoted_before_the_opening_was_tried_and_while_its_best_are_on_the_way() -> None:
