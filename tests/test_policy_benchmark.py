@@ -62,7 +62,7 @@ def test_the_task_that_is_judged_is_never_among_the_earlier_searches(surrogate: 
         tables = policy.earlier_searches(surrogate, "2", seed=seed, count=count)
         found = [table.header.data["root"] for table in tables]
         assert len(found) == roots
-        assert set(found) < {"1", "3"} or set(found) == {"1", "3"}
+        assert set(found) <= {"1", "3"}
         assert policy.portfolio(surrogate, "2", seed, count)
         assert len(policy.oracle(surrogate, "2", seed, count)) == 8
 
