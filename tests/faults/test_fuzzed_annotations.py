@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests import images
 from tests.faults.conftest import Row
-from tests.faults.fuzzing import FRAGMENTS, LINUX, MOST_GROWTH, NAMES, Worst, battered, growth
+from tests.faults.fuzzing import FRAGMENTS, LINUX, MOST_GROWTH, MOST_PARSES_USED, NAMES, Worst, battered, growth
 from tests.vqc.data.test_annotations import DOCUMENT
 from tests.watching import Watch
 from vqc.data import annotations
@@ -168,14 +168,10 @@ HEAVY: Mapping[str, tuple[int, Callable[[int], bytes], str]] = {  # so many entr
 }  # fmt: skip
 
 
-# The most boxes that may be used take 4 to 6 on one machine and 10 where the parser is the faster.
-USED_WHOLE = {"two hundred thousand boxes on one picture": 16.0}
-
-
 @pytest.mark.parametrize("case", HEAVY)
 def test_heavy_files_cost_little(case: str, root: Path, watch: Watch, record: Callable[[Row], None]) -> None:
     count, make, expected = HEAVY[case]
-    worst = Worst(most_parses=USED_WHOLE.get(case, Worst.most_parses))
+    worst = Worst(most_parses=MOST_PARSES_USED if expected == "" else Worst.most_parses)
     said = read(make(count), root, watch, worst)
     assert re.search(expected, said)
     assert bool(worst.used) == (expected == "")

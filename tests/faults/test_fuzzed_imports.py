@@ -12,7 +12,7 @@ import pytest
 
 from tests import exports, images
 from tests.faults.conftest import Row
-from tests.faults.fuzzing import FRAGMENTS, LINUX, MOST_GROWTH, NAMES, Worst, battered, growth
+from tests.faults.fuzzing import FRAGMENTS, LINUX, MOST_GROWTH, MOST_PARSES_USED, NAMES, Worst, battered, growth
 from tests.watching import Watch
 from vqc.data.annotations import read_annotations
 from vqc.data.findings import Report
@@ -139,8 +139,9 @@ HEAVY: Mapping[str, tuple[str, int, Callable[[int], str]]] = {  # the file, and 
 }  # fmt: skip
 
 
-# The most boxes that may be used take 25 where the parser is the faster.
-USED_WHOLE = {"yolo: four megabytes of boxes": 40.0}
+USED = {  # all others are refused
+    "coco: a polygon of a million corners", "cvat: a hundred thousand boxes", "yolo: four megabytes of boxes",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", HEAVY)
@@ -155,8 +156,9 @@ def test_heavy_exports_cost_little(case: str, place: Path, watch: Watch, record:
         return importing(place, format_, watch)
 
     reading(count)
-    worst = Worst(most_parses=25)
+    worst = Worst(most_parses=MOST_PARSES_USED if case in USED else 25)
     read(place, format_, watch, worst)
+    assert bool(worst.used) == (case in USED)
     assert growth(reading, count, watch) <= MOST_GROWTH
     worst.record(record, fault="a heavy export")
 
