@@ -61,25 +61,32 @@ def run(args: argparse.Namespace) -> int:
     gpu, remark = choose_gpu(args.gpu)
     if remark:
         print(remark)
-    if args.threads is not None or gpu is None:
-        torch.set_num_threads(_threads(args.threads, available=torch.get_num_threads()))
+    _check_threads(args.threads)
     if gpu is not None:  # or Windows would lend system memory, slowly, instead of reporting that the GPU's is full
         cap_vram(None, share=1.0, device=torch.device("cuda", gpu))
     run, data = _resumed(args, gpu) if args.resume else _started(args, gpu)
+    threads = args.threads or run.info.threads
+    if threads is not None or gpu is None:
+        torch.set_num_threads(_threads(threads, available=torch.get_num_threads()))
     with run_lock(run):
         return _train(run, data, gpu, args)
 
 
-def _threads(asked: int | None, *, available: int) -> int:
-    """Two threads that share a core with another process wait for each other: one core stays free, unless asked for."""
+def _check_threads(asked: int | None) -> None:
     from vqc.errors import ConfigError
 
     cores = os.cpu_count() or 1
-    if asked is None:
-        return max(1, min(available, cores - 1))
-    if not 1 <= asked <= cores:
+    if asked is not None and not 1 <= asked <= cores:
         raise ConfigError("command line", [f"--threads: got {asked}, expected 1 to {cores}, which is every core"])
-    return asked
+
+
+def _threads(asked: int | None, *, available: int) -> int:
+    """Two threads that share a core with another process wait for each other: one core stays free, unless asked for.
+
+    A run that is resumed on another machine may have asked for more cores than this one has.
+    """
+    cores = os.cpu_count() or 1
+    return max(1, min(available, cores - 1)) if asked is None else min(asked, cores)
 
 
 def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
@@ -110,11 +117,11 @@ def _started(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
     for line in filter(None, (remark, *warning_lines(findings), f"The detector starts from {weights}.")):
         print(line)
     command = shlex.join(["vqc", "train", *_typed_flags(args)])
-    return start_run(args.results, name, config=config, data=data, command=command), data
+    return start_run(args.results, name, config=config, data=data, command=command, threads=args.threads), data
 
 
 def _resumed(args: argparse.Namespace, gpu: int | None) -> tuple[Run, Data]:
-    """The named run, or the latest, with its own configuration and data."""
+    """The named run, or the latest, with its own configuration, data and threads."""
     from vqc.data.dataset import load_data
     from vqc.errors import ConfigError
     from vqc.hardware.precision import choose_precision

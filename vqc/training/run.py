@@ -50,6 +50,7 @@ class RunInfo(Record):
     command: str = Field(description="as it was typed")
     data: dict[str, Any] = Field(description="root, fingerprint and counts")
     versions: dict[str, str] = Field(description="package -> version")
+    threads: int | None = Field(None, ge=1, description="of the CPU, where --threads was given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,10 @@ class Run:
         return report
 
 
-def start_run(results: Path, name: str, *, config: TrainConfig, data: Data, command: str) -> Run:
-    """Make the folder of a new run.
+def start_run(
+    results: Path, name: str, *, config: TrainConfig, data: Data, command: str, threads: int | None = None
+) -> Run:
+    """Make the folder of a new run; ``threads``: of the CPU, where the user gave them; a resumed run takes them too.
 
     Raises:
         ConfigError: the name is taken.
@@ -121,6 +124,7 @@ def start_run(results: Path, name: str, *, config: TrainConfig, data: Data, comm
         command=command,
         data={**data.summary(), "root": str(data.root.resolve())},
         versions=versions(PACKAGES),
+        threads=threads,
     )
     try:
         folder.mkdir(parents=True)

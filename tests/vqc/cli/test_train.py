@@ -339,7 +339,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(("asked", "threads"), [([], 1), (["--threads", "2"], 2)])
-def test_one_core_stays_free_unless_it_is_asked_for(
+def test_one_core_stays_free_unless_it_is_asked_for_then_a_resumed_run_takes_it_too(
     folder: Path, tiny: Data, monkeypatch: pytest.MonkeyPatch, asked: list[str], threads: int
 ) -> None:
     set_to: list[int] = []
@@ -349,6 +349,9 @@ def test_one_core_stays_free_unless_it_is_asked_for(
     assert main(words(tiny, "--epochs", "1", "--name", "a", *asked)) == 0
     assert set_to[0] == threads
     assert find_run(folder / "results", "a").info.command.partition("--threads")[2].split()[:1] == asked[1:]
+    set_to.clear()
+    assert main(["train", "--name", "a", "--resume", "--mlflow", AWAY]) == 0
+    assert set_to[0] == threads
 
 
 def test_the_same_name_twice(folder: Path, tiny: Data, capsys: pytest.CaptureFixture[str]) -> None:
