@@ -6,11 +6,11 @@ Reads the journals of searches and writes ``results/portfolio.json``; a search d
 one improves the next. The project's own is ``configs/portfolio.json``.
 
 Every search is a task. A Gaussian process per task predicts what any configuration would reach there, those tried
-elsewhere included. Members are chosen greedily among the configurations that some search trained in full: the default
-first, then the one that raises the best value among the members most, averaged over tasks and over draws from each
-task's process, until the next one would hardly raise it. Tasks have equal weight: a value counts from the task's median
-trial (0) to its best (1). A field that one search varied and another did not has in the other the value that all its
-trials were trained with, so that no search is left out.
+elsewhere included. Members are chosen greedily among the configurations that some search trained in full, or that had
+reached more than all of those when the hours ended: the default first, then the one that raises the best value among
+the members most, averaged over tasks and over draws from each task's process, until the next one would hardly raise it.
+Tasks have equal weight: a value counts from the task's median trial (0) to its best (1). A field that one search varied
+and another did not has in the other the value that all its trials were trained with, so that no search is left out.
 
 The greedy choice: Xu, Hoos and Leyton-Brown, "Hydra: Automatically Configuring Algorithms for Portfolio-Based
 Selection", 2010; for hyperparameters: Feurer et al., "Practical Automated Machine Learning", 2018, section 3.
@@ -68,10 +68,7 @@ class _Task:
     fields: tuple[str, ...]
     trials: list[Trial]
     values: list[float]
-
-    def completed(self) -> list[int]:
-        """Indices of the trials that were trained in full."""
-        return [index for index, trial in enumerate(self.trials) if trial.state == "completed"]
+    measured: frozenset[int]  # numbers of the trials whose value no full training is needed to know
 
 
 def portfolio_file(results: Path) -> Path:
@@ -145,7 +142,11 @@ def _task(table: Table) -> _Task | None:
         predicted = predict_final_values(trials, completed, table.settings)
     except ConfigError:
         return None
-    top = max(predicted[trial.number].mean for trial in completed)
+    latest = {trial.number: trial.values(table.settings.metric)[-1] for trial in trials}
+    best = max(latest[trial.number] for trial in completed)
+    # In a short night the hours cut off the best one, above what the default reached in all its epochs.
+    measured = [trial.number for trial in trials if trial.state == "completed" or latest[trial.number] > best]
+    top = max(latest[number] for number in measured)
     values = [min(predicted[trial.number].mean, top) for trial in trials]
     middle = median(values)
     if top <= middle:
@@ -157,11 +158,12 @@ def _task(table: Table) -> _Task | None:
         fields=tuple(trials[0].params),
         trials=trials,
         values=[(value - middle) / (top - middle) for value in values],
+        measured=frozenset(measured),
     )
 
 
 def _members(tasks: Sequence[_Task]) -> Members:
-    """Greedy choice among the points that were trained in full anywhere, over all fields that were searched anywhere.
+    """Greedy choice among the points that were measured anywhere, over all fields that were searched anywhere.
 
     What a short training seems to promise is only told to the processes: as a member it would often be a fast starter.
     """
@@ -180,9 +182,10 @@ def _members(tasks: Sequence[_Task]) -> Members:
         rows = [points.index(point) for point in of_task]
         process = fit(cube[rows], np.array(task.values), unordered=space.unordered)
         draws.append(process.draw(cube, DRAWS, np.random.default_rng(0)))
-        for index in task.completed():
-            draws[-1][:, rows[index]] = task.values[index]  # known, as well as one training knows it
-            measured.add(rows[index])
+        for row, trial, value in zip(rows, task.trials, task.values, strict=True):
+            if trial.number in task.measured:
+                draws[-1][:, row] = value  # known, as well as one training knows it
+                measured.add(row)
     reachable = np.concatenate(draws)
     chosen = [points.index(tried[-1][0])]
     reached = reachable[:, chosen[0]]

@@ -109,6 +109,23 @@ def test_only_what_was_trained_in_full_becomes_a_member(value: float, monkeypatc
     assert promising not in chosen.members
 
 
+def test_what_had_reached_more_when_the_hours_ended_becomes_a_member_too() -> None:
+    table = task(RATES[0])  # the default is its best
+    cut_off: Params = {"learning_rate": 7e-3, "batch_size": 2, "image_size": 160}
+    add_trial(table, SETTINGS, values=[0.91], state="interrupted", params=cut_off)
+    assert cut_off in portfolio.build([table]).detectors["fcos_tiny"].members
+
+
+def test_a_search_that_completed_its_default_alone_teaches_what_had_reached_more() -> None:
+    table = task(4e-4)
+    for trial in list(table.trials.values())[1:]:
+        trial.state = "interrupted"
+    assert [member["learning_rate"] for member in portfolio.build([table]).detectors["fcos_tiny"].members] == [
+        RATES[0],
+        4e-4,
+    ]
+
+
 def test_a_search_in_which_nothing_was_trained_in_full_teaches_nothing() -> None:
     table = task(4e-4)
     for trial in table.trials.values():
