@@ -6,15 +6,19 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from tune.history.queries import figure, range_text, scored
+from tune.history import queries
+from tune.history.queries import count_text, figure, range_text, scored
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial
+from tune.policy.replication import best_trial, rest_of_run_s
 from tune.settings import Dimension, with_params
 from tune.tile_choices import TILES
 from vqc.errors import ConfigError
+from vqc.reporting.terminal import duration
 
 NEAR = 0.05  # of a range: what is closer to its end counts as at the end
 WIDER = 0.25  # of the range: how far to widen it
+CUT_OFF = ("paused", "interrupted")  # trials that a resumed search may go on with
+LONGER = 1.25  # as many times the rest of the best trial are asked for to finish it: epochs take unequal time
 
 
 def is_finished(table: Table) -> bool:
@@ -29,6 +33,31 @@ def ranking(table: Table) -> list[Trial]:
     """
     best = best_trial(table)
     return [] if best is None else [best, *(trial for trial in scored(table) if trial is not best)]
+
+
+def cut_off(table: Table) -> str:
+    """A sentence where the hours ended before the best trial had run all its epochs; else empty."""
+    best = best_trial(table)
+    if best is None or best.state not in CUT_OFF or not _ended_with_its_hours(table):
+        return ""
+    epochs = best.config.num_epochs
+    left = f"{count_text(epochs - best.epochs, 'more epoch')} take about {duration(rest_of_run_s(best))}"
+    return f"trial {best.number}, the best, had {best.epochs} of {epochs} epochs when the hours ended: {left}"
+
+
+def resume_command(table: Table) -> str:
+    """The command that goes on; where the hours are used up, with as many again, or enough to finish the best trial."""
+    command = queries.resume_command(table.header.name)
+    if not _ended_with_its_hours(table):
+        return command
+    best = best_trial(table)
+    rest_h = LONGER * rest_of_run_s(best) / 3600 if best is not None and best.state in CUT_OFF else 0.0
+    hours = max(table.budget.hours or 0.0, math.ceil(rest_h * 10) / 10)
+    return f"{command} --hours {hours:g}"
+
+
+def _ended_with_its_hours(table: Table) -> bool:
+    return table.ended is not None and table.ended.reason == "hours"
 
 
 def edges(table: Table) -> list[str]:

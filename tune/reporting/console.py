@@ -16,7 +16,7 @@ from tune.history.table import Table, Trial
 from tune.history.workload import views_of_epoch
 from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import repeated
-from tune.reporting.conclusions import edges, is_finished, ranking
+from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.config import TrainConfig
 from vqc.data.defect_size import DefectSizes
@@ -209,10 +209,12 @@ def summary(table: Table, folder: Path) -> RenderableType:
     rows += [("improvement", _improvement(table, best)), ("epochs run", f"{run} in {duration(table.awake_s)}")]
     if saved_epochs:
         rows.append(("saved", f"{count_text(saved_epochs, 'epoch')}, about {duration(saved_s)}"))
+    if sentence := cut_off(table):
+        rows.append(("cut off", sentence))
     rows += [("at an edge", sentence) for sentence in edges(table)]
     commands = [("report", str(folder / "report.html")), ("table", str(folder / "trials.csv"))]
     if not is_finished(table):
-        commands.append(("resume", queries.resume_command(name)))
+        commands.append(("resume", resume_command(table)))
     if best is not None:
         commands.append(("promote the best", queries.export_command(name)))
     head = f"Best: {metric} {queries.best_text(best, table.metric)}" if best else "No trial has a score yet"

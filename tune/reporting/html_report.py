@@ -97,6 +97,7 @@ def page(table: Table) -> str:
         epochs_asked=queries.epochs_asked(table),
         saved_epochs=saved_epochs,
         saved_s=saved_s,
+        cut_off=conclusions.cut_off(table),
         edges=conclusions.edges(table),
         repeated=repeated(table),
         seed_std=seed_std(table),
@@ -142,7 +143,7 @@ def _status(table: Table) -> dict[str, str]:
         "interrupted": ("odd", f"The search was interrupted after {done}."),
         "failed": ("bad", f"The search failed after {done}."),
     }[None if table.ended is None else table.ended.reason]
-    command = "" if conclusions.is_finished(table) else queries.resume_command(table.header.name)
+    command = "" if conclusions.is_finished(table) else conclusions.resume_command(table)
     return {"kind": kind, "text": text, "command": command}
 
 

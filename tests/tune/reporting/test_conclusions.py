@@ -6,11 +6,12 @@ import pytest
 
 from tests.builders import events, where_repeats_disagree
 from tests.tables import add_trial, search_settings, search_started
-from tune.history.events import SearchEnded
+from tune.history.events import SearchEnded, State
 from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
-from tune.reporting.conclusions import edges, is_finished, ranking
+from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command
+from tune.settings import Budget
 
 
 def table_with(space: dict[str, object], **best: float | int | str) -> Table:
@@ -102,3 +103,40 @@ def test_only_a_search_whose_trials_are_all_tried_is_finished(reason: str, finis
     table = table_of([*events()[:-1], end.model_copy(update={"reason": reason})])
     assert is_finished(table) == finished
     assert not is_finished(table_of(events()[:-1]))
+
+
+def ended(reason: str, *, state: State, hours: float = 0.5) -> Table:
+    """A search whose best trial has run two of four epochs, of eleven minutes each."""
+    settings = search_settings(epochs=4)
+    table = Table()
+    table.apply(search_started(settings).model_copy(update={"budget": Budget(trials=30, hours=hours)}))
+    add_trial(table, settings, values=[0.1, 0.2, 0.3, 0.4])
+    best = add_trial(table, settings, values=[0.5, 0.6], state=state)
+    best.reports = [report.model_copy(update={"train_s": 600.0, "eval_s": 60.0}) for report in best.reports]
+    table.ended = SearchEnded(at_ms=0, awake_s=1800.0, reason=reason)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("table", "said", "hours"),
+    [
+        (ended("hours", state="interrupted"), True, " --hours 0.5"),
+        (ended("hours", state="paused", hours=0.1), True, " --hours 0.5"),  # 22 minutes and a quarter of them
+        (ended("hours", state="completed", hours=0.1), False, " --hours 0.1"),
+        (ended("interrupted", state="interrupted"), False, ""),
+        (ended("trials", state="paused"), False, ""),
+    ],
+)
+def test_where_the_hours_cut_off_the_best_trial_it_is_said_with_the_hours_that_finish_it(
+    table: Table, said: bool, hours: str
+) -> None:
+    sentence = "trial 2, the best, had 2 of 4 epochs when the hours ended: 2 more epochs take about 22 min"
+    assert cut_off(table) == (sentence if said else "")
+    assert resume_command(table).endswith(f"--resume{hours}")
+
+
+def test_without_a_score_nothing_was_cut_off() -> None:
+    end = events()[-1]
+    assert isinstance(end, SearchEnded)
+    table = table_of([events()[0], end.model_copy(update={"reason": "hours"})])
+    assert cut_off(table) == ""
