@@ -23,6 +23,7 @@ from tune.history.table import Table, Trial
 from tune.model_card import SCHEMA, Evidence, write_texts
 from tune.paths import journal_of, trial_folder
 from tune.policy.replication import best_trial
+from tune.reporting.conclusions import resume_command
 from vqc.data.dataset import Data, load_data, read_to_fit
 from vqc.data.loader import FittedImages, evaluation_batches
 from vqc.data.splitting.corrections import reviewed_week
@@ -138,7 +139,7 @@ def _best_trial(table: Table, folder: Path) -> Trial:
         states = queries.states_text(queries.state_counts(table))
         raise SearchError(
             f"{folder}: nothing to promote; expected a finished trial with a score, got {states}",
-            command=queries.resume_command(folder.name),
+            command=resume_command(table),
         )
     return best
 
@@ -193,7 +194,7 @@ class _Bench:
         if info.epoch != epoch:
             raise ModelError(
                 f"{path}: holds epoch {info.epoch}, expected the best one in the journal, {epoch}",
-                command=queries.resume_command(self.table.header.name),
+                command=resume_command(self.table),
             )
         return model, info
 

@@ -6,9 +6,9 @@ Reads the journals of searches and writes ``results/portfolio.json``; a search d
 one improves the next. The project's own is ``configs/portfolio.json``.
 
 Every search is a task. A Gaussian process per task predicts what any configuration would reach there, those tried
-elsewhere included. Members are chosen greedily among the configurations that some search trained in full, or that had
-reached more than all of those when the hours ended: the default first, then the one that raises the best value among
-the members most, averaged over tasks and over draws from each task's process, until the next one would hardly raise it.
+elsewhere included. Members are chosen greedily among the configurations that some search trained in full, or that
+reached more than all that it trained in full: the default first, then the one that raises the best value among the
+members most, averaged over tasks and over draws from each task's process, until the next one would hardly raise it.
 Tasks have equal weight: a value counts from the task's median trial (0) to its best (1). A field that one search varied
 and another did not has in the other the value that all its trials were trained with, so that no search is left out.
 
@@ -68,7 +68,7 @@ class _Task:
     fields: tuple[str, ...]
     trials: list[Trial]
     values: list[float]
-    measured: frozenset[int]  # numbers of the trials whose value no full training is needed to know
+    measured: frozenset[int]  # numbers of the trials that count with what they reached, not with what is predicted
 
 
 def portfolio_file(results: Path) -> Path:
@@ -142,13 +142,18 @@ def _task(table: Table) -> _Task | None:
         predicted = predict_final_values(trials, completed, table.settings)
     except ConfigError:
         return None
-    latest = {trial.number: trial.values(table.settings.metric)[-1] for trial in trials}
-    best = max(latest[trial.number] for trial in completed)
+    metric = table.settings.metric
+    latest = {trial.number: trial.values(metric)[-1] for trial in trials}
+    best = max(trial.best(metric)[0] for trial in completed)  # some get worse in their last epochs
     # In a short night the hours cut off the best one, above what the default reached in all its epochs.
-    measured = [trial.number for trial in trials if trial.state == "completed" or latest[trial.number] > best]
+    measured = frozenset(trial.number for trial in trials if trial.state == "completed" or latest[trial.number] > best)
     top = max(latest[number] for number in measured)
-    values = [min(predicted[trial.number].mean, top) for trial in trials]
+    values = [
+        latest[trial.number] if trial.number in measured else min(predicted[trial.number].mean, top) for trial in trials
+    ]
     middle = median(values)
+    if middle >= top:  # one full training, of a slow starter, promises everybody as much as the best has
+        middle = median(latest.values())
     if top <= middle:
         return None
     data = table.header.data
@@ -158,14 +163,14 @@ def _task(table: Table) -> _Task | None:
         fields=tuple(trials[0].params),
         trials=trials,
         values=[(value - middle) / (top - middle) for value in values],
-        measured=frozenset(measured),
+        measured=measured,
     )
 
 
 def _members(tasks: Sequence[_Task]) -> Members:
     """Greedy choice among the points that were measured anywhere, over all fields that were searched anywhere.
 
-    What a short training seems to promise is only told to the processes: as a member it would often be a fast starter.
+    What other short trainings seem to promise is only told to the processes: most of them would be fast starters.
     """
     import numpy as np
 

@@ -100,10 +100,15 @@ def for_searched_s(table: Table, settings: SearchSettings, *, left_s: float) -> 
 
 
 def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> list[Trial]:
-    """Trials without a worker that may go on; those that have just failed first, those of an outage last."""
+    """Trials without a worker that may go on: those that have just failed, then the best; those of an outage last."""
     found = [
         trial
         for trial in table.trials.values()
         if trial.is_live and trial.number not in with_worker and may_run(table, settings, trial, left_s=left_s)
     ]
-    return sorted(found, key=lambda trial: (trial.after_outage, not trial.failures_here()))
+
+    def order(trial: Trial) -> tuple[bool, bool, float]:
+        value = trial.best(table.metric)[0] if trial.epochs else 0.0
+        return trial.after_outage, not trial.failures_here(), -value
+
+    return sorted(found, key=order)

@@ -9,7 +9,8 @@ from itertools import pairwise
 from tune.history import queries
 from tune.history.queries import count_text, figure, range_text, scored
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial, rest_of_run_s
+from tune.policy.replication import best_trial, full_run_s, rest_of_run_s
+from tune.policy.schedule import MAX_RESERVED
 from tune.settings import Dimension, with_params
 from tune.tile_choices import TILES
 from vqc.errors import ConfigError
@@ -18,7 +19,6 @@ from vqc.reporting.terminal import duration
 NEAR = 0.05  # of a range: what is closer to its end counts as at the end
 WIDER = 0.25  # of the range: how far to widen it
 CUT_OFF = ("paused", "interrupted")  # trials that a resumed search may go on with
-LONGER = 1.25  # as many times the rest of the best trial are asked for to finish it: epochs take unequal time
 
 
 def is_finished(table: Table) -> bool:
@@ -46,14 +46,17 @@ def cut_off(table: Table) -> str:
 
 
 def resume_command(table: Table) -> str:
-    """The command that goes on; where the hours are used up, with as many again, or enough to finish the best trial."""
+    """The command that goes on. Where the hours are used up, it asks for as many as the search began with, or for what
+    the best trial still needs and an epoch, beside the share that is kept for the default and the repeats.
+    """
     command = queries.resume_command(table.header.name)
     if not _ended_with_its_hours(table):
         return command
-    best = best_trial(table)
-    rest_h = LONGER * rest_of_run_s(best) / 3600 if best is not None and best.state in CUT_OFF else 0.0
-    hours = max(table.budget.hours or 0.0, math.ceil(rest_h * 10) / 10)
-    return f"{command} --hours {hours:g}"
+    hours, best = table.header.budget.hours or 0.0, best_trial(table)
+    if best is not None and best.state in CUT_OFF:
+        rest_s = rest_of_run_s(best) + full_run_s(best) / best.config.num_epochs
+        hours = max(hours, rest_s / 3600 / (1 - MAX_RESERVED))
+    return f"{command} --hours {math.ceil(hours * 10) / 10:g}" if hours else command
 
 
 def _ended_with_its_hours(table: Table) -> bool:

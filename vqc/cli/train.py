@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="of the CPU (without a GPU one less than there are cores; all of them are faster where nothing else runs)",
+        help="of the CPU (those of the start; without a GPU one less than there are cores, and all of them are faster "
+        "where nothing else runs)",
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the configuration's")
     parser.add_argument("--name", metavar="NAME", help="of the folder under results/ (the date and time)")
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if gpu is not None:  # or Windows would lend system memory, slowly, instead of reporting that the GPU's is full
         cap_vram(None, share=1.0, device=torch.device("cuda", gpu))
     run, data = _resumed(args, gpu) if args.resume else _started(args, gpu)
+    run = replace(run, threads=args.threads)
     threads = args.threads or run.info.threads
     if threads is not None or gpu is None:
         torch.set_num_threads(_threads(threads, available=torch.get_num_threads()))

@@ -60,6 +60,7 @@ class Run:
     folder: Path
     info: RunInfo
     config: TrainConfig
+    threads: int | None = None  # of the CPU, as given for this session: at the start, or later
 
     @property
     def reports_file(self) -> Path:
@@ -83,7 +84,9 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        return f"vqc train --name {self.info.name} --resume"
+        """It takes the threads of the start; other ones have to be given again."""
+        given = "" if self.threads in (None, self.info.threads) else f" --threads {self.threads}"
+        return f"vqc train --name {self.info.name} --resume{given}"
 
     def reports(self) -> list[EpochReport]:
         """The reports of the finished epochs, in their order.

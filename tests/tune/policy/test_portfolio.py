@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders import events, write_journal
 from tests.tables import SPACE, add_trial, search_settings, search_started
-from tune.history.events import SearchStarted
+from tune.history.events import SearchStarted, State
 from tune.history.table import Table
 from tune.policy import portfolio
 from tune.policy.warm_start import distinct_points
@@ -99,7 +99,7 @@ def test_the_names_of_the_searches_do_not_decide_which_fields_are_known(*, later
 
 
 @pytest.mark.parametrize("value", [0.1, 0.44, 0.9])
-def test_only_what_was_trained_in_full_becomes_a_member(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_reached_no_more_before_its_last_epoch_is_no_member(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portfolio, "MIN_GAIN", 0.0)  # or the first member that raises nothing ends the choice
     table = task(4e-4)
     promising: Params = {"learning_rate": 7e-3, "batch_size": 2, "image_size": 160}
@@ -109,21 +109,33 @@ def test_only_what_was_trained_in_full_becomes_a_member(value: float, monkeypatc
     assert promising not in chosen.members
 
 
-def test_what_had_reached_more_when_the_hours_ended_becomes_a_member_too() -> None:
-    table = task(RATES[0])  # the default is its best
-    cut_off: Params = {"learning_rate": 7e-3, "batch_size": 2, "image_size": 160}
-    add_trial(table, SETTINGS, values=[0.91], state="interrupted", params=cut_off)
-    assert cut_off in portfolio.build([table]).detectors["fcos_tiny"].members
+def short_night(*values: float) -> Table:
+    """The default alone was trained in full, to 0.775; the others reached these values after three of ten epochs."""
+    settings = search_settings(epochs=10)
+    table = Table()
+    table.started = _started(settings, "parts")
+    add_trial(table, settings, values=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.77, 0.775], params=_rate(RATES[0]))
+    for rate, value in zip(RATES[1:], values, strict=False):
+        state: State = "interrupted" if value > 0.5 else "stopped"
+        add_trial(table, settings, values=[value / 3, value / 2, value], state=state, params=_rate(rate))
+    return table
 
 
-def test_a_search_that_completed_its_default_alone_teaches_what_had_reached_more() -> None:
-    table = task(4e-4)
-    for trial in list(table.trials.values())[1:]:
-        trial.state = "interrupted"
-    assert [member["learning_rate"] for member in portfolio.build([table]).detectors["fcos_tiny"].members] == [
-        RATES[0],
-        4e-4,
-    ]
+def _rate(rate: float) -> Params:
+    return {"learning_rate": rate, "batch_size": 8, "image_size": 128}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.1, 0.1, 0.1, 0.1, 0.903, 0.1, 0.1),
+        (0.78, 0.1, 0.1, 0.1, 0.903, 0.1, 0.1),  # another one that exceeds the default does not count as much
+        (0.68, 0.70, 0.72, 0.75, 0.903, 0.1, 0.1),  # what is predicted of the others is no more than what was reached
+    ],
+)
+def test_what_reached_more_than_all_full_trainings_becomes_a_member(values: tuple[float, ...]) -> None:
+    members = portfolio.build([short_night(*values)]).detectors["fcos_tiny"].members
+    assert [member["learning_rate"] for member in members] == [RATES[0], RATES[5]]
 
 
 def test_a_search_in_which_nothing_was_trained_in_full_teaches_nothing() -> None:

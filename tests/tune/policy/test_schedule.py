@@ -44,6 +44,13 @@ def test_what_was_begun_and_has_no_worker_comes_first(state: str) -> None:
     assert step(table, busy={1}) == Propose()
 
 
+def test_of_several_that_were_begun_the_best_comes_first() -> None:
+    table = table_of()
+    for values in ([], [0.1], [0.3], [0.2]):
+        add_trial(table, SETTINGS, values=values, state="interrupted")
+    assert step(table) == Continue(table.trials[3])
+
+
 def test_a_trial_of_an_outage_waits_for_an_epoch_of_another() -> None:
     table = table_of()
     failed = add_trial(table, SETTINGS, values=[], state="interrupted")

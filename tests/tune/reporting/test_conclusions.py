@@ -6,10 +6,11 @@ import pytest
 
 from tests.builders import events, where_repeats_disagree
 from tests.tables import add_trial, search_settings, search_started
-from tune.history.events import SearchEnded, State
+from tune.history.events import SearchEnded, SearchResumed, State
 from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
+from tune.policy.schedule import may_run
 from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command
 from tune.settings import Budget
 
@@ -120,14 +121,14 @@ def ended(reason: str, *, state: State, hours: float = 0.5) -> Table:
 @pytest.mark.parametrize(
     ("table", "said", "hours"),
     [
-        (ended("hours", state="interrupted"), True, " --hours 0.5"),
-        (ended("hours", state="paused", hours=0.1), True, " --hours 0.5"),  # 22 minutes and a quarter of them
+        (ended("hours", state="interrupted", hours=2), True, " --hours 2"),
+        (ended("hours", state="paused", hours=0.1), True, " --hours 1"),  # 33 minutes are three fifths of it
         (ended("hours", state="completed", hours=0.1), False, " --hours 0.1"),
         (ended("interrupted", state="interrupted"), False, ""),
         (ended("trials", state="paused"), False, ""),
     ],
 )
-def test_where_the_hours_cut_off_the_best_trial_it_is_said_with_the_hours_that_finish_it(
+def test_where_the_hours_cut_off_the_best_trial_it_is_said_and_as_many_hours_are_asked_for(
     table: Table, said: bool, hours: str
 ) -> None:
     sentence = "trial 2, the best, had 2 of 4 epochs when the hours ended: 2 more epochs take about 22 min"
@@ -135,8 +136,29 @@ def test_where_the_hours_cut_off_the_best_trial_it_is_said_with_the_hours_that_f
     assert resume_command(table).endswith(f"--resume{hours}")
 
 
+def test_the_hours_are_those_of_the_start_not_what_an_interruption_left() -> None:
+    table = ended("hours", state="completed", hours=8)
+    table.apply(SearchResumed(at_ms=0, awake_s=0.0, command="", budget=Budget(trials=30, hours=0.002)))
+    table.ended = SearchEnded(at_ms=0, awake_s=1800.0, reason="hours")
+    assert resume_command(table).endswith("--resume --hours 8")
+
+
+@pytest.mark.parametrize("confirm", [0, 1, 2])
+def test_the_hours_asked_for_finish_the_best_trial_beside_what_is_kept_for_repeats(confirm: int) -> None:
+    table = ended("hours", state="interrupted", hours=0.1)
+    hours = float(resume_command(table).rpartition(" ")[2])
+    settings = search_settings(epochs=4, confirm=confirm, hours=hours)
+    table.apply(SearchResumed(at_ms=0, awake_s=1800.0, command="", budget=settings.budget))
+    best = table.trials[2]
+    while best.epochs < 4:
+        spent_s = 660.0 * (best.epochs - 2)
+        assert may_run(table, settings, best, left_s=3600 * hours - spent_s)
+        best.reports.append(best.reports[-1].model_copy(update={"epoch": best.epochs + 1}))
+
+
 def test_without_a_score_nothing_was_cut_off() -> None:
     end = events()[-1]
     assert isinstance(end, SearchEnded)
     table = table_of([events()[0], end.model_copy(update={"reason": "hours"})])
     assert cut_off(table) == ""
+    assert "--hours" not in resume_command(table)

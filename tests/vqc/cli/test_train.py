@@ -338,20 +338,40 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("asked", "threads"), [([], 1), (["--threads", "2"], 2)])
-def test_one_core_stays_free_unless_it_is_asked_for_then_a_resumed_run_takes_it_too(
-    folder: Path, tiny: Data, monkeypatch: pytest.MonkeyPatch, asked: list[str], threads: int
-) -> None:
-    set_to: list[int] = []
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What torch was told on a machine with two cores."""
+    told: list[int] = []
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    return told
+
+
+def resumed_with(threads: list[int], *flags: str) -> int:
+    """The threads of a run of that name that is resumed."""
+    threads.clear()
+    assert main(["train", "--name", "a", "--resume", "--mlflow", AWAY, *flags]) == 0
+    return threads[0]
+
+
+@pytest.mark.parametrize(("asked", "expected"), [([], 1), (["--threads", "2"], 2)])
+def test_one_core_stays_free_unless_it_is_asked_for_then_a_resumed_run_takes_it_too(
+    folder: Path, tiny: Data, threads: list[int], asked: list[str], expected: int
+) -> None:
     assert main(words(tiny, "--epochs", "1", "--name", "a", *asked)) == 0
-    assert set_to[0] == threads
+    assert threads[0] == expected
     assert find_run(folder / "results", "a").info.command.partition("--threads")[2].split()[:1] == asked[1:]
-    set_to.clear()
-    assert main(["train", "--name", "a", "--resume", "--mlflow", AWAY]) == 0
-    assert set_to[0] == threads
+    assert resumed_with(threads) == expected
+
+
+def test_a_resumed_run_takes_the_threads_that_are_given_and_no_more_than_there_are_cores(
+    folder: Path, tiny: Data, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words(tiny, "--epochs", "1", "--name", "a", "--threads", "2")) == 0
+    assert resumed_with(threads, "--threads", "1") == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert resumed_with(threads) == 1
 
 
 def test_the_same_name_twice(folder: Path, tiny: Data, capsys: pytest.CaptureFixture[str]) -> None:

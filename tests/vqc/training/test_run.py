@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,13 @@ def test_the_configuration_can_be_trained_again(whole: Run) -> None:
 
     assert load_record(TrainConfig, whole.folder / "train_config.json") == config()
     assert json.loads((whole.folder / "run.json").read_text(encoding="utf-8"))["data"]["images"]["train"] == 9
+
+
+@pytest.mark.parametrize(
+    ("start", "now", "flags"), [(None, 2, " --threads 2"), (2, None, ""), (2, 2, ""), (2, 1, " --threads 1")]
+)
+def test_the_command_to_resume_repeats_threads_that_the_start_had_not(
+    results: Path, tiny: Data, start: int | None, now: int | None, flags: str
+) -> None:
+    run = start_run(results, "a", config=config(), data=tiny, command=COMMAND, threads=start)
+    assert replace(run, threads=now).resume_command == f"vqc train --name a --resume{flags}"
