@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.builders import START_MS, epoch_report
-from tune.history.events import SearchStarted, State
+from tune.history.events import SearchEnded, SearchStarted, State
 from tune.history.table import Table, Trial
 from tune.policy.propose import Proposal
-from tune.settings import SearchSettings, with_params
+from tune.settings import Budget, SearchSettings, with_params
 from tune.space import Params
 from vqc.epoch import EpochReport, Scores
 
@@ -65,6 +65,18 @@ def add_trial(
     )
     table.trials[number] = trial
     return trial
+
+
+def ended_search(reason: str, *, state: State, hours: float = 0.5) -> Table:
+    """A search whose best trial has run two of four epochs, of eleven minutes each."""
+    settings = search_settings(epochs=4)
+    table = Table()
+    table.apply(search_started(settings).model_copy(update={"budget": Budget(trials=30, hours=hours)}))
+    add_trial(table, settings, values=[0.1, 0.2, 0.3, 0.4])
+    best = add_trial(table, settings, values=[0.5, 0.6], state=state)
+    best.reports = [report.model_copy(update={"train_s": 600.0, "eval_s": 60.0}) for report in best.reports]
+    table.ended = SearchEnded(at_ms=0, awake_s=1800.0, reason=reason)
+    return table
 
 
 def propose_trial(table: Table, settings: SearchSettings, proposal: Proposal) -> Trial:

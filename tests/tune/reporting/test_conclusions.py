@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import events, where_repeats_disagree
-from tests.tables import add_trial, search_settings, search_started
-from tune.history.events import SearchEnded, SearchResumed, State
+from tests.tables import add_trial, ended_search, search_settings, search_started
+from tune.history.events import SearchEnded, SearchResumed
 from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
@@ -106,26 +106,14 @@ def test_only_a_search_whose_trials_are_all_tried_is_finished(reason: str, finis
     assert not is_finished(table_of(events()[:-1]))
 
 
-def ended(reason: str, *, state: State, hours: float = 0.5) -> Table:
-    """A search whose best trial has run two of four epochs, of eleven minutes each."""
-    settings = search_settings(epochs=4)
-    table = Table()
-    table.apply(search_started(settings).model_copy(update={"budget": Budget(trials=30, hours=hours)}))
-    add_trial(table, settings, values=[0.1, 0.2, 0.3, 0.4])
-    best = add_trial(table, settings, values=[0.5, 0.6], state=state)
-    best.reports = [report.model_copy(update={"train_s": 600.0, "eval_s": 60.0}) for report in best.reports]
-    table.ended = SearchEnded(at_ms=0, awake_s=1800.0, reason=reason)
-    return table
-
-
 @pytest.mark.parametrize(
     ("table", "said", "hours"),
     [
-        (ended("hours", state="interrupted", hours=2), True, " --hours 2"),
-        (ended("hours", state="paused", hours=0.1), True, " --hours 1"),  # 33 minutes are three fifths of it
-        (ended("hours", state="completed", hours=0.1), False, " --hours 0.1"),
-        (ended("interrupted", state="interrupted"), False, ""),
-        (ended("trials", state="paused"), False, ""),
+        (ended_search("hours", state="interrupted", hours=2), True, " --hours 2"),
+        (ended_search("hours", state="paused", hours=0.1), True, " --hours 1"),  # 33 minutes are three fifths of it
+        (ended_search("hours", state="completed", hours=0.1), False, " --hours 0.1"),
+        (ended_search("interrupted", state="interrupted"), False, ""),
+        (ended_search("trials", state="paused"), False, ""),
     ],
 )
 def test_where_the_hours_cut_off_the_best_trial_it_is_said_and_as_many_hours_are_asked_for(
@@ -137,7 +125,7 @@ def test_where_the_hours_cut_off_the_best_trial_it_is_said_and_as_many_hours_are
 
 
 def test_the_hours_are_those_of_the_start_not_what_an_interruption_left() -> None:
-    table = ended("hours", state="completed", hours=8)
+    table = ended_search("hours", state="completed", hours=8)
     table.apply(SearchResumed(at_ms=0, awake_s=0.0, command="", budget=Budget(trials=30, hours=0.002)))
     table.ended = SearchEnded(at_ms=0, awake_s=1800.0, reason="hours")
     assert resume_command(table).endswith("--resume --hours 8")
@@ -145,7 +133,7 @@ def test_the_hours_are_those_of_the_start_not_what_an_interruption_left() -> Non
 
 @pytest.mark.parametrize("confirm", [0, 1, 2])
 def test_the_hours_asked_for_finish_the_best_trial_beside_what_is_kept_for_repeats(confirm: int) -> None:
-    table = ended("hours", state="interrupted", hours=0.1)
+    table = ended_search("hours", state="interrupted", hours=0.1)
     hours = float(resume_command(table).rpartition(" ")[2])
     settings = search_settings(epochs=4, confirm=confirm, hours=hours)
     table.apply(SearchResumed(at_ms=0, awake_s=1800.0, command="", budget=settings.budget))

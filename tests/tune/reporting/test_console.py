@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import events, where_repeats_disagree
+from tests.tables import ended_search
 from tune.history.events import SearchEnded, SearchStarted, TrialProposed
 from tune.history.journal import table_of
 from tune.history.table import Table
@@ -177,3 +178,10 @@ def test_the_command_to_resume_is_shown_while_trials_are_left(reason: str, resum
     first = first.model_copy(update={"budget": Budget(trials=4, hours=0.1)})
     table = table_of([first, *rest, end.model_copy(update={"reason": reason})])
     assert ("resume: python tune/search.py --name demo --resume" in summary_of(table)) == resumes
+
+
+def test_where_the_hours_cut_off_the_best_trial_it_is_said() -> None:
+    text = summary_of(ended_search("hours", state="interrupted"))
+    assert "cut off trial 2, the best, had 2 of 4 epochs when the hours ended" in text
+    assert "--resume --hours 1" in text
+    assert "cut off" not in summary_of(ended_search("hours", state="completed"))

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import at, events, where_repeats_disagree, write_journal
+from tests.tables import ended_search
 from tune.history import queries
 from tune.history.events import (
     AttemptFailed,
@@ -357,3 +358,9 @@ def test_the_report_says_how_large_the_defects_are() -> None:
     assert "How large the defects are" in page
     assert "too small: 1.3 times as large is asked for" in page
     assert "How large the defects are" not in report.page(table_of([first, *rest]))
+
+
+def test_where_the_hours_cut_off_the_best_trial_it_is_said() -> None:
+    text = " ".join(Page(report.page(ended_search("hours", state="interrupted"))).text.split())
+    assert "Trial 2, the best, had 2 of 4 epochs when the hours ended: 2 more epochs take about 22 min." in text
+    assert "--resume --hours 1" in text
