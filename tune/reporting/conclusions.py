@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from tune.history import queries
-from tune.history.queries import count_text, figure, range_text, scored
+from tune.history.queries import figure, range_text, scored
 from tune.history.table import Table, Trial
 from tune.policy.replication import best_trial, full_run_s, rest_of_run_s
 from tune.policy.schedule import MAX_RESERVED
@@ -41,8 +41,8 @@ def cut_off(table: Table) -> str:
     if best is None or best.state not in CUT_OFF or not _ended_with_its_hours(table):
         return ""
     epochs = best.config.num_epochs
-    left = f"{count_text(epochs - best.epochs, 'more epoch')} take about {duration(rest_of_run_s(best))}"
-    return f"trial {best.number}, the best, had {best.epochs} of {epochs} epochs when the hours ended: {left}"
+    rest = f"the rest needs about {duration(rest_of_run_s(best))}"
+    return f"trial {best.number}, the best, had {best.epochs} of {epochs} epochs when the hours ended: {rest}"
 
 
 def resume_command(table: Table) -> str:

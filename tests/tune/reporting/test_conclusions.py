@@ -119,7 +119,7 @@ def test_only_a_search_whose_trials_are_all_tried_is_finished(reason: str, finis
 def test_where_the_hours_cut_off_the_best_trial_it_is_said_and_as_many_hours_are_asked_for(
     table: Table, said: bool, hours: str
 ) -> None:
-    sentence = "trial 2, the best, had 2 of 4 epochs when the hours ended: 2 more epochs take about 22 min"
+    sentence = "trial 2, the best, had 2 of 4 epochs when the hours ended: the rest needs about 22 min"
     assert cut_off(table) == (sentence if said else "")
     assert resume_command(table).endswith(f"--resume{hours}")
 

@@ -362,5 +362,5 @@ def test_the_report_says_how_large_the_defects_are() -> None:
 
 def test_where_the_hours_cut_off_the_best_trial_it_is_said() -> None:
     text = " ".join(Page(report.page(ended_search("hours", state="interrupted"))).text.split())
-    assert "Trial 2, the best, had 2 of 4 epochs when the hours ended: 2 more epochs take about 22 min." in text
+    assert "Trial 2, the best, had 2 of 4 epochs when the hours ended: the rest needs about 22 min." in text
     assert "--resume --hours 1" in text
