@@ -43,7 +43,6 @@ PARTS: dict[str, dict[str, Any]] = {
     "no stage frozen": {"frozen_stages": 0},
 }
 FIGURES = ("ap50", "half", "ap", "cpu_s")
-
 COMPARED = ("ap50", "half")
 
 Run = dict[str, Any]  # part, seed, FIGURES

@@ -9,7 +9,7 @@ from itertools import pairwise
 from tune.history import queries
 from tune.history.queries import figure, range_text, scored
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial, full_run_s, rest_of_run_s
+from tune.policy.replication import best_trial, rest_of_run_s
 from tune.policy.schedule import MAX_RESERVED
 from tune.settings import Dimension, with_params
 from tune.tile_choices import TILES
@@ -37,12 +37,11 @@ def ranking(table: Table) -> list[Trial]:
 
 def cut_off(table: Table) -> str:
     """A sentence where the hours ended before the best trial had run all its epochs; else empty."""
-    best = best_trial(table)
-    if best is None or best.state not in CUT_OFF or not _ended_with_its_hours(table):
+    best = _cut_off_trial(table)
+    if best is None:
         return ""
-    epochs = best.config.num_epochs
-    rest = f"the rest needs about {duration(rest_of_run_s(best))}"
-    return f"trial {best.number}, the best, had {best.epochs} of {epochs} epochs when the hours ended: {rest}"
+    epochs, rest = f"{best.epochs} of {best.config.num_epochs} epochs", duration(rest_of_run_s(best))
+    return f"trial {best.number}, the best, had {epochs} when the hours ended: the rest needs about {rest}"
 
 
 def resume_command(table: Table) -> str:
@@ -52,11 +51,17 @@ def resume_command(table: Table) -> str:
     command = queries.resume_command(table.header.name)
     if not _ended_with_its_hours(table):
         return command
-    hours, best = table.header.budget.hours or 0.0, best_trial(table)
-    if best is not None and best.state in CUT_OFF:
-        rest_s = rest_of_run_s(best) + full_run_s(best) / best.config.num_epochs
+    hours, best = table.header.budget.hours or 0.0, _cut_off_trial(table)
+    if best is not None:
+        rest_s = rest_of_run_s(best) + (queries.epoch_s(best) or 0.0)
         hours = max(hours, rest_s / 3600 / (1 - MAX_RESERVED))
     return f"{command} --hours {math.ceil(hours * 10) / 10:g}" if hours else command
+
+
+def _cut_off_trial(table: Table) -> Trial | None:
+    """The best trial where the hours ended before it did."""
+    best = best_trial(table) if _ended_with_its_hours(table) else None
+    return best if best is not None and best.state in CUT_OFF else None
 
 
 def _ended_with_its_hours(table: Table) -> bool:
