@@ -10,7 +10,7 @@ from tests.benchmarks.rivals import asha, i_epoch_decision, i_epoch_promotion, p
 from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
 from tune.history.table import Table
-from tune.policy.early_stopping import rung_epochs
+from tune.policy.rungs import rung_epochs
 
 SETTINGS = search_settings(epochs=12)
 RANGES = search_settings(space={"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}})

@@ -43,8 +43,9 @@ from tests.benchmarks.rivals import (
 from tests.tables import measure, propose_trial
 from tune.history.events import SearchStarted, State
 from tune.history.table import Table, Trial
-from tune.policy.early_stopping import RungDecision, decide, next_promotion, trials_to_prune
+from tune.policy.early_stopping import RungDecision, decide, trials_to_prune
 from tune.policy.portfolio import build
+from tune.policy.promotion import next_promotion
 from tune.policy.propose import Proposal, propose
 from tune.policy.warm_start import distinct_points
 from tune.settings import Budget, Dimension, SearchSettings

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tune.history.table import Table, Trial
-from tune.policy.early_stopping import RungDecision, all_tried
+from tune.policy.early_stopping import RungDecision
+from tune.policy.promotion import all_tried
 from tune.policy.propose import Proposal, propose, sample
 from tune.settings import SearchSettings
 from tune.space import Params

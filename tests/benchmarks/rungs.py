@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from tune.history.journal import read_table
 from tune.history.table import Table
 from tune.paths import journal_of
-from tune.policy.early_stopping import rung_epochs
+from tune.policy.rungs import rung_epochs
 from tune.settings import SearchSettings
 
 MIN_TRIALS = 4  # fewer have no rank to speak of

@@ -11,7 +11,7 @@ from ray.tune import Trainable
 from tune.execution.outcomes import DataChanged, Failed, Infeasible, Measured, Outcome, Unwritable
 from tune.execution.resources import Resources
 from tune.paths import trial_folder
-from tune.policy.early_stopping import rung_epochs
+from tune.policy.rungs import rung_epochs
 from tune.settings import SearchSettings
 from vqc.config import TrainConfig
 from vqc.data.dataset import Data

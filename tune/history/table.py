@@ -146,6 +146,11 @@ class Table:
         """The trials that the search proposed, in their order: all but the repeats of the best."""
         return [trial for trial in self.trials.values() if trial.repeats is None]
 
+    @property
+    def completed(self) -> list[Trial]:
+        """Those of ``searched`` that ran all their epochs."""
+        return [trial for trial in self.searched if trial.state == "completed"]
+
     def left_s(self, awake_s: float | None = None) -> float:
         """Seconds that the budget leaves at an instant, by default at the latest event; infinite without hours."""
         hours = math.inf if self.budget.hours is None else self.budget.hours

@@ -1,41 +1,22 @@
-"""Does a trial continue, pause or stop, and which paused one is promoted? Asynchronous successive halving (ASHA); pure.
+"""Does a trial continue, pause or stop after an epoch? Asynchronous successive halving (ASHA); pure.
 
-A trial pauses at each rung (a share of the epochs). Where earlier searches gave initial points, all of these are tried
-first, with the default, and the best three, or about half of fewer than six, are trained in full: each did best
-somewhere, so few are given up at the low rungs, where a fast starter leads. Without initial points the first few dozen
-are ranked among one another: for every nine that reach a rung, the best of those paused there is promoted (Li et al.,
-"A System for Massively Parallel Hyperparameter Tuning", section 3.2), and one that is as good as the best completed
-trial was there continues at once. Where the others have learnt nothing, as detectors from random weights in their first
-epochs, nobody pauses. Later trials, and all paused ones once every configuration was tried, are compared with the best
-completed trial: the one most likely to exceed it is promoted, while that is likely enough
-(``tune.policy.learning_curves``), or while too few epochs are those of completed trials: what the others may gain is
-learnt from these. So epochs go into many configurations first and into the best ones last, and a slow starter is not
-lost. Only the best few paused trials of a rung are kept.
-
-Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot.
+A trial pauses at each rung (``tune.policy.rungs``), unless it would be promoted at once (``tune.policy.promotion``).
+Where the others have learnt nothing, as detectors from random weights in their first epochs, nobody pauses. Only the
+best few paused trials of a rung are kept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
-from tune.policy.replication import rest_of_run_s
+from tune.policy.promotion import has_learnt, most_promising
+from tune.policy.rungs import pauses_at, rung_epochs
 from tune.settings import SearchSettings
 
-MIN_RUNG_EPOCH = 3  # on recorded curves epoch 1 says nothing about the last; epoch 3 has a rank correlation of 0.7
-MIN_LEARNT = 0.005  # half a point: a detector with less at a rung has learnt nothing yet
-REDUCTION_FACTOR = 9  # one in so many trials that reach a rung is promoted,
-RANKED = 4  # until so many times ``startup_trials`` were proposed;
-OPENING = (3, 5, 6)  # of six or more initial points and default, so many pass the highest rung, the next, any lower;
-MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
-MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
-EARLY = 2  # the first so many times ``startup_trials`` pause at the lowest rung too
-MIN_COMPLETED = 3  # trials that run all epochs in any case by the end; with fewer, nobody knows what others may gain
 MAX_PAUSED = 6  # paused trials at a rung; those behind them give their disk space back
 
 
@@ -47,32 +28,6 @@ class RungDecision:
     reason: str = ""
 
 
-def rung_epochs(settings: SearchSettings) -> list[int]:
-    """The epochs after which a trial may pause; rising, each below ``num_epochs``.
-
-    The lowest is half of the next one, and for early trials only (``_pauses_at``). None comes before the third epoch,
-    or the first quarter of a short training: an epoch or two show noise.
-    """
-    regular = _regular_rungs(settings)
-    low = math.ceil(regular[0] / 2) if regular else 0
-    return [low, *regular] if low >= MIN_RUNG_EPOCH and low not in regular else regular
-
-
-def _regular_rungs(settings: SearchSettings) -> list[int]:
-    epochs = settings.train.num_epochs
-    earliest = max(1, min(MIN_RUNG_EPOCH, epochs // 4))
-    return sorted({max(earliest, math.ceil(share * epochs)) for share in settings.rungs} - {epochs})
-
-
-def _pauses_at(trial: Trial, rung: int, settings: SearchSettings) -> bool:
-    """Early trials pause at each rung: they tell good regions from bad. Later ones differ too little.
-
-    So do all initial points: at the rungs they are compared with each other.
-    """
-    early = max(EARLY * settings.startup_trials, 1 + len(settings.initial_points))
-    return rung in _regular_rungs(settings) or trial.number <= early
-
-
 def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: float = math.inf) -> RungDecision:
     """What the trial does after its latest epoch: at a rung it pauses, unless it would be promoted at once.
 
@@ -80,28 +35,17 @@ def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: floa
         left_s: awake seconds for searched trials.
     """
     epoch = trial.epochs
-    if epoch not in rung_epochs(settings) or not _pauses_at(trial, epoch, settings):
+    if epoch not in rung_epochs(settings) or not pauses_at(trial, epoch, settings):
         return RungDecision(action="continue")
     metric = settings.metric
     value = getattr(trial.reports[-1].scores, metric)
     if value is None or math.isnan(value):
         return RungDecision(action="stop", reason=f"no {metric.upper()} at epoch {epoch}")
     others = [other for other in table.searched if other.epochs >= epoch and other is not trial]
-    nothing_to_rank = bool(others) and not any(_has_learnt(other, epoch, metric) for other in others)
-    if nothing_to_rank or _promoted(table, settings, left_s, arrived=trial) is trial:
+    nothing_to_rank = bool(others) and not any(has_learnt(other, epoch, metric) for other in others)
+    if nothing_to_rank or most_promising(table, settings, left_s=left_s, arrived=trial) is trial:
         return RungDecision(action="continue")
     return RungDecision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")
-
-
-def next_promotion(table: Table, settings: SearchSettings, *, left_s: float = math.inf) -> Trial | None:
-    """The paused trial that runs its next epochs, if any; ``left_s`` as for ``decide``."""
-    return _promoted(table, settings, left_s) or (default_to_complete(table) if all_tried(table, settings) else None)
-
-
-def default_to_complete(table: Table) -> Trial | None:
-    """The default while it is paused: at the end it is trained in full, because every result is compared with it."""
-    default = table.trials.get(1)
-    return default if default is not None and default.state == "paused" else None
 
 
 def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
@@ -109,128 +53,7 @@ def trials_to_prune(table: Table, settings: SearchSettings) -> list[Trial]:
     behind = []
     for rung in rung_epochs(settings):
         paused = [trial for trial in table.searched if trial.epochs == rung and trial.state == "paused"]
-        predicted = predict_final_values(paused, _completed(table), settings)
+        predicted = predict_final_values(paused, table.completed, settings)
         reach = {number: one.mean + one.stdev for number, one in predicted.items()}
         behind += sorted(paused, key=lambda trial: (-reach[trial.number], trial.number))[MAX_PAUSED:]
     return [trial for trial in behind if trial.number != 1]
-
-
-def _promoted(table: Table, settings: SearchSettings, left_s: float, *, arrived: Trial | None = None) -> Trial | None:
-    """The trial that is promoted next, of the paused ones and ``arrived``, which has just reached a rung."""
-    by_rank = len(table.searched) <= RANKED * settings.startup_trials and not all_tried(table, settings)
-    rungs = rung_epochs(settings)
-    waiting = [
-        trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
-    ]
-    in_time = [trial for trial in waiting if math.isinf(left_s) or rest_of_run_s(trial) <= left_s]
-    for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
-        if settings.initial_points:
-            found = _best_of_opening(table, settings, some, arrived, by_rank=by_rank)
-        elif by_rank:
-            found = _best_by_rank(table, settings, some, arrived)
-        else:
-            found = _likeliest_best(table, settings, some)
-        if found is not None:
-            return found
-    return None
-
-
-def _best_of_opening(
-    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None, *, by_rank: bool
-) -> Trial | None:
-    """The best waiting trial of the default and the initial points, at the lowest rung that too few have passed.
-
-    None until all were proposed, and while others of them are on the way that may be better. After that the best of all
-    trials: by rank, where that is asked for and while a small opening has completed few, else the likeliest.
-    """
-    count = 1 + len(settings.initial_points)
-    opening = [trial for trial in table.searched[:count] if trial.state not in ("failed", "infeasible")]
-    if not waiting or (len(table.searched) < count and not all_tried(table, settings)):
-        return None
-    numbers = {trial.number for trial in opening}
-    # One earlier search gives few, and may have little to say of other photographs: about half are trained in full.
-    places = [min(most, max(1, round(most * len(opening) / OPENING[-1]))) for most in OPENING]
-    rungs = rung_epochs(settings)
-    on_the_way = [trial for trial in opening if trial.is_live and trial is not arrived]
-    for below_highest, rung in zip(range(len(rungs) - 1, -1, -1), rungs, strict=True):
-        at_rung = [trial for trial in waiting if trial.number in numbers and trial.epochs == rung]
-        passed = [trial for trial in opening if trial.epochs > rung] + [t for t in on_the_way if t.epochs == rung]
-        left = places[min(below_highest, len(places) - 1)] - len(passed)
-        if at_rung and left > 0:  # for the best, not for whoever of several workers arrives first
-            coming = [trial for trial in on_the_way if trial.epochs < rung]
-            return _best_first(at_rung, settings.metric)[0] if left > len(coming) else None
-    if any(trial.epochs <= rungs[-1] for trial in on_the_way):
-        return None
-    if by_rank and len(_completed(table)) < MIN_COMPLETED:
-        return _best_by_rank(table, settings, waiting, arrived)
-    return _likeliest_best(table, settings, waiting)
-
-
-def _best_by_rank(
-    table: Table, settings: SearchSettings, waiting: Sequence[Trial], arrived: Trial | None
-) -> Trial | None:
-    """The best waiting trial of the highest rung where it is as good as the best completed trial was there, or where
-    fewer than one in nine were promoted.
-    """
-    metric = settings.metric
-    champion = next(iter(_best_first(_completed(table), metric)), None)
-    usable = [trial for trial in table.searched if trial.state not in ("failed", "infeasible")]
-    for rung in reversed(rung_epochs(settings)):
-        at_rung = [trial for trial in waiting if trial.epochs == rung]
-        if not at_rung:
-            continue
-        best = _best_first(at_rung, metric)[0]
-        reached = [trial for trial in usable if trial.epochs >= rung and _pauses_at(trial, rung, settings)]
-        promoted = sum(
-            trial.epochs > rung or (trial.state == "running" and trial is not arrived)
-            for trial in reached
-            if _has_learnt(trial, rung, metric)
-        )
-        is_record = champion and best.values(metric)[-1] >= champion.values(metric)[rung - 1]
-        if is_record or promoted < len(reached) // REDUCTION_FACTOR:
-            return best
-    return None
-
-
-def _likeliest_best(table: Table, settings: SearchSettings, waiting: Sequence[Trial]) -> Trial | None:
-    """The trial that is most likely to exceed the best completed one, if likely enough or if few epochs are completed.
-
-    While none is completed, or fewer than three once all were tried: the best of the highest rung, because what the
-    others may gain is not known yet.
-    """
-    metric, completed = settings.metric, _completed(table)
-    if not waiting:
-        return None
-    if len(completed) < (MIN_COMPLETED if all_tried(table, settings) else 1):
-        highest = max(trial.epochs for trial in waiting)
-        return _best_first((trial for trial in waiting if trial.epochs == highest), metric)[0]
-    best = max(trial.values(metric)[-1] for trial in completed)
-    predicted = predict_final_values(waiting, completed, settings)
-    probability = {number: 1.0 - one.cdf(best) for number, one in predicted.items()}
-    first = max(waiting, key=lambda trial: (probability[trial.number], predicted[trial.number].mean, -trial.number))
-    return first if probability[first.number] >= MIN_PROBABILITY or _too_few_completed(table, settings) else None
-
-
-def _too_few_completed(table: Table, settings: SearchSettings) -> bool:
-    """Whether a guess is worth its epochs; never once all were tried, because nothing is learnt for later trials."""
-    completed = sum(trial.epochs for trial in _completed(table))
-    searched = sum(trial.epochs for trial in table.searched)
-    return completed < MIN_COMPLETED_SHARE * searched and not all_tried(table, settings)
-
-
-def _has_learnt(trial: Trial, rung: int, metric: str) -> bool:
-    return trial.values(metric)[rung - 1] >= MIN_LEARNT
-
-
-def all_tried(table: Table, settings: SearchSettings) -> bool:
-    """Whether as many trials were proposed as the budget has; never where it has hours alone."""
-    return settings.budget.trials is not None and len(table.searched) >= settings.budget.trials
-
-
-def _completed(table: Table) -> list[Trial]:
-    return [trial for trial in table.searched if trial.state == "completed"]
-
-
-def _best_first(trials: Iterable[Trial], metric: str) -> list[Trial]:
-    """By their latest value; equal ones in the order of proposal."""
-    return sorted(trials, key=lambda trial: (-trial.values(metric)[-1], trial.number))

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tune.history.table import Table, Trial
-from tune.policy.early_stopping import rung_epochs
 from tune.policy.learning_curves import predict_final_values
+from tune.policy.rungs import rung_epochs
 from tune.settings import SearchSettings
 from tune.space import Params, Space
 from vqc.seeding import stream_seed

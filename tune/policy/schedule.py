@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tune.history.table import Table, Trial
-from tune.policy.early_stopping import all_tried, default_to_complete, next_promotion
+from tune.policy.promotion import all_tried, default_to_complete, next_promotion
 from tune.policy.replication import full_run_s, next_repeat, rest_of_run_s, rest_s
 from tune.settings import SearchSettings
 

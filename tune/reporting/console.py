@@ -14,8 +14,8 @@ from tune.history import queries
 from tune.history.queries import count_text
 from tune.history.table import Table, Trial
 from tune.history.workload import views_of_epoch
-from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import repeated
+from tune.policy.rungs import rung_epochs
 from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.config import TrainConfig

@@ -19,8 +19,8 @@ from statistics import fmean, median
 from tune.history.queries import epoch_s
 from tune.history.table import Table, Trial
 from tune.history.workload import epoch_px
-from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import fewest_repeats
+from tune.policy.rungs import rung_epochs
 from tune.settings import Budget, SearchSettings
 from tune.tile_choices import searched_tiles
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tune.history.events import State
 from tune.history.queries import default_trial, figure, metric_name, score, scored
 from tune.history.table import Table, Trial
-from tune.policy.early_stopping import rung_epochs
 from tune.policy.replication import best_trial
+from tune.policy.rungs import rung_epochs
 from vqc.reporting.plots import COLOUR, canvas, svg
 
 if TYPE_CHECKING:

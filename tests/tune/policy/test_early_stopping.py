@@ -13,16 +13,9 @@ from tests.builders import epoch_report
 from tests.tables import add_trial, search_settings
 from tune.history.events import State
 from tune.history.table import Table, Trial
-from tune.policy.early_stopping import (
-    MAX_PAUSED,
-    OPENING,
-    RANKED,
-    REDUCTION_FACTOR,
-    decide,
-    next_promotion,
-    rung_epochs,
-    trials_to_prune,
-)
+from tune.policy.early_stopping import MAX_PAUSED, decide, trials_to_prune
+from tune.policy.promotion import OPENING, RANKED, REDUCTION_FACTOR, next_promotion
+from tune.policy.rungs import rung_epochs
 from tune.settings import SearchSettings
 
 SETTINGS = search_settings(epochs=12)
