@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.builders import START_MS, epoch_report
-from tune.history.events import SearchEnded, SearchStarted, State
+from tune.history.events import SearchEnded, SearchStarted, State, TrialShortened
 from tune.history.table import Table, Trial
+from tune.policy.early_stopping import decide
+from tune.policy.promotion import RANKED
 from tune.policy.propose import Proposal
+from tune.policy.rungs import rung_epochs
 from tune.settings import Budget, SearchSettings, with_params
 from tune.space import Params
 from vqc.epoch import EpochReport, Scores
 
+EPOCH_S = 2.3  # of ``epoch_report``
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "batch_size": {"choices": [2, 4, 8, 16]},
@@ -96,3 +100,46 @@ def measure(trial: Trial, value: float) -> None:
     """One more epoch of the trial, with this AP50 and nothing else; not validated, because curves are long."""
     scores = Scores.model_construct(ap50=value)
     trial.reports.append(EpochReport.model_construct(epoch=trial.epochs + 1, scores=scores))
+
+
+TWELVE = search_settings(epochs=12)
+RUNG, HIGHER = rung_epochs(TWELVE)
+
+
+def paused(*values: float, epochs: int = RUNG) -> Table:
+    """Trials that are paused at a rung, with these values there."""
+    table = Table()
+    for value in values:
+        add_trial(table, TWELVE, values=[value] * epochs, state="paused")
+    return table
+
+
+def decided(table: Table, value: float) -> str:
+    """The decision on one more trial that has just reached the first rung."""
+    trial = add_trial(table, TWELVE, values=[value] * RUNG, state="running")
+    action = decide(table, trial, TWELVE).action
+    del table.trials[trial.number]
+    return action
+
+
+def late(*gains: float) -> Table:
+    """As many completed trials as gains, all 0.5 at the first rung, and enough others to end the ranking."""
+    table = Table()
+    for gain in gains:
+        add_trial(table, TWELVE, values=[0.5] * RUNG + [0.5 + gain] * (12 - RUNG))
+    for _ in range(RANKED * TWELVE.startup_trials):
+        add_trial(table, TWELVE, values=[0.0] * RUNG, state="stopped")
+    return table
+
+
+def opened(count: int) -> SearchSettings:
+    """With so many initial points."""
+    points = [{"learning_rate": 1e-3, "batch_size": 4, "image_size": 96} for _ in range(count)]
+    return search_settings(epochs=12, initial_points=points)
+
+
+def with_a_shortened_trial() -> Table:
+    """The search above, whose best trial was left its two epochs and is completed."""
+    table = ended_search("hours", state="completed")
+    table.apply(TrialShortened(at_ms=0, awake_s=0.0, trial=2, num_epochs=2))
+    return table

@@ -27,6 +27,7 @@ from tune.history.events import (
     TrialEnded,
     TrialPaused,
     TrialProposed,
+    TrialShortened,
     TrialStarted,
 )
 from tune.history.journal import Follower, Journal, read_table, table_of
@@ -47,6 +48,7 @@ LAST: list[Event] = [
     TrialStarted(**at(START_MS + 9), trial=1, after_epoch=2, worker="1@here"),
     EpochMeasured(**at(START_MS + 9), trial=1, report=epoch_report(3, ap50=0.9)),
     TrialPaused(**at(START_MS + 9), trial=1, reason="waits"),
+    TrialShortened(**at(START_MS + 9), trial=1, num_epochs=3),
     TrialEnded(**at(START_MS + 9), trial=1, state="completed", reason="all epochs"),
     SearchEnded(**at(START_MS + 9), reason="trials"),
 ]

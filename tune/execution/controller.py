@@ -27,6 +27,7 @@ from tune.history.events import (
     TrialEnded,
     TrialPaused,
     TrialProposed,
+    TrialShortened,
     TrialStarted,
     WorkerReplaced,
 )
@@ -116,7 +117,11 @@ class Controller:
             match next_step(self.table, self.settings, left_s=self.left_s, with_worker=self._with_worker):
                 case Continue(trial=trial) if trial.epochs and not self._goes_on(trial):
                     continue  # the session before was killed between its epoch and what follows from it
-                case Continue(trial=trial) | Promote(trial=trial):
+                case Continue(trial=trial):
+                    return trial
+                case Promote(trial=trial, num_epochs=num_epochs):
+                    if num_epochs < trial.config.num_epochs:
+                        self._write(TrialShortened, trial=trial.number, num_epochs=num_epochs)
                     return trial
                 case Propose():
                     return self._proposed()

@@ -80,6 +80,14 @@ class TrialPaused(_Event):
     reason: str = ""
 
 
+class TrialShortened(_Event):
+    """The hours leave the trial fewer epochs than it was proposed with: its rate falls to the end of these."""
+
+    event: Literal["trial_shortened"] = "trial_shortened"
+    trial: int
+    num_epochs: int = Field(ge=1, description="in place of its configuration's")
+
+
 class AttemptFailed(_Event):
     """An attempt at a trial failed; it is tried again from its checkpoint, unless ``TrialEnded`` follows."""
 
@@ -117,6 +125,7 @@ Event: TypeAlias = (
     | TrialStarted
     | EpochMeasured
     | TrialPaused
+    | TrialShortened
     | AttemptFailed
     | TrialEnded
     | WorkerReplaced

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from tune.history.events import (
     AttemptFailed,
@@ -17,12 +18,15 @@ from tune.history.events import (
     TrialEnded,
     TrialPaused,
     TrialProposed,
+    TrialShortened,
     TrialStarted,
 )
 from tune.settings import Budget, SearchSettings
 from vqc.config import TrainConfig, parse_record
 from vqc.epoch import EpochReport
 from vqc.errors import SearchError
+
+_TrialEvent: TypeAlias = TrialStarted | EpochMeasured | TrialPaused | TrialShortened | AttemptFailed | TrialEnded
 
 
 @dataclass(kw_only=True)
@@ -38,6 +42,7 @@ class Trial:
     ended_s: float | None = None
     state: State = "proposed"
     reason: str = ""
+    shortened: bool = False  # its configuration has fewer epochs than it was proposed with
     after_outage: bool = False  # it failed, and so did the trials beside it: it is tried again for that reason
     reports: list[EpochReport] = field(default_factory=list)
     epoch_ends_s: list[float] = field(default_factory=list)  # one for each report
@@ -73,12 +78,9 @@ class Trial:
         """Failed attempts since its latest epoch."""
         return [failure for failure in self.failures if failure.after_epoch == self.epochs]
 
-    def apply(self, event: TrialStarted | EpochMeasured | TrialPaused | AttemptFailed | TrialEnded) -> None:
+    def apply(self, event: _TrialEvent) -> None:
         """Take one more event of this trial into account."""
-        if isinstance(event, TrialStarted):
-            self.spans_s.append([event.awake_s, event.awake_s])
-        elif self.spans_s and self.state == "running":
-            self.spans_s[-1][1] = event.awake_s
+        self._extend_spans(event)
         match event:
             case TrialStarted():
                 self.state, self.reason, self.ended_s = "running", "", None
@@ -90,6 +92,8 @@ class Trial:
                     self.epoch_ends_s.append(event.awake_s)
             case TrialPaused():
                 self.state, self.reason, self.ended_s = "paused", event.reason, None
+            case TrialShortened():
+                self.config, self.shortened = self.config.model_copy(update={"num_epochs": event.num_epochs}), True
             case AttemptFailed():
                 self.failures.append(event)
                 self.state, self.reason = "interrupted", event.reason
@@ -97,6 +101,12 @@ class Trial:
                 if (self.state, event.state) == ("failed", "interrupted"):
                     self.after_outage, self.failures = True, []
                 self.state, self.reason, self.ended_s = event.state, event.reason, event.awake_s
+
+    def _extend_spans(self, event: _TrialEvent) -> None:
+        if isinstance(event, TrialStarted):
+            self.spans_s.append([event.awake_s, event.awake_s])
+        elif self.spans_s and self.state == "running":
+            self.spans_s[-1][1] = event.awake_s
 
 
 @dataclass(kw_only=True)
@@ -187,7 +197,7 @@ class Table:
                     repeats=event.repeats,
                     proposed_s=event.awake_s,
                 )
-            case TrialStarted() | EpochMeasured() | TrialPaused() | AttemptFailed() | TrialEnded():
+            case TrialStarted() | EpochMeasured() | TrialPaused() | TrialShortened() | AttemptFailed() | TrialEnded():
                 trial = self._trial(event.trial)
                 trial.apply(event)
                 self._count(event, trial)

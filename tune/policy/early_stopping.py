@@ -14,6 +14,7 @@ from typing import Literal
 from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
 from tune.policy.promotion import has_learnt, most_promising
+from tune.policy.replication import last_epoch
 from tune.policy.rungs import pauses_at, rung_epochs
 from tune.settings import SearchSettings
 
@@ -35,7 +36,7 @@ def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: floa
         left_s: awake seconds for searched trials.
     """
     epoch = trial.epochs
-    if epoch not in rung_epochs(settings) or not pauses_at(trial, epoch, settings):
+    if epoch not in rung_epochs(settings) or not pauses_at(trial, epoch, settings) or trial.shortened:
         return RungDecision(action="continue")
     metric = settings.metric
     value = getattr(trial.reports[-1].scores, metric)
@@ -43,7 +44,10 @@ def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: floa
         return RungDecision(action="stop", reason=f"no {metric.upper()} at epoch {epoch}")
     others = [other for other in table.searched if other.epochs >= epoch and other is not trial]
     nothing_to_rank = bool(others) and not any(has_learnt(other, epoch, metric) for other in others)
-    if nothing_to_rank or most_promising(table, settings, left_s=left_s, arrived=trial) is trial:
+    if nothing_to_rank or (
+        most_promising(table, settings, left_s=left_s, arrived=trial) is trial
+        and last_epoch(trial, left_s) == trial.config.num_epochs  # else it is shortened, as only a paused one can be
+    ):
         return RungDecision(action="continue")
     return RungDecision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")
 

@@ -10,7 +10,8 @@ exceed it is promoted, while that is likely enough (``tune.policy.learning_curve
 of completed trials: what the others may gain is learnt from these. So epochs go into many configurations first and into
 the best ones last, and a slow starter is not lost.
 
-Near the end of the hours, trials that can still be trained to their last epoch come before those that cannot.
+When the hours leave only as much as the best paused trial still needs, or a third of short hours, it goes on in any
+case, and the next best ones beside and after it, each in as many epochs as are left (``tune.policy.schedule``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RANKED = 4  # until so many times ``startup_trials`` were proposed;
 OPENING = (3, 5, 6)  # of six or more initial points and default, so many pass the highest rung, the next, any lower;
 MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
 MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
+LAST_SHARE = 1 / 3  # of the hours, at most, in which the best paused trials are finished and nothing new is tried
 MIN_COMPLETED = 3  # trials that run all epochs in any case by the end; with fewer, nobody knows what others may gain
 
 
@@ -63,17 +65,28 @@ def most_promising(
     waiting = [
         trial for trial in table.searched if trial.epochs in rungs and (trial.state == "paused" or trial is arrived)
     ]
-    in_time = [trial for trial in waiting if math.isinf(left_s) or rest_of_run_s(trial) <= left_s]
-    for some in (in_time, waiting) if len(in_time) < len(waiting) else (waiting,):
-        if settings.initial_points:
-            found = _best_of_opening(table, settings, some, arrived, by_rank=by_rank)
-        elif by_rank:
-            found = _best_by_rank(table, settings, some, arrived)
-        else:
-            found = _likeliest_best(table, settings, some)
-        if found is not None:
-            return found
-    return None
+    if not waiting:
+        return None
+    if not math.isinf(left_s) and not all_tried(table, settings):
+        last = _last_to_finish(table, settings, waiting, left_s)
+        if last is not None:
+            return last
+    if settings.initial_points:
+        return _best_of_opening(table, settings, waiting, arrived, by_rank=by_rank)
+    if by_rank:
+        return _best_by_rank(table, settings, waiting, arrived)
+    return _likeliest_best(table, settings, waiting)
+
+
+def _last_to_finish(table: Table, settings: SearchSettings, waiting: Sequence[Trial], left_s: float) -> Trial | None:
+    """The waiting trial expected to reach most, where the hours leave it only its rest, or a third where that is more.
+
+    A trial that was proposed now would not come so far.
+    """
+    predicted = predict_final_values(waiting, table.completed, settings)
+    best = max(waiting, key=lambda trial: (predicted[trial.number].mean, -trial.number))
+    third_s = LAST_SHARE * 3600 * (table.budget.hours or math.inf)
+    return best if left_s <= min(rest_of_run_s(best), third_s) else None
 
 
 def _best_of_opening(
@@ -86,7 +99,7 @@ def _best_of_opening(
     """
     count = 1 + len(settings.initial_points)
     opening = [trial for trial in table.searched[:count] if trial.state not in ("failed", "infeasible")]
-    if not waiting or (len(table.searched) < count and not all_tried(table, settings)):
+    if len(table.searched) < count and not all_tried(table, settings):
         return None
     numbers = {trial.number for trial in opening}
     # One earlier search gives few, and may have little to say of other photographs: about half are trained in full.
@@ -95,7 +108,7 @@ def _best_of_opening(
     on_the_way = [trial for trial in opening if trial.is_live and trial is not arrived]
     for below_highest, rung in zip(range(len(rungs) - 1, -1, -1), rungs, strict=True):
         at_rung = [trial for trial in waiting if trial.number in numbers and trial.epochs == rung]
-        passed = [trial for trial in opening if trial.epochs > rung] + [t for t in on_the_way if t.epochs == rung]
+        passed = [trial for trial in opening if _has_passed(trial, rung)] + [t for t in on_the_way if t.epochs == rung]
         left = places[min(below_highest, len(places) - 1)] - len(passed)
         if at_rung and left > 0:  # for the best, not for whoever of several workers arrives first
             coming = [trial for trial in on_the_way if trial.epochs < rung]
@@ -123,11 +136,11 @@ def _best_by_rank(
         best = _best_first(at_rung, metric)[0]
         reached = [trial for trial in usable if trial.epochs >= rung and pauses_at(trial, rung, settings)]
         promoted = sum(
-            trial.epochs > rung or (trial.state == "running" and trial is not arrived)
+            _has_passed(trial, rung) or (trial.state == "running" and trial is not arrived)
             for trial in reached
             if has_learnt(trial, rung, metric)
         )
-        is_record = champion and best.values(metric)[-1] >= champion.values(metric)[rung - 1]
+        is_record = champion and best.values(metric)[-1] >= champion.values(metric)[min(rung, champion.epochs) - 1]
         if is_record or promoted < len(reached) // REDUCTION_FACTOR:
             return best
     return None
@@ -140,8 +153,6 @@ def _likeliest_best(table: Table, settings: SearchSettings, waiting: Sequence[Tr
     others may gain is not known yet.
     """
     metric, completed = settings.metric, table.completed
-    if not waiting:
-        return None
     if len(completed) < (MIN_COMPLETED if all_tried(table, settings) else 1):
         highest = max(trial.epochs for trial in waiting)
         return _best_first((trial for trial in waiting if trial.epochs == highest), metric)[0]
@@ -157,6 +168,10 @@ def _too_few_completed(table: Table, settings: SearchSettings) -> bool:
     completed = sum(trial.epochs for trial in table.completed)
     searched = sum(trial.epochs for trial in table.searched)
     return completed < MIN_COMPLETED_SHARE * searched and not all_tried(table, settings)
+
+
+def _has_passed(trial: Trial, rung: int) -> bool:
+    return trial.epochs > rung or trial.state == "completed"  # of a shortened one it may have been the last epoch
 
 
 def has_learnt(trial: Trial, rung: int, metric: str) -> bool:

@@ -16,6 +16,8 @@ from tune.history.table import Table, Trial
 from tune.settings import SearchSettings
 from vqc.seeding import stream_seed
 
+ROUNDING = 1e-6  # of an epoch: nine epochs' seconds are enough for nine
+
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated:
@@ -116,6 +118,15 @@ def rest_of_run_s(trial: Trial) -> float:
 def full_run_s(trial: Trial) -> float:
     """Seconds of the trial's whole length, by its median epoch; 0 before the first."""
     return (epoch_s(trial) or 0.0) * trial.config.num_epochs
+
+
+def last_epoch(trial: Trial, left_s: float) -> int:
+    """The last epoch that the trial begins while seconds are left, by its median one; at most ``num_epochs``."""
+    pace_s = epoch_s(trial)
+    if not pace_s or math.isinf(left_s):
+        return trial.config.num_epochs
+    more = math.floor(left_s / pace_s + ROUNDING) + 1
+    return min(trial.epochs + max(0, more), trial.config.num_epochs)
 
 
 def repeat_seed(settings: SearchSettings, trial: Trial) -> int:

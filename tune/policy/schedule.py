@@ -6,9 +6,10 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from tune.history.queries import epoch_s
 from tune.history.table import Table, Trial
 from tune.policy.promotion import all_tried, default_to_complete, next_promotion
-from tune.policy.replication import full_run_s, next_repeat, rest_of_run_s, rest_s
+from tune.policy.replication import full_run_s, last_epoch, next_repeat, rest_s
 from tune.settings import SearchSettings
 
 MAX_RESERVED = 0.4  # of the hours, for the default and the repeats
@@ -23,9 +24,10 @@ class Continue:
 
 @dataclass(frozen=True)
 class Promote:
-    """A paused trial that runs its next epochs."""
+    """A paused trial that runs its next epochs, up to the last of ``num_epochs``, as many as the hours leave."""
 
     trial: Trial
+    num_epochs: int
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,16 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
     if search_s > 0:
         promoted = next_promotion(table, settings, left_s=search_s)
         if promoted is not None:
-            # Until a worker starts it, it still looks paused: the next slot waits that long.
-            return None if promoted.number in with_worker else Promote(promoted)
+            if promoted.number in with_worker:
+                return None  # until a worker starts it, it still looks paused: the next slot waits that long
+            return Promote(promoted, _last_epoch(table, promoted, left_s=left_s, search_s=search_s))
         if not all_tried(table, settings):
             return Propose()
     default = default_to_complete(table)
-    if default is not None and default.number not in with_worker and rest_of_run_s(default) <= left_s:
-        return Promote(default)
+    if default is not None and default.number not in with_worker:
+        num_epochs = _last_epoch(table, default, left_s=left_s, search_s=search_s)
+        if num_epochs > default.epochs:
+            return Promote(default, num_epochs)
     if any(table.trials[number].repeats is None for number in with_worker):
         return None  # it may become one of the best
     if begun:
@@ -78,8 +83,10 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
 
 
 def may_run(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> bool:
-    """Whether a trial may go on: when the hours are nearly over only the default and the repeats may."""
-    final = trial.repeats is not None or trial.origin == "default"
+    """Whether a trial may go on: when the hours are nearly over only the default, the repeats and those may that were
+    shortened to end with the hours.
+    """
+    final = trial.repeats is not None or trial.origin == "default" or trial.shortened
     return final or for_searched_s(table, settings, left_s=left_s) > 0
 
 
@@ -97,6 +104,14 @@ def for_searched_s(table: Table, settings: SearchSettings, *, left_s: float) -> 
     """Of the seconds left those for searched trials: without what the default and the repeats need at the end."""
     hours = table.budget.hours
     return left_s if hours is None else left_s - rest_s(table, settings, at_most_s=hours * 3600 * MAX_RESERVED)
+
+
+def _last_epoch(table: Table, trial: Trial, *, left_s: float, search_s: float) -> int:
+    """The last epoch that the hours leave a paused trial. The default's, for which time was kept, is to end in time; of
+    another one's the last may begin at the end of ``search_s``, because time was kept for one that is under way.
+    """
+    is_default = trial is default_to_complete(table)
+    return last_epoch(trial, left_s - (epoch_s(trial) or 0.0) if is_default else search_s)
 
 
 def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> list[Trial]:

@@ -44,6 +44,12 @@ def cut_off(table: Table) -> str:
     return f"trial {best.number}, the best, had {epochs} when the hours ended: the rest needs about {rest}"
 
 
+def shortened(table: Table) -> str:
+    """A sentence where the hours left trials fewer epochs than a full training has; else empty."""
+    left = [f"trial {trial.number} only {trial.config.num_epochs}" for trial in table.trials.values() if trial.shortened]
+    return f"of {table.settings.train.num_epochs} epochs the hours left {', '.join(left)}" if left else ""
+
+
 def resume_command(table: Table) -> str:
     """The command that goes on. Where the hours are used up, it asks for as many as the search began with, or for what
     the best trial still needs and an epoch, beside the share that is kept for the default and the repeats.

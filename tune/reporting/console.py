@@ -16,7 +16,7 @@ from tune.history.table import Table, Trial
 from tune.history.workload import views_of_epoch
 from tune.policy.replication import repeated
 from tune.policy.rungs import rung_epochs
-from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command
+from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command, shortened
 from tune.reporting.eta import EpochCost, Estimate
 from vqc.config import TrainConfig
 from vqc.data.defect_size import DefectSizes
@@ -114,7 +114,10 @@ def _stops(settings: SearchSettings) -> str:
     rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
     if not rungs:
         return "no trial is stopped early"
-    return f"trials pause at epoch {rungs} and only the best are promoted; the default is trained in full at the end"
+    end = "the default is trained in full at the end"
+    if settings.budget.hours is not None:
+        end += ", and the best in as many epochs as the hours leave"
+    return f"trials pause at epoch {rungs} and only the best are promoted; {end}"
 
 
 def _training_rows(settings: SearchSettings, data_summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -209,6 +212,8 @@ def summary(table: Table, folder: Path) -> RenderableType:
     rows += [("improvement", _improvement(table, best)), ("epochs run", f"{run} in {duration(table.awake_s)}")]
     if saved_epochs:
         rows.append(("saved", f"{count_text(saved_epochs, 'epoch')}, about {duration(saved_s)}"))
+    if sentence := shortened(table):
+        rows.append(("shortened", sentence))
     if sentence := cut_off(table):
         rows.append(("cut off", sentence))
     rows += [("at an edge", sentence) for sentence in edges(table)]

@@ -140,8 +140,8 @@ def _ends(settings: SearchSettings) -> list[int]:
 def _next_end(trial: Trial, settings: SearchSettings) -> int:
     """The epoch at which a live trial's present stretch ends."""
     ends = _ends(settings)
-    if trial.repeats is not None or (trial.origin == "default" and trial.epochs > ends[0]):
-        return ends[-1]
+    if trial.repeats is not None or trial.shortened or (trial.origin == "default" and trial.epochs > ends[0]):
+        return trial.config.num_epochs
     return next((end for end in ends if end > trial.epochs), trial.epochs)
 
 

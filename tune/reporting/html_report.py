@@ -97,7 +97,7 @@ def page(table: Table) -> str:
         epochs_asked=queries.epochs_asked(table),
         saved_epochs=saved_epochs,
         saved_s=saved_s,
-        cut_off=conclusions.cut_off(table),
+        ends_early=[sentence for sentence in (conclusions.shortened(table), conclusions.cut_off(table)) if sentence],
         edges=conclusions.edges(table),
         repeated=repeated(table),
         seed_std=seed_std(table),

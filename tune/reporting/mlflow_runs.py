@@ -22,6 +22,7 @@ from tune.history.events import (
     TrialEnded,
     TrialPaused,
     TrialProposed,
+    TrialShortened,
     TrialStarted,
     WorkerReplaced,
 )
@@ -34,7 +35,9 @@ from vqc.tracking.mlflow_client import Point, RunStatus
 
 RunKey: TypeAlias = int  # a trial's number, from 1; 0 is the parent
 PARENT: RunKey = 0
-_TrialEvent: TypeAlias = TrialProposed | TrialStarted | EpochMeasured | TrialPaused | AttemptFailed | TrialEnded
+_TrialEvent: TypeAlias = (
+    TrialProposed | TrialStarted | EpochMeasured | TrialPaused | TrialShortened | AttemptFailed | TrialEnded
+)
 
 _STATUS: dict[Ended, RunStatus] = {
     "completed": "FINISHED",
@@ -169,6 +172,8 @@ class Translator:
                 figures = {**epoch_figures(event.report), f"best_{table.metric}": trial.best(table.metric)[0]}
                 update.points = [Point(name, value, event.report.epoch, event.at_ms) for name, value in figures.items()]
                 update.tags["vqc.epochs"] = str(trial.epochs)
+            case TrialShortened():  # MLflow changes no parameter of a run
+                update.tags["vqc.num_epochs"] = str(event.num_epochs)
             case AttemptFailed():
                 self._failed_attempts[event.trial] += 1
                 update.tags["vqc.failed_attempts"] = str(self._failed_attempts[event.trial])

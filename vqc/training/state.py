@@ -109,14 +109,18 @@ def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def load_state(path: Path, state: LoopState) -> None:
-    """Put what ``Snapshot.write_state`` wrote back into a state made from the same configuration.
+    """Put what ``Snapshot.write_state`` wrote back into a state made from the same configuration, or of fewer epochs.
+
+    The learning rate of the steps to come is then that of the shorter run.
 
     Raises:
         ModelError: the file is missing, damaged, or of another configuration or data.
     """
     found = read_checkpoint(path)
     info = found.info
-    if (_computed(info.config), info.fingerprint) != (_computed(state.info.config), state.info.fingerprint):
+    epochs = max(state.info.config.num_epochs, info.config.num_epochs)  # a run may be left fewer than it began with
+    begun = state.info.config.model_copy(update={"num_epochs": epochs})
+    if (_computed(info.config), info.fingerprint) != (_computed(begun), state.info.fingerprint):
         raise ModelError(f"{path}: is of another configuration or of other data; expected the run's own checkpoint")
     if "step" not in found.header:
         raise ModelError(f"{path}: holds a model alone, expected the state of a training run")

@@ -155,6 +155,25 @@ def test_hours_keep_time_for_the_repeats_and_none_is_begun_that_cannot_end(
     assert controller.table.ended.reason == "hours"
 
 
+@pytest.mark.parametrize("hours", [0.01, 0.02, 0.05, 0.2])
+@pytest.mark.parametrize("trials", [None, 8])
+def test_the_best_is_trained_to_its_last_epoch_however_short_the_hours(
+    session: Callable[..., Controller], tmp_path: Path, hours: float, trials: int | None
+) -> None:
+    """A full training takes 27.6 s. Where they are too short for that, the journal says how many epochs it has."""
+    now_s = [0.0]
+    settings = search_settings(epochs=12, trials=trials, confirm=0, hours=hours)
+    controller = session(settings, clock_s=lambda: now_s[0])
+    work(controller, value=lambda number, epoch: at_pace(now_s)(number, epoch) * (0.1 if number == 1 else 1.0))
+    controller.close()
+    table = read_table(tmp_path / "journal.jsonl")
+    best = table.leaders()[0]
+    assert (best.state, best.epochs) == ("completed", best.config.num_epochs)
+    shortened = {line["trial"]: line["num_epochs"] for line in lines(tmp_path) if line["event"] == "trial_shortened"}
+    assert {number: trial.epochs for number, trial in table.trials.items() if trial.shortened} == shortened
+    assert now_s[0] <= 3600 * hours
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, RACE], ids=["in full", "race"])
 @pytest.mark.parametrize("killed_after", [1, 3, 4, 6, 11, 19, 29, 40])
 def test_a_killed_search_goes_on_as_if_it_had_not_been(

@@ -23,6 +23,7 @@ from tune.history.events import (
     TrialEnded,
     TrialPaused,
     TrialProposed,
+    TrialShortened,
     TrialStarted,
     WorkerReplaced,
 )
@@ -175,6 +176,7 @@ def test_every_kind_of_event_is_read_back(tmp_path: Path) -> None:
         ),
         proposed(),
         TrialPaused(**at(START_MS + 2), trial=1),
+        TrialShortened(**at(START_MS + 2), trial=1, num_epochs=2),
         WorkerReplaced(**at(START_MS + 3), worker="1@here", reason="kept 2 GB"),
         AttemptFailed(**at(START_MS + 3), trial=1, after_epoch=0, reason="boom"),
     ]
@@ -206,6 +208,16 @@ def test_a_resumed_trial_goes_on_behind_its_checkpoint() -> None:
 def test_a_resumed_trial_is_no_longer_ended() -> None:
     trial = table(proposed(), started(), measured(1), ended("interrupted"), started(after_epoch=1)).trials[1]
     assert (trial.state, trial.reason, trial.ended_s, trial.started_s) == ("running", "", None, 0.001)
+
+
+def test_a_shortened_trial_has_fewer_epochs_and_keeps_all_else() -> None:
+    before = table(proposed(), started(), measured(1), TrialPaused(**at(START_MS + 1), trial=1)).trials[1]
+    trial = table(
+        proposed(), started(), measured(1), TrialPaused(**at(START_MS + 1), trial=1),
+        TrialShortened(**at(START_MS + 2), trial=1, num_epochs=2),
+    ).trials[1]  # fmt: skip
+    assert trial.config == before.config.model_copy(update={"num_epochs": 2})
+    assert (trial.state, trial.epochs, trial.shortened, before.shortened) == ("paused", 1, True, False)
 
 
 def test_an_epoch_told_twice_counts_once() -> None:
@@ -260,7 +272,8 @@ def test_equal_values_lead_in_the_order_of_proposal() -> None:
 
 
 HAPPENINGS = st.lists(
-    st.tuples(st.sampled_from(["start", "epoch", "pause", "end"]), st.integers(1, 3), st.integers(0, 6)), max_size=40
+    st.tuples(st.sampled_from(["start", "epoch", "pause", "shorten", "end"]), st.integers(1, 3), st.integers(0, 6)),
+    max_size=40,
 )
 STATES: tuple[Ended, ...] = ("completed", "stopped", "infeasible", "failed", "interrupted")
 
@@ -269,6 +282,7 @@ def event_of(kind: str, trial: int, number: int) -> Event:
     return {
         "start": lambda: started(trial, after_epoch=number),
         "epoch": lambda: measured(number + 1, ap50=number / 10, trial=trial),
+        "shorten": lambda: TrialShortened(**at(START_MS + 0), trial=trial, num_epochs=number + 1),
         "pause": lambda: TrialPaused(**at(START_MS + 0), trial=trial),
         "end": lambda: ended(STATES[number % 5], trial),
     }[kind]()

@@ -6,14 +6,13 @@ import math
 
 import pytest
 
-from tests.tables import add_trial, search_settings, search_started
+from tests.tables import EPOCH_S, add_trial, search_settings, search_started
 from tune.history.table import Table
 from tune.policy.schedule import Continue, Promote, Propose, Repeat, Step, is_complete, may_run, next_step
 from tune.settings import SearchSettings
 
 SETTINGS = search_settings(epochs=12, trials=3, confirm=1)
 HOURS = search_settings(epochs=12, trials=None, hours=1.0, confirm=1)
-EPOCH_S = 2.3  # of a report in these tests
 
 
 def table_of(settings: SearchSettings = SETTINGS) -> Table:
@@ -73,7 +72,7 @@ def test_once_all_were_tried_the_default_is_completed_and_then_the_best_is_repea
     default.origin = "default"
     completed(table, SETTINGS, 0.5)
     completed(table, SETTINGS, 0.7)
-    assert step(table) == Promote(default)
+    assert step(table) == Promote(default, 12)
     default.state = "completed"
     assert step(table) == Repeat(table.trials[3])
     assert not is_complete(table, SETTINGS)
@@ -98,7 +97,7 @@ def test_the_default_is_completed_beside_what_still_runs() -> None:
     for value in (0.2, 0.3):
         completed(table, SETTINGS, value)
     table.trials[3].state = "running"
-    assert step(table, busy={3}) == Promote(default)
+    assert step(table, busy={3}) == Promote(default, 12)
     assert step(table, busy={1, 3}) is None
 
 
@@ -123,11 +122,39 @@ def test_hours_that_are_nearly_over_leave_time_for_the_default_and_the_repeat_al
     other = add_trial(table, HOURS, values=[0.5] * 12, state="interrupted")
     plenty_s, enough_s = 25 * EPOCH_S, 22 * EPOCH_S  # 9 epochs of the default, 12 of the repeat, one under way
     assert step(table, HOURS, left_s=plenty_s) == Continue(other)
-    assert step(table, HOURS, left_s=enough_s) == Promote(default)
+    assert step(table, HOURS, left_s=enough_s) == Promote(default, 12)
     assert [may_run(table, HOURS, trial, left_s=enough_s) for trial in (default, other)] == [True, False]
     default.state = "completed"
     assert step(table, HOURS, left_s=12 * EPOCH_S) == Repeat(other)
     assert step(table, HOURS, left_s=11 * EPOCH_S) is None
+
+
+@pytest.mark.parametrize(("begun", "num_epochs"), [(9, 12), (6, 9), (1, 4)])
+def test_the_best_is_promoted_for_as_many_epochs_as_are_left(begun: int, num_epochs: int) -> None:
+    """Of its 9 those that begin in time; one under way is kept back, and so are 9 of the default."""
+    table = table_of(HOURS)
+    default = add_trial(table, HOURS, values=[0.1] * 3, state="paused")
+    default.origin = "default"
+    best = add_trial(table, HOURS, values=[0.5] * 3, state="paused")
+    kept_s = (1 + 9 + 12) * EPOCH_S
+    assert step(table, HOURS, left_s=kept_s + (begun - 0.5) * EPOCH_S) == Promote(best, num_epochs)
+
+
+def test_a_default_that_does_not_fit_any_more_is_shortened_too() -> None:
+    table = table_of(HOURS)
+    default = add_trial(table, HOURS, values=[0.1] * 3, state="paused")
+    default.origin = "default"
+    assert step(table, HOURS, left_s=4.5 * EPOCH_S) == Promote(default, 7)
+    assert step(table, HOURS, left_s=0.5 * EPOCH_S) is None
+
+
+def test_what_was_shortened_goes_on_to_its_end() -> None:
+    table = table_of(HOURS)
+    add_trial(table, HOURS, values=[0.1] * 3, state="paused").origin = "default"
+    best = add_trial(table, HOURS, values=[0.5] * 3, state="running")
+    assert not may_run(table, HOURS, best, left_s=9 * EPOCH_S)
+    best.shortened = True
+    assert may_run(table, HOURS, best, left_s=9 * EPOCH_S)
 
 
 def test_a_search_with_hours_alone_is_never_complete() -> None:

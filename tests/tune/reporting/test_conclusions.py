@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.builders import events, where_repeats_disagree
-from tests.tables import add_trial, ended_search, search_settings, search_started
-from tune.history.events import SearchEnded, SearchResumed
+from tests.tables import add_trial, ended_search, search_settings, search_started, with_a_shortened_trial
+from tune.history.events import SearchEnded, SearchResumed, TrialShortened
 from tune.history.journal import table_of
 from tune.history.table import Table
 from tune.policy.replication import best_trial
 from tune.policy.schedule import may_run
-from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command
+from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command, shortened
 from tune.settings import Budget
 
 
@@ -150,3 +150,11 @@ def test_without_a_score_nothing_was_cut_off() -> None:
     table = table_of([events()[0], end.model_copy(update={"reason": "hours"})])
     assert cut_off(table) == ""
     assert "--hours" not in resume_command(table)
+
+
+def test_every_shortened_trial_is_told_with_its_epochs() -> None:
+    table = with_a_shortened_trial()
+    assert shortened(table) == "of 4 epochs the hours left trial 2 only 2"
+    table.apply(TrialShortened(at_ms=0, awake_s=0.0, trial=1, num_epochs=3))
+    assert shortened(table) == "of 4 epochs the hours left trial 1 only 3, trial 2 only 2"
+    assert shortened(ended_search("hours", state="completed")) == ""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders import events, where_repeats_disagree
-from tests.tables import ended_search
+from tests.tables import ended_search, with_a_shortened_trial
 from tune.history.events import SearchEnded, SearchStarted, TrialProposed
 from tune.history.journal import table_of
 from tune.history.table import Table
@@ -185,3 +185,9 @@ def test_where_the_hours_cut_off_the_best_trial_it_is_said() -> None:
     assert "cut off trial 2, the best, had 2 of 4 epochs when the hours ended" in text
     assert "--resume --hours 1" in text
     assert "cut off" not in summary_of(ended_search("hours", state="completed"))
+
+
+def test_shortened_trials_are_said() -> None:
+    assert "shortened of 4 epochs the hours left trial 2 only 2" in summary_of(
+        with_a_shortened_trial()
+    )

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders import at, events, where_repeats_disagree, write_journal
-from tests.tables import ended_search
+from tests.tables import ended_search, with_a_shortened_trial
 from tune.history import queries
 from tune.history.events import (
     AttemptFailed,
@@ -364,3 +364,8 @@ def test_where_the_hours_cut_off_the_best_trial_it_is_said() -> None:
     text = " ".join(Page(report.page(ended_search("hours", state="interrupted"))).text.split())
     assert "Trial 2, the best, had 2 of 4 epochs when the hours ended: the rest needs about 22 min." in text
     assert "--resume --hours 1" in text
+
+
+def test_shortened_trials_are_said() -> None:
+    text = " ".join(Page(report.page(with_a_shortened_trial())).text.split())
+    assert "Of 4 epochs the hours left trial 2 only 2." in text

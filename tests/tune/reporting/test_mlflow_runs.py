@@ -15,6 +15,7 @@ from tune.history.events import (
     SearchResumed,
     TrialEnded,
     TrialProposed,
+    TrialShortened,
     TrialStarted,
 )
 from tune.history.journal import table_of
@@ -225,3 +226,10 @@ def test_cutting_the_journal_anywhere_changes_no_update(trials: int, share: floa
     all_of_them = [whole.updates(event) for event in some]
     assert [part.updates(event) for event in some[:cut]] == all_of_them[:cut]
     assert all(update.line == line for line, updates in enumerate(all_of_them, start=1) for update in updates)
+
+
+def test_a_shortened_trial_s_epochs_are_a_tag_because_a_parameter_cannot_change() -> None:
+    some = until(EpochMeasured, events())
+    run = merged([*some, TrialShortened(**at(START_MS + 5_000), trial=1, num_epochs=2)])[1]
+    assert run.tags["vqc.num_epochs"] == "2"
+    assert run.params == merged(some)[1].params

@@ -26,7 +26,7 @@ from vqc.errors import DataError, InfeasibleError, ModelError, NonFiniteLossErro
 from vqc.hardware.precision import FIRST_SCALE, Precision
 from vqc.models.build import build_detector
 from vqc.models.checkpoint import load_model
-from vqc.training.loop import Epoch, backend_settings, fit, learning_rate_at
+from vqc.training.loop import FINAL_RATE, Epoch, backend_settings, fit, learning_rate_at
 from vqc.training.state import read_report, snapshot_of
 
 MEASURED = {"data_s", "train_s", "eval_s", "images_per_s", "peak_vram_gb", "peak_ram_gb", "machine", "measured_ms"}
@@ -152,6 +152,13 @@ def test_the_state_may_be_saved_over_the_one_resumed_from(tiny: Data, straight: 
         snapshot_of(epoch.state, epoch.report).write_state(last)
     assert read_report(last).model_dump(exclude=MEASURED) == straight.figures[-1]
     assert weights(epoch) == straight.weights
+
+
+def test_a_shortened_run_ends_earlier_and_at_the_lowest_rate(tiny: Data, straight: Run) -> None:
+    long, short = config(), config(num_epochs=2)
+    ends = [epoch.report for epoch in fit(short, tiny, resume_from=straight.states[0])]
+    assert [report.epoch for report in ends] == [2]
+    assert ends[0].learning_rate == pytest.approx(FINAL_RATE * long.learning_rate)
 
 
 def test_a_finished_run_has_nothing_left(tiny: Data, straight: Run) -> None:

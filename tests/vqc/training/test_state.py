@@ -95,15 +95,24 @@ def test_the_report_and_the_description_are_in_the_file(saved: tuple[Path, LoopS
     assert read_info(saved[0]) == INFO
 
 
-def test_the_number_of_workers_may_change(saved: tuple[Path, LoopState]) -> None:
-    config = CONFIG.model_copy(update={"num_workers": 8})
+@pytest.mark.parametrize("change", [{"num_workers": 8}, {"num_epochs": CONFIG.num_epochs - 1}], ids=str)
+def test_the_number_of_workers_may_change_and_a_run_be_shortened(
+    saved: tuple[Path, LoopState], change: dict[str, int]
+) -> None:
+    config = CONFIG.model_copy(update=change)
     back = fresh_state(INFO.model_copy(update={"config": config, "epoch": 0}))
     load_state(saved[0], back)
     assert (back.info.config, back.info.epoch) == (config, 2)
 
 
 @pytest.mark.parametrize(
-    "change", [{"config": CONFIG.model_copy(update={"learning_rate": 0.5})}, {"fingerprint": "cd" * 32}], ids=str
+    "change",
+    [
+        {"config": CONFIG.model_copy(update={"learning_rate": 0.5})},
+        {"config": CONFIG.model_copy(update={"num_epochs": CONFIG.num_epochs + 1})},
+        {"fingerprint": "cd" * 32},
+    ],
+    ids=["rate", "longer", "data"],
 )
 def test_a_state_of_another_run_is_refused_untouched(saved: tuple[Path, LoopState], change: dict[str, object]) -> None:
     back = fresh_state(INFO.model_copy(update=change))
