@@ -46,8 +46,9 @@ def cut_off(table: Table) -> str:
 
 def shortened(table: Table) -> str:
     """A sentence where the hours left trials fewer epochs than a full training has; else empty."""
-    left = [f"trial {trial.number} only {trial.config.num_epochs}" for trial in table.trials.values() if trial.shortened]
-    return f"of {table.settings.train.num_epochs} epochs the hours left {', '.join(left)}" if left else ""
+    found = [trial for trial in table.trials.values() if trial.shortened]
+    each = ", ".join(f"trial {trial.number} only {trial.config.num_epochs}" for trial in found)
+    return f"of {table.settings.train.num_epochs} epochs the hours left {each}" if found else ""
 
 
 def resume_command(table: Table) -> str:

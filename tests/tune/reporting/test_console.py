@@ -188,6 +188,4 @@ def test_where_the_hours_cut_off_the_best_trial_it_is_said() -> None:
 
 
 def test_shortened_trials_are_said() -> None:
-    assert "shortened of 4 epochs the hours left trial 2 only 2" in summary_of(
-        with_a_shortened_trial()
-    )
+    assert "shortened of 4 epochs the hours left trial 2 only 2" in summary_of(with_a_shortened_trial())
