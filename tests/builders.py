@@ -152,12 +152,16 @@ def with_repeats(some: list[Event], repeats: dict[int, list[float]]) -> list[Eve
     return [*before, *again, end.model_copy(update=at(clock + 50))]
 
 
-def where_repeats_disagree() -> list[Event]:
-    """A search whose highest value and whose highest mean over repeats are of different configurations."""
+def where_repeats_disagree(*, leading_last: bool = False) -> list[Event]:
+    """A search whose highest value and whose highest mean over repeats are of different configurations.
+
+    ``leading_last``: the configuration with the highest value is repeated after the other one.
+    """
     some = events(trials=12)
     values: dict[int, float] = {}
     for event in some:
         if isinstance(event, EpochMeasured):
             values[event.trial] = max(values.get(event.trial, 0.0), event.report.scores.ap50 or 0.0)
     first, second, *_ = sorted(values, key=lambda trial: -values[trial])
-    return with_repeats(some, {first: [0.1, 0.1], second: [values[second]]})
+    repeats = {first: [0.1, 0.1], second: [values[second]]}
+    return with_repeats(some, dict(reversed(repeats.items())) if leading_last else repeats)

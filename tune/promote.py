@@ -186,7 +186,10 @@ class _Bench:
         """
         path = trial_folder(self.folder, trial.number) / "best.safetensors"
         model, info = load_model(path)
-        if info.fingerprint != self.table.header.data["fingerprint"] or info.config != trial.config:
+        config = info.config
+        if trial.shortened:  # perhaps after its best epoch
+            config = config.model_copy(update={"num_epochs": trial.config.num_epochs})
+        if info.fingerprint != self.table.header.data["fingerprint"] or config != trial.config:
             raise ModelError(
                 f"{path}: is of another configuration or of other data than the journal's trial {trial.number}"
             )

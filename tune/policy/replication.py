@@ -50,11 +50,24 @@ def repeated(table: Table) -> list[Repeated]:
 
 
 def best_trial(table: Table) -> Trial | None:
-    """The best trial of the configuration with the highest mean, where some were repeated; else the trial with the
-    highest value. None while no trial has a score.
+    """The best trial of the configuration with the highest mean, once the leading one was repeated; else the trial with
+    the highest value. None while no trial has a score.
+
+    Repeats run side by side, and the hours may end before the leading one's.
     """
-    groups = repeated(table)
-    return groups[0].best_trial if groups else next(iter(scored(table)), None)
+    won = winner(table)
+    return next(iter(scored(table)), None) if won is None else won.best_trial
+
+
+def winner(table: Table) -> Repeated | None:
+    """The configuration with the highest mean; None before the leading one was repeated."""
+    groups, leading = repeated(table), leading_trial(table)
+    return groups[0] if any(one.trials[0] is leading for one in groups) else None
+
+
+def leading_trial(table: Table) -> Trial | None:
+    """The searched trial with the highest value, whose configuration is repeated first."""
+    return next((trial for trial in scored(table) if trial.repeats is None), None)
 
 
 def seed_std(table: Table) -> float | None:

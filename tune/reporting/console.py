@@ -14,7 +14,7 @@ from tune.history import queries
 from tune.history.queries import count_text
 from tune.history.table import Table, Trial
 from tune.history.workload import views_of_epoch
-from tune.policy.replication import repeated
+from tune.policy.replication import winner
 from tune.policy.rungs import rung_epochs
 from tune.reporting.conclusions import cut_off, edges, is_finished, ranking, resume_command, shortened
 from tune.reporting.eta import EpochCost, Estimate
@@ -203,8 +203,7 @@ def summary(table: Table, folder: Path) -> RenderableType:
     best = ranked[0] if ranked else None
     metric, name = queries.metric_name(table.metric), table.header.name
     rows = [("trials", queries.states_text(queries.state_counts(table)))]
-    if groups := repeated(table):
-        won = groups[0]
+    if won := winner(table):
         runs = f"{min(won.values):.3f} to {max(won.values):.3f} in {len(won.values)} runs, mean {won.mean:.3f}"
         rows.append(("run again", f"{metric} {runs} (trial {won.trials[0].number} and its repeats)"))
     saved_epochs, saved_s = queries.saved_by_stopping(table)

@@ -22,7 +22,7 @@ from tune.history import queries
 from tune.history.journal import read_table
 from tune.history.table import Table, Trial
 from tune.paths import find_search, journal_of
-from tune.policy.replication import repeated, seed_std
+from tune.policy.replication import repeated, seed_std, winner
 from tune.reporting import conclusions
 from vqc.data.defect_size import DefectSizes
 from vqc.errors import UserError
@@ -100,6 +100,7 @@ def page(table: Table) -> str:
         ends_early=[sentence for sentence in (conclusions.shortened(table), conclusions.cut_off(table)) if sentence],
         edges=conclusions.edges(table),
         repeated=repeated(table),
+        winner=winner(table),
         seed_std=seed_std(table),
         rows=_leaderboard(table),
         defect_sizes=[DefectSizes.model_validate(one) for one in table.header.data.get("defect_sizes", ())],

@@ -28,7 +28,7 @@ from tune.history.events import (
 )
 from tune.history.queries import configuration, count_text, range_text, score, state_counts, states_text, trials_text
 from tune.history.table import Table, Trial
-from tune.policy.replication import best_trial, repeated
+from tune.policy.replication import best_trial, leading_trial
 from tune.settings import Dimension
 from vqc.tracking.metric_names import epoch_figures, flat_settings, source_tags
 from vqc.tracking.mlflow_client import Point, RunStatus
@@ -90,7 +90,9 @@ class Translator:
         self._failed_attempts: Counter[int] = Counter()  # by trial
         self._best: Trial | None = None
         self._best_value = 0.0
-        self._repeated: set[int] = set()  # trials of the configurations that were repeated
+        self._leading: Trial | None = None
+        self._leading_value = 0.0
+        self._repeated: set[int] = set()  # trials whose configuration is run again
 
     def updates(self, event: Event) -> list[Update]:
         """What the next event of the journal changes in the runs."""
@@ -190,19 +192,21 @@ class Translator:
     def _follow_best(self, event: _TrialEvent) -> bool:
         """Keep ``best_trial`` at hand, and say whether it changed: asking for it at each event would be quadratic."""
         metric, trial, before = self.table.metric, self.table.trials[event.trial], (self._best, self._best_value)
-        if isinstance(event, TrialEnded) and trial.repeats is not None:
-            self._repeated = {run.number for one in repeated(self.table) for run in one.trials}
-            self._best = best_trial(self.table)
-        elif trial.number in self._repeated or (trial is self._best and isinstance(event, TrialStarted)):
-            self._best = best_trial(self.table)  # its latest epochs may have been lost
-        elif isinstance(event, EpochMeasured) and not self._repeated:
-            value = score(trial, metric)
-            if value is not None and (
-                self._best is None or (-value, trial.number) < (-self._best_value, self._best.number)
-            ):
-                self._best = trial
-        self._best_value = 0.0 if self._best is None else self._best.best(metric)[0]
+        if trial.repeats is not None:
+            self._repeated.add(trial.repeats)
+        lost = isinstance(event, TrialStarted) and trial in (self._best, self._leading)  # its latest epochs may be
+        if trial.repeats is not None or trial.number in self._repeated or lost or self._leads(event, trial):
+            self._best, self._leading = best_trial(self.table), leading_trial(self.table)
+            self._leading_value = 0.0 if self._leading is None else self._leading.best(metric)[0]
+            self._best_value = 0.0 if self._best is None else self._best.best(metric)[0]
         return (self._best, self._best_value) != before
+
+    def _leads(self, event: _TrialEvent, trial: Trial) -> bool:
+        """Whether the event is an epoch after which the trial has the highest value."""
+        value = score(trial, self.table.metric) if isinstance(event, EpochMeasured) else None
+        if value is None or self._leading is None:
+            return value is not None
+        return (-value, trial.number) <= (-self._leading_value, self._leading.number)
 
     def _progress(self, at_ms: int) -> Update:
         """The parent's curves, over the epochs run so far: what all trials cost alike."""

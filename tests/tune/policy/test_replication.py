@@ -96,6 +96,16 @@ def test_the_winner_has_the_highest_mean_and_its_best_run_is_taken() -> None:
     assert best_trial(table) is winner.best_trial is table.trials[5]
 
 
+def test_a_repeat_of_another_does_not_make_it_the_best_before_the_leading_one_was_repeated() -> None:
+    table = table_of(0.1, 0.9, 0.8)
+    repeat(table, 3, 0.8)
+    assert best_trial(table) is table.trials[2]
+    repeat(table, 2, 0.5, state="interrupted")  # the hours ended
+    assert best_trial(table) is table.trials[2]
+    table.trials[5].state = "completed"
+    assert best_trial(table) is table.trials[3]
+
+
 def test_before_any_repeat_the_leader_is_the_best_and_the_std_unknown() -> None:
     table = table_of(0.1, 0.9)
     assert best_trial(table) is table.trials[2]
