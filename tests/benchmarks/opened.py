@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.photographs import BASE, Side, run, told_by
+from tests.benchmarks.photographs import Side, run, search_settings, told_by
 from tune.history.journal import read_table
 from tune.paths import journal_of
 from tune.policy.portfolio import portfolio_file
@@ -30,23 +30,25 @@ QUARTERS = 4
 
 
 def search(asked: argparse.Namespace, seed: int, folder: Path, *, portfolio: Path | None) -> Side:
-    """One search in a folder of its own.
+    """One search in a folder of its own; with a portfolio it begins with the project's too.
 
     Raises:
-        ValueError: it began with a portfolio where it should not, as when the project has one, or without.
+        ValueError: it began with a portfolio where it should not, or without.
     """
     results = folder / f"{'opened' if portfolio else 'cold'}-{seed}"
     results.mkdir(parents=True)
+    settings, config = search_settings(portfolio=portfolio is not None), folder / f"{results.name}.json"
+    config.write_text(json.dumps(settings), encoding="utf-8")
     if portfolio:
         shutil.copy(portfolio, portfolio_file(results))
-    words = [sys.executable, "-m", "tune.search", "--data", str(asked.data), "--config", str(BASE), "--name", "a"]
+    words = [sys.executable, "-m", "tune.search", "--data", str(asked.data), "--config", str(config), "--name", "a"]
     words += ["--results", str(results), "--seed", str(seed), "--confirm", "0", "--epochs", str(asked.epochs)]
     words += ["--trials", str(asked.trials), "--hours", str(asked.hours)]
     started_s, wall_s = run(words, folder / f"{results.name}.log", dict(os.environ))
     points = read_table(journal_of(results / "a")).settings.initial_points
     if bool(points) != bool(portfolio):
         raise ValueError(f"{results.name}: began with {len(points)} configurations of a portfolio")
-    return told_by(results / "a", results.name, started_s, wall_s, metric=json.loads(BASE.read_text("utf-8"))["metric"])
+    return told_by(results / "a", results.name, started_s, wall_s, metric=settings["metric"])
 
 
 def table(cold: Sequence[Side], opened: Sequence[Side], hours: float) -> list[list[str]]:

@@ -67,16 +67,15 @@ class Side:
 
 
 def search_settings(*, portfolio: bool) -> dict[str, Any]:
-    """The CPU settings, by AP.
+    """The CPU's settings.
 
     Without a portfolio one more field is searched, over the single value that it has anyway: a portfolio whose members
-    lack a searched field is not used. Initial points would not do: with them, a search stops trials earlier.
+    lack a searched field is not used. Initial points would not do: with them, a search promotes by other rules.
     """
-    settings = json.loads(BASE.read_text(encoding="utf-8"))
-    settings["metric"] = "ap"
+    settings = dict(json.loads(BASE.read_text(encoding="utf-8")))
     if not portfolio:
         settings["space"]["weight_decay"] = {"choices": [TrainConfig(**settings["train"]).weight_decay]}
-    return dict(settings)
+    return settings
 
 
 def run(words: Sequence[str], log: Path, environment: dict[str, str]) -> tuple[float, float]:
@@ -219,7 +218,7 @@ def main() -> None:
     if asked.as_peer is not None:
         as_peer(asked.peer.resolve(), asked.as_peer)
         return
-    settings = search_settings(portfolio=asked.portfolio)
+    settings = {**search_settings(portfolio=asked.portfolio), "metric": "ap"}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         own = told_by(asked.search, asked.search.name) if asked.search else ours(asked, settings, Path(folder))
         peer = peers(asked, settings, Path(folder))
