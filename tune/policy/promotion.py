@@ -10,8 +10,8 @@ exceed it is promoted, while that is likely enough (``tune.policy.learning_curve
 of completed trials: what the others may gain is learnt from these. So epochs go into many configurations first and into
 the best ones last, and a slow starter is not lost.
 
-When the hours leave only as much as the best paused trial still needs, or a third of short hours, it goes on in any
-case, and the next best ones beside and after it, each in as many epochs as are left (``tune.policy.schedule``).
+Once the hours leave only as much as the best paused trial still needs, at the earliest in their last third, it goes on
+in any case, and the next best ones beside and after it, each in as many epochs as are left (``tune.policy.schedule``).
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ def most_promising(
     ]
     if not waiting:
         return None
-    if not math.isinf(left_s) and not all_tried(table, settings):
-        last = _last_to_finish(table, settings, waiting, left_s)
-        if last is not None:
-            return last
+    last_to_finish = _last_to_finish(table, settings, waiting, left_s)
+    if last_to_finish is not None:
+        return last_to_finish
     if settings.initial_points:
         return _best_of_opening(table, settings, waiting, arrived, by_rank=by_rank)
     if by_rank:
@@ -79,14 +78,18 @@ def most_promising(
 
 
 def _last_to_finish(table: Table, settings: SearchSettings, waiting: Sequence[Trial], left_s: float) -> Trial | None:
-    """The waiting trial expected to reach most, where the hours leave it only its rest, or a third where that is more.
+    """The waiting trial expected to reach most, once the hours leave only its rest, in the last third of them.
 
-    A trial that was proposed now would not come so far.
+    Whatever was proposed then would not come so far. None once all were tried: nothing else could use the time, and the
+    usual rule says who has a chance.
     """
+    if math.isinf(left_s) or all_tried(table, settings):
+        return None
+    if left_s > LAST_SHARE * 3600 * (table.budget.hours or 0.0):
+        return None
     predicted = predict_final_values(waiting, table.completed, settings)
     best = max(waiting, key=lambda trial: (predicted[trial.number].mean, -trial.number))
-    third_s = LAST_SHARE * 3600 * (table.budget.hours or math.inf)
-    return best if left_s <= min(rest_of_run_s(best), third_s) else None
+    return best if left_s <= rest_of_run_s(best) else None
 
 
 def _best_of_opening(
