@@ -80,7 +80,8 @@ def most_promising(
 def _last_to_finish(table: Table, settings: SearchSettings, waiting: Sequence[Trial], left_s: float) -> Trial | None:
     """The waiting trial expected to reach most, once the hours leave only its rest, in the last third of them.
 
-    Whatever was proposed then would not come so far. None once all were tried: nothing else could use the time, and the
+    Whatever was proposed then would not come so far. Before it the default, where that waits too: time is kept for it,
+    and beside it the best can use all that is left. None once all were tried: nothing else could use the time, and the
     usual rule says who has a chance.
     """
     if math.isinf(left_s) or all_tried(table, settings):
@@ -89,7 +90,10 @@ def _last_to_finish(table: Table, settings: SearchSettings, waiting: Sequence[Tr
         return None
     predicted = predict_final_values(waiting, table.completed, settings)
     best = max(waiting, key=lambda trial: (predicted[trial.number].mean, -trial.number))
-    return best if left_s <= rest_of_run_s(best) else None
+    if left_s > rest_of_run_s(best):
+        return None
+    default = default_to_complete(table)
+    return default if default in waiting else best
 
 
 def _best_of_opening(

@@ -108,19 +108,25 @@ def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
 
 
 def rest_s(table: Table, settings: SearchSettings, *, at_most_s: float) -> float:
-    """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, and those repeats
-    still to come that end within ``at_most_s``, each at the pace that its configuration had; 0 before the first epoch.
+    """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, unless that runs
+    already, and those repeats still to come that end within ``at_most_s``, each at the pace that its configuration had;
+    0 before the first epoch.
     """
-    leaders = _usable_leaders(table)
     done = {trial.repeats for trial in table.trials.values() if trial.state == "completed"}
-    to_come_s = max((full_run_s(trial) / trial.config.num_epochs for trial in leaders), default=0.0)
+    to_come_s = epoch_under_way_s(table)
     default = table.trials.get(1)
-    if default is not None and default.state not in ("completed", "failed", "infeasible"):
+    if default is not None and default.state not in ("running", "completed", "failed", "infeasible"):
         to_come_s += rest_of_run_s(default)
-    for trial in leaders[: settings.confirm]:
+    for trial in _usable_leaders(table)[: settings.confirm]:
         if trial.number not in done and to_come_s + full_run_s(trial) <= at_most_s:
             to_come_s += full_run_s(trial)
     return min(to_come_s, at_most_s)
+
+
+def epoch_under_way_s(table: Table) -> float:
+    """The most that an epoch under way takes: the longest median one; 0 before the first epoch."""
+    usable = (trial for trial in table.searched if trial.state not in ("failed", "infeasible"))
+    return max((epoch_s(trial) or 0.0 for trial in usable), default=0.0)
 
 
 def rest_of_run_s(trial: Trial) -> float:
@@ -134,11 +140,11 @@ def full_run_s(trial: Trial) -> float:
 
 
 def last_epoch(trial: Trial, left_s: float) -> int:
-    """The last epoch that the trial begins while seconds are left, by its median one; at most ``num_epochs``."""
+    """The last epoch that the trial ends within so many seconds, by its median one; at most ``num_epochs``."""
     pace_s = epoch_s(trial)
     if not pace_s or math.isinf(left_s):
         return trial.config.num_epochs
-    more = math.floor(left_s / pace_s + ROUNDING) + 1
+    more = math.floor(left_s / pace_s + ROUNDING)
     return min(trial.epochs + max(0, more), trial.config.num_epochs)
 
 

@@ -131,13 +131,15 @@ def test_hours_that_are_nearly_over_leave_time_for_the_default_and_the_repeat_al
 
 @pytest.mark.parametrize(("begun", "num_epochs"), [(9, 12), (6, 9), (1, 4)])
 def test_the_best_is_promoted_for_as_many_epochs_as_are_left(begun: int, num_epochs: int) -> None:
-    """Of its 9 those that begin in time; one under way is kept back, and so are 9 of the default."""
+    """Of its 9 those that end in time; 12 of a repeat are kept back. The default, which waits too, comes first."""
     table = table_of(HOURS)
     default = add_trial(table, HOURS, values=[0.1] * 3, state="paused")
     default.origin = "default"
     best = add_trial(table, HOURS, values=[0.5] * 3, state="paused")
-    kept_s = (1 + 9 + 12) * EPOCH_S
-    assert step(table, HOURS, left_s=kept_s + (begun - 0.5) * EPOCH_S) == Promote(best, num_epochs)
+    left_s = (12 + begun + 0.5) * EPOCH_S
+    assert step(table, HOURS, left_s=9 * EPOCH_S + left_s) == Promote(default, 12)
+    default.state = "running"
+    assert step(table, HOURS, left_s=left_s, busy={1}) == Promote(best, num_epochs)
 
 
 def test_a_default_that_does_not_fit_any_more_is_shortened_too() -> None:
