@@ -141,6 +141,14 @@ class Table:
         return (self.resumed or self.header).budget
 
     @property
+    def whole_hours(self) -> float:
+        """The budget's hours, or those that the search began with where these are more: resumed, it may have what is
+        left of them. Infinite without hours.
+        """
+        hours = self.budget.hours
+        return math.inf if hours is None else max(hours, self.header.budget.hours or 0.0)
+
+    @property
     def settings(self) -> SearchSettings:
         """The search's settings as they hold now, its budget among them.
 

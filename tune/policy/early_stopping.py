@@ -13,8 +13,7 @@ from typing import Literal
 
 from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
-from tune.policy.promotion import has_learnt, most_promising
-from tune.policy.replication import epoch_under_way_s, last_epoch
+from tune.policy.promotion import has_learnt, most_promising, promoted_epochs
 from tune.policy.rungs import pauses_at, rung_epochs
 from tune.settings import SearchSettings
 
@@ -47,7 +46,7 @@ def decide(table: Table, trial: Trial, settings: SearchSettings, *, left_s: floa
     if nothing_to_rank or (
         most_promising(table, settings, left_s=left_s, arrived=trial) is trial
         # Else it is shortened, as only a paused one can be.
-        and last_epoch(trial, left_s + epoch_under_way_s(table)) == trial.config.num_epochs
+        and promoted_epochs(table, settings, trial, left_s=left_s) == trial.config.num_epochs
     ):
         return RungDecision(action="continue")
     return RungDecision(action="pause", reason=f"{metric.upper()} {value:.3f} at epoch {epoch}")

@@ -44,6 +44,8 @@ def predict_final_values(
         longer = [trial for trial in completed if trial.epochs > epoch][-MAX_COMPLETED:]
         for trial, mean, std in zip(group, *_gains(group, epoch, longer, settings), strict=True):
             value = trial.values(settings.metric)[-1]
+            if trial.state == "completed":  # perhaps a shortened one
+                mean = std = 0.0
             predictions[trial.number] = NormalDist(value + max(0.0, float(mean)), max(MIN_STD, float(std)))
     return predictions
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 
 from tune.history.table import Table, Trial
 from tune.policy.learning_curves import predict_final_values
-from tune.policy.replication import rest_of_run_s
+from tune.policy.replication import epoch_under_way_s, last_epoch, rest_of_run_s
 from tune.policy.rungs import pauses_at, rung_epochs
 from tune.settings import SearchSettings
 
@@ -49,6 +49,26 @@ def default_to_complete(table: Table) -> Trial | None:
     """The default while it is paused: at the end it is trained in full, because every result is compared with it."""
     default = table.trials.get(1)
     return default if default is not None and default.state == "paused" else None
+
+
+def promoted_epochs(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> int:
+    """``num_epochs`` of a searched trial that is promoted now: its own, or only as many as end with the hours.
+
+    These it gets near the end of the hours, and earlier where they do not leave it its next rung.
+
+    Args:
+        left_s: awake seconds for searched trials, without what is kept for an epoch under way.
+    """
+    if math.isinf(left_s):
+        return trial.config.num_epochs
+    last = last_epoch(trial, left_s + epoch_under_way_s(table))
+    next_end = next((rung for rung in rung_epochs(settings) if rung > trial.epochs), trial.config.num_epochs)
+    return last if last < next_end or is_late(table, left_s) else trial.config.num_epochs
+
+
+def is_late(table: Table, left_s: float) -> bool:
+    """Whether so many seconds are the last third of the hours, or less."""
+    return not math.isinf(left_s) and left_s <= LAST_SHARE * 3600 * table.whole_hours
 
 
 def all_tried(table: Table, settings: SearchSettings) -> bool:
@@ -84,9 +104,7 @@ def _last_to_finish(table: Table, settings: SearchSettings, waiting: Sequence[Tr
     and beside it the best can use all that is left. None once all were tried: nothing else could use the time, and the
     usual rule says who has a chance.
     """
-    if math.isinf(left_s) or all_tried(table, settings):
-        return None
-    if left_s > LAST_SHARE * 3600 * (table.budget.hours or 0.0):
+    if not is_late(table, left_s) or all_tried(table, settings):
         return None
     predicted = predict_final_values(waiting, table.completed, settings)
     best = max(waiting, key=lambda trial: (predicted[trial.number].mean, -trial.number))

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean
 
-from tune.history.queries import epoch_s, scored
+from tune.history.queries import epoch_s, score, scored
 from tune.history.table import Table, Trial
 from tune.settings import SearchSettings
 from vqc.seeding import stream_seed
@@ -66,8 +66,10 @@ def winner(table: Table) -> Repeated | None:
 
 
 def leading_trial(table: Table) -> Trial | None:
-    """The searched trial with the highest value, whose configuration is repeated first."""
-    return next((trial for trial in scored(table) if trial.repeats is None), None)
+    """The searched trial with the highest value of those whose configuration can be repeated."""
+    in_vain = {trial.repeats for trial in table.trials.values() if trial.state in ("failed", "infeasible")}
+    leaders = [trial for trial in _usable_leaders(table) if score(trial, table.metric) is not None]
+    return next((trial for trial in leaders if trial.number not in in_vain), None)
 
 
 def seed_std(table: Table) -> float | None:
@@ -107,19 +109,23 @@ def next_repeat(table: Table, settings: SearchSettings) -> Trial | None:
     return None
 
 
-def rest_s(table: Table, settings: SearchSettings, *, at_most_s: float) -> float:
+def rest_s(table: Table, settings: SearchSettings, *, at_most_s: float, left_s: float = math.inf) -> float:
     """Seconds that the end of a search takes: the epoch under way, the default to its last epoch, unless that runs
     already, and those repeats still to come that end within ``at_most_s``, each at the pace that its configuration had;
     0 before the first epoch.
+
+    Args:
+        left_s: of the budget; a repeat that would not end within them, were no epoch under way, is left out.
     """
     done = {trial.repeats for trial in table.trials.values() if trial.state == "completed"}
-    to_come_s = epoch_under_way_s(table)
+    to_come_s = under_way_s = epoch_under_way_s(table)
     default = table.trials.get(1)
     if default is not None and default.state not in ("running", "completed", "failed", "infeasible"):
         to_come_s += rest_of_run_s(default)
     for trial in _usable_leaders(table)[: settings.confirm]:
-        if trial.number not in done and to_come_s + full_run_s(trial) <= at_most_s:
-            to_come_s += full_run_s(trial)
+        end_s = to_come_s + full_run_s(trial)
+        if trial.number not in done and end_s <= at_most_s and end_s - under_way_s <= left_s:
+            to_come_s = end_s
     return min(to_come_s, at_most_s)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from tune.history.table import Table, Trial
-from tune.policy.promotion import all_tried, default_to_complete, next_promotion
-from tune.policy.replication import epoch_under_way_s, full_run_s, last_epoch, next_repeat, rest_s
+from tune.policy.promotion import all_tried, default_to_complete, is_late, next_promotion, promoted_epochs
+from tune.policy.replication import full_run_s, last_epoch, next_repeat, rest_s
 from tune.settings import SearchSettings
 
 MAX_RESERVED = 0.4  # of the hours, for the default and the repeats
@@ -66,12 +66,21 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
         if promoted is not None:
             if promoted.number in with_worker:
                 return None  # until a worker starts it, it still looks paused: the next slot waits that long
-            return Promote(promoted, _last_epoch(table, settings, promoted, left_s=left_s))
-        if not all_tried(table, settings):
+            num_epochs = _epochs_of(table, settings, promoted, left_s=left_s)
+            if num_epochs > promoted.epochs:
+                return Promote(promoted, num_epochs)
+        elif not all_tried(table, settings):
             return Propose()
+    return _at_the_end(table, settings, begun, left_s=left_s, with_worker=with_worker)
+
+
+def _at_the_end(
+    table: Table, settings: SearchSettings, begun: Sequence[Trial], *, left_s: float, with_worker: Set[int]
+) -> Step | None:
+    """The default, then the repeats; ``begun``: trials without a worker that may go on."""
     default = default_to_complete(table)
     if default is not None and default.number not in with_worker:
-        num_epochs = _last_epoch(table, settings, default, left_s=left_s)
+        num_epochs = last_epoch(default, left_s)
         if num_epochs > default.epochs:
             return Promote(default, num_epochs)
     if any(table.trials[number].repeats is None for number in with_worker):
@@ -102,22 +111,22 @@ def is_complete(table: Table, settings: SearchSettings) -> bool:
 
 def for_searched_s(table: Table, settings: SearchSettings, *, left_s: float) -> float:
     """Of the seconds left those for searched trials: without what the default and the repeats need at the end."""
-    return left_s if table.budget.hours is None else left_s - _kept_s(table, settings)
+    return left_s if math.isinf(left_s) else left_s - _kept_s(table, settings, left_s=left_s)
 
 
-def _kept_s(table: Table, settings: SearchSettings) -> float:
-    """Seconds that are kept for an epoch under way, the default and the repeats; infinite without hours."""
-    hours = table.budget.hours
-    return math.inf if hours is None else rest_s(table, settings, at_most_s=hours * 3600 * MAX_RESERVED)
+def _kept_s(table: Table, settings: SearchSettings, *, left_s: float) -> float:
+    """Of the seconds left those that are kept for an epoch under way, the default and the repeats."""
+    return rest_s(table, settings, at_most_s=table.whole_hours * 3600 * MAX_RESERVED, left_s=left_s)
 
 
-def _last_epoch(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> int:
-    """The last epoch that the hours leave a paused trial: the default's in what is kept, another one's in the rest, and
-    in what is kept for an epoch under way.
-    """
-    if trial is default_to_complete(table):
-        return last_epoch(trial, min(left_s, _kept_s(table, settings)))
-    return last_epoch(trial, for_searched_s(table, settings, left_s=left_s) + epoch_under_way_s(table))
+def _epochs_of(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> int:
+    """``num_epochs`` of a trial that is promoted now. Time is kept for the default: near the end it takes no more."""
+    search_s = for_searched_s(table, settings, left_s=left_s)
+    if trial is not default_to_complete(table):
+        return promoted_epochs(table, settings, trial, left_s=search_s)
+    if is_late(table, search_s) and not all_tried(table, settings):
+        return last_epoch(trial, _kept_s(table, settings, left_s=left_s))
+    return last_epoch(trial, left_s)
 
 
 def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> list[Trial]:
