@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from tune.history.table import Table, Trial
 from tune.policy.promotion import all_tried, default_to_complete, is_late, next_promotion, promoted_epochs
-from tune.policy.replication import full_run_s, last_epoch, next_repeat, rest_s
+from tune.policy.replication import full_run_s, last_epoch, next_repeat, rest_of_run_s, rest_s
+from tune.policy.rungs import rung_epochs
 from tune.settings import SearchSettings
 
 MAX_RESERVED = 0.4  # of the hours, for the default and the repeats
@@ -92,11 +93,13 @@ def _at_the_end(
 
 
 def may_run(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> bool:
-    """Whether a trial may go on: when the hours are nearly over only the default, the repeats and those may that were
-    shortened to end with the hours.
+    """Whether a trial may go on: when the hours are nearly over only the default, the repeats, what was shortened to
+    end with them, and what is behind its last rung and will end in time, even if a repeat no longer does.
     """
-    final = trial.repeats is not None or trial.origin == "default" or trial.shortened
-    return final or for_searched_s(table, settings, left_s=left_s) > 0
+    if trial.repeats is not None or trial.origin == "default" or trial.shortened:
+        return True
+    ends = trial.epochs >= max(rung_epochs(settings), default=0) and 0 < rest_of_run_s(trial) <= left_s
+    return ends or for_searched_s(table, settings, left_s=left_s) > 0
 
 
 def is_complete(table: Table, settings: SearchSettings) -> bool:

@@ -114,10 +114,9 @@ def _stops(settings: SearchSettings) -> str:
     rungs = " and ".join(str(epoch) for epoch in rung_epochs(settings))
     if not rungs:
         return "no trial is stopped early"
-    end = "the default is trained in full at the end"
-    if settings.budget.hours is not None:
-        end += ", and the best in as many epochs as the hours leave"
-    return f"trials pause at epoch {rungs} and only the best are promoted; {end}"
+    hours = settings.budget.hours is not None
+    end = "the default and the best go on, in as many epochs as the hours leave" if hours else "the default goes on"
+    return f"trials pause at epoch {rungs} and only the best are promoted; at the end {end}"
 
 
 def _training_rows(settings: SearchSettings, data_summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import json
+import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from tune.history.events import SearchResumed, SearchStarted, State
 from tune.history.journal import Journal, read_table
 from tune.history.table import Table
 from tune.paths import trial_folder
+from tune.policy.propose import Proposal, propose
 from tune.settings import SearchSettings
 from vqc.epoch import EpochReport
 from vqc.errors import DataError, SearchError
@@ -155,23 +160,67 @@ def test_hours_keep_time_for_the_repeats_and_none_is_begun_that_cannot_end(
     assert controller.table.ended.reason == "hours"
 
 
-@pytest.mark.parametrize("hours", [0.01, 0.02, 0.05, 0.2])
-@pytest.mark.parametrize("trials", [None, 8])
-def test_the_best_is_trained_to_its_last_epoch_however_short_the_hours(
-    session: Callable[..., Controller], tmp_path: Path, hours: float, trials: int | None
+def work_side_by_side(controller: Controller, now_s: list[float], *, seed: int) -> None:
+    """Do what several workers do, at paces that differ from trial to trial and a little from epoch to epoch.
+
+    A full training takes a quarter of a minute to one. The values rise to the trial's own limit; the default's is low.
+    """
+    chance, running = random.Random(seed), list[tuple[float, int, int]]()  # when it ends, trial, epoch
+    traits = defaultdict[int, tuple[float, float]](lambda: (chance.uniform(0.3, 0.9), chance.choice([1.2, 2.3, 5.0])))
+    traits[1] = 0.2, 2.3
+
+    def begin(number: int, epoch: int) -> None:
+        _, epoch_s = traits[controller.table.trials[number].repeats or number]
+        heapq.heappush(running, (now_s[0] + epoch_s * chance.uniform(0.95, 1.05), number, epoch))
+
+    while True:
+        while (task := controller.next_task()) is not None:
+            controller.started(task.trial.number, worker="test")
+            begin(task.trial.number, task.after_epoch + 1)
+        if not running:
+            return
+        begun_s = now_s[0]
+        now_s[0], number, epoch = heapq.heappop(running)
+        limit, _ = traits[controller.table.trials[number].repeats or number]
+        report = epoch_report(epoch, ap50=limit * (1 - 0.7**epoch)).model_copy(
+            update={"train_s": traits[controller.table.trials[number].repeats or number][1], "eval_s": 0.0}
+        )
+        assert begun_s <= now_s[0]
+        if went_on(controller, number, report):
+            begin(number, epoch + 1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("hours", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("confirm", [0, 1, 2])
+@pytest.mark.parametrize("concurrent", [1, 2])
+def test_however_short_the_hours_the_best_is_trained_to_its_last_epoch_and_little_time_is_left_over(
+    session: Callable[..., Controller],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    concurrent: int,
+    confirm: int,
+    hours: float,
+    seed: int,
 ) -> None:
-    """A full training takes 27.6 s. Where they are too short for that, the journal says how many epochs it has."""
+    """Where the hours are too short for that, the journal says how many epochs the trial has."""
+    monkeypatch.setattr("tune.execution.controller.propose", partial(spread_evenly, seed=seed))
     now_s = [0.0]
-    settings = search_settings(epochs=12, trials=trials, confirm=0, hours=hours)
+    settings = search_settings(epochs=12, trials=None, confirm=confirm, hours=hours, concurrent=concurrent)
     controller = session(settings, clock_s=lambda: now_s[0])
-    work(controller, value=lambda number, epoch: at_pace(now_s)(number, epoch) * (0.1 if number == 1 else 1.0))
+    work_side_by_side(controller, now_s, seed=seed)
     controller.close()
     table = read_table(tmp_path / "journal.jsonl")
-    best = table.leaders()[0]
+    best = next(trial for trial in table.leaders() if trial.repeats is None)
     assert (best.state, best.epochs) == ("completed", best.config.num_epochs)
     shortened = {line["trial"]: line["num_epochs"] for line in lines(tmp_path) if line["event"] == "trial_shortened"}
     assert {number: trial.epochs for number, trial in table.trials.items() if trial.shortened} == shortened
-    assert now_s[0] <= 3600 * hours
+    assert 0.8 * 3600 * hours <= now_s[0] <= 3600 * hours + 5.0  # an epoch under way
+
+
+def spread_evenly(table: Table, settings: SearchSettings, *, seed: int) -> Proposal:
+    """Proposals without a process, which takes a tenth of a second for each."""
+    return propose(table, settings.model_copy(update={"startup_trials": 1000, "seed": seed}))
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, RACE], ids=["in full", "race"])
