@@ -23,6 +23,7 @@ from tune.space import MIN_DISTANCE, Array, Space
 FEASIBILITY_MARGIN = 0.8
 FEASIBILITY_WEIGHT = 5.0
 REPEAT_PENALTY = 1e6  # taken off the score of a point that repeats a trial: chosen only where nothing else is left
+EARLY_DISTANCES = ((8, 0.1), (16, 0.05))  # among fewer trials: the scatter of a training would hide smaller steps
 SEEDS = 4  # best observed points, around which the maximum is looked for first
 
 
@@ -71,6 +72,7 @@ class GaussianProcessSampler(BaseSampler):
             process = fit(observed, targets, unordered=unordered)
         labels = np.where(feasible[finished], 1.0, -1.0)
         feasibility = None if labels.min() > 0 else fit(points[finished], labels, unordered=unordered)
+        apart = next((distance for trials, distance in EARLY_DISTANCES if len(points) < trials), MIN_DISTANCE)
 
         def score(candidates: Array) -> Array:
             from scipy.special import log_ndtr
@@ -78,7 +80,7 @@ class GaussianProcessSampler(BaseSampler):
             found = log_expected_improvement(*process.predict(candidates), float(targets.max()))
             # Nothing is proposed twice: the best are run again at the end, with other seeds.
             distance = np.abs(candidates[:, None] - points[None]).max(2).min(1)
-            found = np.where(distance < MIN_DISTANCE, found - REPEAT_PENALTY, found)
+            found = np.where(distance < apart, found - REPEAT_PENALTY, found)
             if feasibility is None:
                 return found
             mean, deviation = feasibility.predict(candidates)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from tests.builders import events
@@ -19,7 +20,7 @@ from tune.history.journal import Journal, read_table
 from tune.history.table import Table
 from tune.policy.propose import _selected, expected_values, propose
 from tune.settings import SearchSettings
-from tune.space import Params
+from tune.space import Params, Space
 
 SETTINGS = search_settings(startup_trials=8)
 SQUARE = {"learning_rate": {"low": 1e-3, "high": 1.0}, "weight_decay": {"low": 0.0, "high": 1.0}}
@@ -71,6 +72,18 @@ def test_another_seed_proposes_otherwise() -> None:
 def test_the_sampler_finds_the_top() -> None:
     rates = [float(params["learning_rate"]) for params in searched(SETTINGS, 14)]
     assert max(quality({"learning_rate": rate}) for rate in rates[4:]) > 0.98
+
+
+def test_few_trials_differ_by_more_than_the_scatter_of_a_training() -> None:
+    """Beside a best one in a corner the sampler would try the same again, a fiftieth of the range away."""
+    space, table, points = Space(SETTINGS.space), Table(), list[list[float]]()
+    for number in range(1, 17):
+        params = propose(table, SETTINGS).params
+        point = space.to_unit(params)
+        nearest = min((max(map(abs, np.subtract(point, other))) for other in points), default=1.0)
+        assert nearest >= (0.1 if number <= 8 else 0.05) - 1e-9 or number <= SETTINGS.startup_trials // 2
+        points.append(point)
+        add_trial(table, SETTINGS, values=[1 - sum(point) / 3], params=params)
 
 
 def share_infeasible(seed: int) -> float:
