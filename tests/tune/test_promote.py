@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.builders import events, write_journal
+from tests.builders import START_MS, at, events, write_journal
 from tests.images import edit_json, write_data
 from tests.searches import write_search
 from tune import export_best, promote
 from tune import model_card as bundle
 from tune.champion import MODEL_NAME
+from tune.history.events import TrialShortened
 from tune.history.journal import read_table
 from tune.history.queries import default_trial
 from tune.paths import journal_of, trial_folder
@@ -304,6 +305,27 @@ def test_a_checkpoint_the_journal_never_heard_of_is_refused(results: Path) -> No
     said = rf"holds epoch 3, expected the best one in the journal, {best}[\s\S]*--resume"
     with pytest.raises(ModelError, match=said):
         promote.promote(results / "demo", results=results, tracking_uri=NOWHERE)
+
+
+@pytest.mark.parametrize("shortened", [True, False])
+def test_the_best_epoch_of_a_shortened_trial_may_be_one_before_it_was_shortened(results: Path, shortened: bool) -> None:
+    """Then its checkpoint is of the longer run; of no other trial may it be."""
+    journal = journal_of(results / "demo")
+    leader = read_table(journal).leaders()[0]
+    path = trial_folder(results / "demo", leader.number) / "best.safetensors"
+    model, info = load_model(path)
+    save_model(path, model, info.model_copy(update={"config": info.config.model_copy(update={"num_epochs": 9})}))
+    if shortened:
+        event = TrialShortened(**at(START_MS), trial=leader.number, num_epochs=leader.config.num_epochs)
+        *before, end = journal.read_text(encoding="utf-8").splitlines()
+        journal.write_text("\n".join([*before, event.model_dump_json(), end, ""]), encoding="utf-8")
+    table, data = read_table(journal), load_data(results / "parts")
+    bench = promote._Bench(folder=results / "demo", table=table, data=data, cache=results / "cache")
+    if shortened:
+        assert bench.load(table.trials[leader.number])[1].epoch == leader.best("ap50")[1]
+    else:
+        with pytest.raises(ModelError, match="another configuration"):
+            bench.load(table.trials[leader.number])
 
 
 def test_a_search_without_a_finished_trial_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
