@@ -90,7 +90,7 @@ def plan(
     space = settings.space.items()
     rows = [
         ("search", f"{what}, {settings.concurrent} at a time{limit}"),
-        *_training_rows(settings, data_summary),
+        *_training_rows(settings, data_summary, costs),
         ("stops", _stops(settings)),
         ("goal", f"the highest {queries.metric_name(settings.metric)} on the val split"),
         ("detector", settings.train.model),
@@ -119,13 +119,20 @@ def _stops(settings: SearchSettings) -> str:
     return f"trials pause at epoch {rungs} and only the best are promoted; at the end {end}"
 
 
-def _training_rows(settings: SearchSettings, data_summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _training_rows(
+    settings: SearchSettings, data_summary: Mapping[str, Any], costs: Sequence[EpochCost]
+) -> list[tuple[str, str]]:
+    """Steps of a full training of the default, and its time where a dry run measured an epoch of it."""
     train = settings.train
     if "images" not in data_summary:
         return []
     views, _ = views_of_epoch(data_summary, train.tile_px)
     steps = train.num_epochs * train.steps_per_epoch(views)
-    return [("a full training", f"{steps:,} steps with the default's batches of {train.batch_size}")]
+    what = f"{steps:,} steps with the default's batches of {train.batch_size}"
+    for cost in costs:
+        if (cost.image_size, cost.tile_px) == (max(train.image_size), train.tile_px) and cost.epoch_s is not None:
+            what += f", about {duration(train.num_epochs * cost.epoch_s)}"
+    return [("a full training", what)]
 
 
 def _time_rows(

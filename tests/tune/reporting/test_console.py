@@ -96,6 +96,17 @@ def test_the_plan_says_what_is_not_tried_and_what_a_full_training_is() -> None:
     assert "num_epochs, weight_decay" in text
 
 
+def test_after_a_dry_run_the_plan_says_how_long_a_full_training_takes() -> None:
+    settings = search_settings()
+    side = max(settings.train.image_size)
+    costs = [EpochCost(image_size=side + 32, epoch_s=900.0), EpochCost(image_size=side, epoch_s=120.0)]
+    expected = Estimate(mean_s=60, low_s=30, high_s=90)
+    text = " ".join(shown(plan(settings, {"images": {"train": 100}}, {}, costs=costs, expected=expected)).split())
+    assert "78 steps with the default's batches of 8, about 12 min" in text
+    costs[1] = EpochCost(image_size=side, epoch_s=None)
+    assert ", about 12 min" not in shown(plan(settings, {"images": {"train": 100}}, {}, costs=costs, expected=expected))
+
+
 def test_the_plan_says_how_large_the_defects_are_and_how_many_tiles_there_are() -> None:
     sizes = [
         {"where": None, "count": 9, "sides_px": [6, 12, 23]},
