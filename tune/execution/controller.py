@@ -208,13 +208,8 @@ class Controller:
         configuration needs more than there is, and the sampler should learn that.
         """
         self._with_worker.discard(trial.number)
-        self._write(
-            AttemptFailed,
-            trial=trial.number,
-            after_epoch=trial.epochs,
-            reason=outcome.reason,
-            out_of_memory=outcome.out_of_memory,
-        )
+        what = {"reason": outcome.reason, "out_of_memory": outcome.out_of_memory}
+        self._write(AttemptFailed, trial=trial.number, after_epoch=trial.epochs, **what)
         failures = trial.failures_here()
         if len(failures) <= RETRIES:
             return
