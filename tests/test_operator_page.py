@@ -410,6 +410,7 @@ def test_everything_has_a_name_and_a_role(page: Page, client: Client) -> None:
 def test_tab_reaches_everything_in_the_order_in_which_it_is_seen(page: Page, client: Client) -> None:
     inspected(client)
     visit(page, client)
+    expect(page.locator("#good")).to_be_visible()  # with the inspection, after the connection
     page.locator("#operator").focus()
     order = ["operator"]
     for _ in range(12):
