@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hypothesis import strategies as st
+
 from tests.builders import START_MS, epoch_report
 from tune.history.events import SearchEnded, SearchStarted, State, TrialShortened
 from tune.history.table import Table, Trial
@@ -16,6 +18,7 @@ from tune.space import Params
 from vqc.epoch import EpochReport, Scores
 
 EPOCH_S = 2.3  # of ``epoch_report``
+VALUES = st.floats(0.01, 1)  # what a detector that has found something may have
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "batch_size": {"choices": [2, 4, 8, 16]},

@@ -118,17 +118,6 @@ class SearchEnded(_Event):
     reason: SearchEndReason
 
 
-Event: TypeAlias = (
-    SearchStarted
-    | SearchResumed
-    | TrialProposed
-    | TrialStarted
-    | EpochMeasured
-    | TrialPaused
-    | TrialShortened
-    | AttemptFailed
-    | TrialEnded
-    | WorkerReplaced
-    | SearchEnded
-)
+TrialEvent: TypeAlias = TrialStarted | EpochMeasured | TrialPaused | TrialShortened | AttemptFailed | TrialEnded
+Event: TypeAlias = SearchStarted | SearchResumed | TrialProposed | TrialEvent | WorkerReplaced | SearchEnded
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from tune.history.events import (
     AttemptFailed,
@@ -16,6 +15,7 @@ from tune.history.events import (
     SearchStarted,
     State,
     TrialEnded,
+    TrialEvent,
     TrialPaused,
     TrialProposed,
     TrialShortened,
@@ -25,8 +25,6 @@ from tune.settings import Budget, SearchSettings
 from vqc.config import TrainConfig, parse_record
 from vqc.epoch import EpochReport
 from vqc.errors import SearchError
-
-_TrialEvent: TypeAlias = TrialStarted | EpochMeasured | TrialPaused | TrialShortened | AttemptFailed | TrialEnded
 
 
 @dataclass(kw_only=True)
@@ -78,7 +76,7 @@ class Trial:
         """Failed attempts since its latest epoch."""
         return [failure for failure in self.failures if failure.after_epoch == self.epochs]
 
-    def apply(self, event: _TrialEvent) -> None:
+    def apply(self, event: TrialEvent) -> None:
         """Take one more event of this trial into account."""
         self._extend_spans(event)
         match event:
@@ -102,7 +100,7 @@ class Trial:
                     self.after_outage, self.failures = True, []
                 self.state, self.reason, self.ended_s = event.state, event.reason, event.awake_s
 
-    def _extend_spans(self, event: _TrialEvent) -> None:
+    def _extend_spans(self, event: TrialEvent) -> None:
         if isinstance(event, TrialStarted):
             self.spans_s.append([event.awake_s, event.awake_s])
         elif self.spans_s and self.state == "running":

@@ -31,7 +31,7 @@ RANKED = 4  # until so many times ``startup_trials`` were proposed;
 OPENING = (3, 5, 6)  # of six or more initial points and default, so many pass the highest rung, the next, any lower;
 MIN_PROBABILITY = 0.1  # after that, each trial with this probability of becoming the best,
 MIN_COMPLETED_SHARE = 0.35  # or the likeliest, while completed trials have less than this share of all epochs
-LAST_SHARE = 1 / 3  # of the hours, at most, in which the best paused trials are finished and nothing new is tried
+LAST_SHARE = 1 / 3  # of the hours, at most, in which the best paused trials are finished before anything new is tried
 MIN_COMPLETED = 3  # trials that run all epochs in any case by the end; with fewer, nobody knows what others may gain
 
 

@@ -67,7 +67,7 @@ def next_step(table: Table, settings: SearchSettings, *, left_s: float, with_wor
         if promoted is not None:
             if promoted.number in with_worker:
                 return None  # until a worker starts it, it still looks paused: the next slot waits that long
-            num_epochs = _epochs_of(table, settings, promoted, left_s=left_s)
+            num_epochs = _epochs_of(table, settings, promoted, left_s=left_s, search_s=search_s)
             if num_epochs > promoted.epochs:
                 return Promote(promoted, num_epochs)
         elif not all_tried(table, settings):
@@ -114,22 +114,17 @@ def is_complete(table: Table, settings: SearchSettings) -> bool:
 
 def for_searched_s(table: Table, settings: SearchSettings, *, left_s: float) -> float:
     """Of the seconds left those for searched trials: without what the default and the repeats need at the end."""
-    return left_s if math.isinf(left_s) else left_s - _kept_s(table, settings, left_s=left_s)
+    if math.isinf(left_s):
+        return left_s
+    return left_s - rest_s(table, settings, at_most_s=table.whole_hours * 3600 * MAX_RESERVED, left_s=left_s)
 
 
-def _kept_s(table: Table, settings: SearchSettings, *, left_s: float) -> float:
-    """Of the seconds left those that are kept for an epoch under way, the default and the repeats."""
-    return rest_s(table, settings, at_most_s=table.whole_hours * 3600 * MAX_RESERVED, left_s=left_s)
-
-
-def _epochs_of(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float) -> int:
+def _epochs_of(table: Table, settings: SearchSettings, trial: Trial, *, left_s: float, search_s: float) -> int:
     """``num_epochs`` of a trial that is promoted now. Time is kept for the default: near the end it takes no more."""
-    search_s = for_searched_s(table, settings, left_s=left_s)
     if trial is not default_to_complete(table):
         return promoted_epochs(table, settings, trial, left_s=search_s)
-    if is_late(table, search_s) and not all_tried(table, settings):
-        return last_epoch(trial, _kept_s(table, settings, left_s=left_s))
-    return last_epoch(trial, left_s)
+    waited_for = is_late(table, search_s) and not all_tried(table, settings)
+    return last_epoch(trial, left_s - search_s if waited_for else left_s)
 
 
 def _begun(table: Table, settings: SearchSettings, *, left_s: float, with_worker: Set[int]) -> list[Trial]:

@@ -20,7 +20,7 @@ from tune.history.events import (
     SearchResumed,
     SearchStarted,
     TrialEnded,
-    TrialPaused,
+    TrialEvent,
     TrialProposed,
     TrialShortened,
     TrialStarted,
@@ -35,9 +35,7 @@ from vqc.tracking.mlflow_client import Point, RunStatus
 
 RunKey: TypeAlias = int  # a trial's number, from 1; 0 is the parent
 PARENT: RunKey = 0
-_TrialEvent: TypeAlias = (
-    TrialProposed | TrialStarted | EpochMeasured | TrialPaused | TrialShortened | AttemptFailed | TrialEnded
-)
+_TrialEvent: TypeAlias = TrialProposed | TrialEvent
 
 _STATUS: dict[Ended, RunStatus] = {
     "completed": "FINISHED",

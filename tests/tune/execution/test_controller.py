@@ -179,14 +179,10 @@ def work_side_by_side(controller: Controller, now_s: list[float], *, seed: int) 
             begin(task.trial.number, task.after_epoch + 1)
         if not running:
             return
-        begun_s = now_s[0]
         now_s[0], number, epoch = heapq.heappop(running)
-        limit, _ = traits[controller.table.trials[number].repeats or number]
-        report = epoch_report(epoch, ap50=limit * (1 - 0.7**epoch)).model_copy(
-            update={"train_s": traits[controller.table.trials[number].repeats or number][1], "eval_s": 0.0}
-        )
-        assert begun_s <= now_s[0]
-        if went_on(controller, number, report):
+        limit, epoch_s = traits[controller.table.trials[number].repeats or number]
+        report = epoch_report(epoch, ap50=limit * (1 - 0.7**epoch))
+        if went_on(controller, number, report.model_copy(update={"train_s": epoch_s, "eval_s": 0.0})):
             begin(number, epoch + 1)
 
 

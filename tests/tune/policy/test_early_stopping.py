@@ -13,6 +13,7 @@ from tests.tables import (
     HIGHER,
     RUNG,
     TWELVE,
+    VALUES,
     add_trial,
     decided,
     late,
@@ -23,8 +24,6 @@ from tests.tables import (
 )
 from tune.history.table import Table, Trial
 from tune.policy.early_stopping import decide
-
-VALUES = st.floats(0.01, 1)  # what a detector that has found something may have
 
 
 def without_score(trial: Trial) -> None:

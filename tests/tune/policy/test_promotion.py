@@ -12,6 +12,7 @@ from tests.tables import (
     HIGHER,
     RUNG,
     TWELVE,
+    VALUES,
     add_trial,
     decided,
     late,
@@ -25,8 +26,6 @@ from tune.history.table import Table, Trial
 from tune.policy.early_stopping import MAX_PAUSED, decide, trials_to_prune
 from tune.policy.promotion import OPENING, REDUCTION_FACTOR, next_promotion
 from tune.settings import SearchSettings
-
-VALUES = st.floats(0.01, 1)  # what a detector that has found something may have
 
 
 def add_epoch(trial: Trial) -> None:
