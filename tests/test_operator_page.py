@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import (
     BROWSER,
@@ -117,6 +117,19 @@ def test_what_is_no_photograph_is_refused_in_the_servers_words(page: Page, clien
     visit(page, client)
     upload(page, b"hello", name="notes.txt")
     expect(page.locator("#notice p")).to_have_text(client.inspect(b"hello").json["detail"])
+    expect(page.locator("#word")).to_have_text("Ready")
+
+
+def test_the_verdict_on_an_earlier_part_never_takes_the_place_of_a_photograph_just_brought(
+    page: Page, client: Client
+) -> None:
+    earlier, asked = inspected(client, GOOD), list[Route]()
+    page.route("**/v1/inspections?*", lambda route: asked.append(route))  # the history's answer is late
+    visit(page, client)
+    upload(page, b"hello", name="notes.txt")
+    expect(page.locator("#notice p")).to_contain_text("JPEG")
+    asked[0].continue_()
+    expect(page.locator(f"#list [data-id='{earlier['id']}']")).to_be_visible()
     expect(page.locator("#word")).to_have_text("Ready")
 
 

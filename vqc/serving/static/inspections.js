@@ -12,12 +12,15 @@ const PAGE = 50; // inspections asked for at a time
 export async function readHistory({ older = false } = {}) {
   const query = new URLSearchParams(`limit=${PAGE}&${$("filter").value}`);
   if (older) query.set("cursor", state.cursor);
+  const brought = state.brought;
   const page = await read(`/v1/inspections?${query}`);
   state.items = older ? [...state.items, ...page.items] : page.items;
   state.cursor = page.next_cursor;
   const same = state.items.find((item) => item.id === state.shown?.id);
   if (same) state.shown = same;
-  if (state.following && !older && !state.draft && state.items[0] && !$("filter").value)
+  // The verdict on an earlier part must not appear where that on a photograph just brought is waited for.
+  const awaited = state.busy || state.brought > brought;
+  if (state.following && !older && !state.draft && !awaited && state.items[0] && !$("filter").value)
     show(state.items[0], { itself: true });
   render();
 }
@@ -71,6 +74,7 @@ export async function inspect(files) {
   for (const file of files) {
     Object.assign(state, {
       busy: file.name || "photograph",
+      brought: state.brought + 1,
       shown: null,
       draft: null,
       heat: null,
