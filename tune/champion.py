@@ -99,7 +99,8 @@ def _compared(newcomer: Newcomer, champion: ChampionInfo, tracker: Tracker) -> V
             predictor = open_predictor(path)
             check_categories(path, predictor, newcomer.data)
         except ModelError as error:
-            return _incomparable(f"{version} cannot be used: {error.what}")
+            what = error.what.replace(str(path), path.name)  # the copy is gone by the time somebody reads it
+            return _incomparable(f"{version} cannot be used: {what}")
         theirs = predictor.calibration
         if theirs is None:
             return _incomparable(f"{version} has no operating point")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def test_a_champion_that_cannot_be_run_stays(
     verdict = judge(newcomer(bundle, data, perfect(measured)), tracker, force=False)
     assert (verdict.decision, verdict.champion) == ("incomparable", False)
     assert says in verdict.reason
+    assert tempfile.gettempdir() not in verdict.reason
+
+
+def test_a_champion_of_other_categories_stays(
+    registry: Tracker, bundle: Path, data: Data, measured: Evaluated, capfd: pytest.CaptureFixture[str]
+) -> None:
+    renamed = tuple(replace(one, name=f"{one.name} 2") for one in data.categories)
+    other = replace(data, train=replace(data.train, categories=renamed))
+    verdict = judge(newcomer(bundle, other, perfect(measured)), registry, force=False)
+    assert (verdict.decision, verdict.champion) == ("incomparable", False)
+    assert verdict.reason.startswith("version 1 cannot be used: model.safetensors: finds ")
+    assert capfd.readouterr() == ("", "")  # MLflow would show the progress of its downloads
 
 
 def test_a_failure_while_registering_keeps_the_champion(

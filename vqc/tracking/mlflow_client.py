@@ -41,6 +41,7 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",  # no warning where git is missing
     "MLFLOW_CONFIGURE_LOGGING": "false",  # its messages go to the program's own log
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the terminal belongs to the progress display
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A server that is down is noticed in seconds; whoever calls decides when to try again.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
