@@ -11,7 +11,7 @@ from tune.history.table import Table, Trial
 from tune.policy.early_stopping import RungDecision
 from tune.policy.promotion import all_tried
 from tune.policy.propose import Proposal, propose, sample
-from tune.settings import SearchSettings
+from tune.settings import Dimension, SearchSettings
 from tune.space import Params
 from vqc.seeding import stream_seed
 
@@ -32,7 +32,7 @@ def propose_random(table: Table, settings: SearchSettings) -> Proposal:
 def propose_by_tpe(table: Table, settings: SearchSettings, *, multivariate: bool) -> Proposal:
     """What Ray's ``OptunaSearch`` would propose: Optuna's TPE over the ranges, with last values; the default first.
 
-    Stopped trials count as complete. For spaces of ranges only.
+    Stopped trials count as complete.
     """
     import optuna
 
@@ -102,11 +102,15 @@ def _seed(table: Table, settings: SearchSettings) -> int:
 
 
 def _ranges(settings: SearchSettings) -> dict[str, BaseDistribution]:
-    from optuna.distributions import FloatDistribution, IntDistribution
+    return {name: _range(dimension) for name, dimension in settings.space.items()}
 
-    return {
-        name: IntDistribution(int(dimension.low or 0), int(dimension.high or 0), log=dimension.log)
-        if dimension.integer
-        else FloatDistribution(dimension.low or 0.0, dimension.high or 0.0, log=dimension.log)
-        for name, dimension in settings.space.items()
-    }
+
+def _range(dimension: Dimension) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if dimension.choices is not None:
+        return CategoricalDistribution(dimension.choices)
+    low, high = dimension.low or 0.0, dimension.high or 0.0
+    if dimension.integer:
+        return IntDistribution(int(low), int(high), log=dimension.log)
+    return FloatDistribution(low, high, log=dimension.log)

@@ -72,12 +72,15 @@ class Process:
         return self.output_variance * _matern(squared)[0]
 
 
-def fit(points: Array, values: Array, *, unordered: Sequence[bool]) -> Process:
+def fit(
+    points: Array, values: Array, *, unordered: Sequence[bool], noise_variance: tuple[float, float] = NOISE_VARIANCE
+) -> Process:
     """The process with the most probable lengths, output variance and noise, given finite values [n] at points [n, d].
 
     Args:
         points: in the unit cube; equal choices of a dimension without order have equal coordinates.
         unordered: per dimension, whether its values have no order.
+        noise_variance: its logarithm's prior, of values of variance 1: mean and standard deviation.
     """
     from scipy.linalg import cho_factor, cho_solve
     from scipy.optimize import minimize
@@ -85,7 +88,7 @@ def fit(points: Array, values: Array, *, unordered: Sequence[bool]) -> Process:
     mean, scale = float(values.mean()), float(values.std()) or 1.0
     target = (values - mean) / scale
     squared = _squared_distances(points, points, unordered)
-    prior = np.array([INVERSE_SQUARED_LENGTH] * len(unordered) + [OUTPUT_VARIANCE, NOISE_VARIANCE])
+    prior = np.array([INVERSE_SQUARED_LENGTH] * len(unordered) + [OUTPUT_VARIANCE, noise_variance])
     found = minimize(
         lambda theta: _negative_log_posterior(theta, squared, target, prior),
         prior[:, 0],
