@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -120,17 +122,87 @@ def test_what_is_no_photograph_is_refused_in_the_servers_words(page: Page, clien
     expect(page.locator("#word")).to_have_text("Ready")
 
 
-def test_the_verdict_on_an_earlier_part_never_takes_the_place_of_a_photograph_just_brought(
+def held(page: Page, pattern: str, method: str) -> list[Route]:
+    """The requests of a kind from now on, which are not answered until ``continue_`` is called on them."""
+    routes: list[Route] = []
+
+    def hold(route: Route) -> None:
+        routes.append(route) if route.request.method == method else route.continue_()
+
+    page.route(pattern, hold)
+    return routes
+
+
+def released(page: Page, routes: list[Route], index: int = 0) -> None:
+    """Let a request that is held pass, as soon as there is one."""
+    deadline_s = time.monotonic() + 10
+    while len(routes) <= index and time.monotonic() < deadline_s:
+        page.wait_for_timeout(20)
+    routes[index].continue_()
+
+
+def test_the_verdict_on_an_earlier_part_never_takes_the_place_of_a_photograph_that_was_refused(
     page: Page, client: Client
 ) -> None:
-    earlier, asked = inspected(client, GOOD), list[Route]()
-    page.route("**/v1/inspections?*", lambda route: asked.append(route))  # the history's answer is late
+    earlier = inspected(client, GOOD)
+    reads = held(page, "**/v1/inspections?*", "GET")  # the history's answer is late
     visit(page, client)
     upload(page, b"hello", name="notes.txt")
     expect(page.locator("#notice p")).to_contain_text("JPEG")
-    asked[0].continue_()
+    released(page, reads)
     expect(page.locator(f"#list [data-id='{earlier['id']}']")).to_be_visible()
     expect(page.locator("#word")).to_have_text("Ready")
+    page.locator("#filter").select_option("verdict=good")  # neither when it is read again
+    released(page, reads, 1)
+    page.locator("#filter").select_option("")
+    released(page, reads, 2)
+    expect(page.locator(f"#list [data-id='{earlier['id']}']")).to_be_visible()
+    expect(page.locator("#word")).to_have_text("Ready")
+
+
+def test_a_photograph_brought_while_another_is_inspected_waits_for_its_own_verdict(page: Page, client: Client) -> None:
+    visit(page, client)
+    posts = held(page, "**/v1/inspections", "POST")
+    upload(page, jpeg(GOOD, SIZE), name="one.jpg")
+    expect(page.locator("#subject")).to_have_text("one.jpg")
+    upload(page, jpeg(DEFECTIVE, SIZE), name="two.jpg")
+    released(page, posts)
+    expect(page.locator("#list")).to_contain_text("one.jpg")
+    expect(page.locator("#subject")).to_have_text("two.jpg")
+    expect(page.locator("#word")).to_have_text("Inspecting")
+    released(page, posts, 1)
+    expect(page.locator("#word")).to_have_text("Defective")
+    expect(page.locator("#subject")).to_contain_text("two.jpg")
+
+
+def test_an_earlier_part_that_is_looked_at_meanwhile_keeps_its_name(page: Page, client: Client) -> None:
+    earlier = inspected(client, GOOD)
+    visit(page, client)
+    posts = held(page, "**/v1/inspections", "POST")
+    upload(page, jpeg(DEFECTIVE, SIZE), name="new.jpg")
+    page.locator(f"#list [data-id='{earlier['id']}']").click()
+    expect(page.locator("#word")).to_have_text("Good")
+    expect(page.locator("#subject")).not_to_contain_text("new.jpg")
+    page.keyboard.press("Escape")
+    expect(page.locator("#word")).to_have_text("Inspecting")
+    expect(page.locator("#subject")).to_have_text("new.jpg")
+    released(page, posts)
+    expect(page.locator("#word")).to_have_text("Defective")
+
+
+def test_a_part_that_comes_while_the_history_is_read_stays_in_it(page: Page, client: Client) -> None:
+    visit(page, client)
+    reads = held(page, "**/v1/inspections?*", "GET")
+    page.locator("#filter").select_option("verdict=good")
+    released(page, reads)
+    page.keyboard.press("Escape")  # all again: read, but not yet told
+    later = inspected(client, DEFECTIVE)
+    expect(page.locator("#word")).to_have_text("Defective")
+    older = json.dumps({"items": [], "next_cursor": None})
+    reads[1].fulfill(status=200, content_type="application/json", body=older)  # what it was before that part
+    expect(page.locator("#list [data-id]")).to_have_count(1)
+    expect(page.locator(f"#list [data-id='{later['id']}']")).to_be_visible()
+    expect(page.locator("#word")).to_have_text("Defective")
 
 
 def test_a_photograph_that_is_cut_off_is_shown_as_unreadable_and_never_as_good(page: Page, client: Client) -> None:

@@ -9,18 +9,25 @@ import { say } from "./words.js";
 const LONGEST_LIST = 500; // inspections held before the list is read anew
 const PAGE = 50; // inspections asked for at a time
 
+let reads = 0; // of the history: only the answer to the latest counts
+let inspecting = null; // the file
+let done = Promise.resolve(); // once all files brought so far were inspected
+
 export async function readHistory({ older = false } = {}) {
+  const number = (reads += 1);
+  const known = new Set(state.items.map((item) => item.id));
   const query = new URLSearchParams(`limit=${PAGE}&${$("filter").value}`);
   if (older) query.set("cursor", state.cursor);
-  const brought = state.brought;
   const page = await read(`/v1/inspections?${query}`);
-  state.items = older ? [...state.items, ...page.items] : page.items;
+  if (number !== reads) return;
+  page.items.forEach((item) => known.add(item.id));
+  const since = state.items.filter((item) => !known.has(item.id)); // those that came while it was read
+  state.items = older ? [...state.items, ...page.items] : [...since, ...page.items];
   state.cursor = page.next_cursor;
   const same = state.items.find((item) => item.id === state.shown?.id);
   if (same) state.shown = same;
   // The verdict on an earlier part must not appear where that on a photograph just brought is waited for.
-  const awaited = state.busy || state.brought > brought;
-  if (state.following && !older && !state.draft && !awaited && state.items[0] && !$("filter").value)
+  if (state.following && !older && !state.draft && !state.awaited && state.items[0] && !$("filter").value)
     show(state.items[0], { itself: true });
   render();
 }
@@ -30,12 +37,18 @@ function listed(item) {
   return !name || (name === "verdict" ? item.verdict === value : String(Boolean(item.review)) === value);
 }
 
+/** Into the list, newest first: an id sorts after all earlier ones. */
+function insert(item) {
+  state.items = [item, ...state.items].sort((one, other) => (one.id < other.id ? 1 : -1));
+}
+
 export function arrived(item) {
   if (state.items.some((known) => known.id === item.id) || state.shown?.id === item.id) return changed(item);
-  if (listed(item)) state.items.unshift(item);
+  if (listed(item)) insert(item);
   if (state.items.length > LONGEST_LIST) void attempt(readHistory);
-  if (state.following && !state.draft && !state.busy) show(item, { itself: true });
-  else Object.assign(state, { missed: state.missed + 1, following: Boolean(state.busy) });
+  if (state.following && !state.draft && !state.busy) {
+    if (!state.shown || item.id > state.shown.id) show(item, { itself: true });
+  } else Object.assign(state, { missed: state.missed + 1, following: Boolean(state.busy) });
   return render();
 }
 
@@ -51,15 +64,17 @@ export function show(item, { itself = false } = {}) {
     void drawPhotograph(item);
   }
   if (!itself) Object.assign(state, { draft: null, shownBy: { itself: false, at: 0 } });
+  state.awaited = false;
   state.following = !item || item.id === state.items[0]?.id || itself;
   if (state.following) state.missed = 0;
   render();
 }
 
-/** The newest inspection, whatever the filter, and those that follow. */
+/** The photograph that is being inspected, else the newest inspection, whatever the filter, and those that follow. */
 export async function goLive() {
   $("filter").value = "";
-  Object.assign(state, { following: true, draft: null, missed: 0 });
+  Object.assign(state, { following: true, draft: null, missed: 0, awaited: Boolean(state.busy) });
+  if (state.busy) awaitVerdict();
   await attempt(readHistory);
 }
 
@@ -70,30 +85,39 @@ export function move(step) {
   document.querySelector("#list [aria-current]")?.scrollIntoView({ block: "nearest" });
 }
 
-export async function inspect(files) {
-  for (const file of files) {
-    Object.assign(state, {
-      busy: file.name || "photograph",
-      brought: state.brought + 1,
-      shown: null,
-      draft: null,
-      heat: null,
-      following: true,
-      zoom: 1,
-    });
-    void drawBlob(file, () => state.busy && !state.shown);
-    render();
-    const item = await attempt(() => post(file));
+/** One after the other, those too that are brought while others are inspected. */
+export function inspect(files) {
+  for (const file of files) done = done.catch(() => {}).then(() => inspectOne(file));
+  return done;
+}
+
+async function inspectOne(file) {
+  inspecting = file;
+  Object.assign(state, { busy: file.name || "photograph", draft: null, following: true });
+  awaitVerdict();
+  let item = null;
+  try {
+    item = await attempt(() => post(file));
+  } finally {
     state.busy = null;
-    if (item) {
-      if (!state.items.some((known) => known.id === item.id) && listed(item)) state.items.unshift(item);
-      show(item);
-      state.following = true;
-    } else if (!state.shown) {
-      clearCanvas($("photo"));
-    }
     render();
   }
+  if (item) {
+    if (!state.items.some((known) => known.id === item.id) && listed(item)) insert(item);
+    show(item);
+    state.following = true;
+  } else if (!state.shown) {
+    clearCanvas($("photo"));
+  }
+  render();
+}
+
+/** Show the photograph that is being inspected, which has no verdict yet. */
+function awaitVerdict() {
+  const file = inspecting;
+  Object.assign(state, { awaited: true, shown: null, heat: null, zoom: 1 });
+  void drawBlob(file, () => state.busy && file === inspecting && !state.shown);
+  render();
 }
 
 /** The inspection of a photograph. Where the queue is full, the server says how long to wait. */

@@ -17,7 +17,7 @@ export const state = {
   following: true, // whether the next inspection takes its place
   missed: 0, // inspections that came while an older one was looked at
   busy: null, // name of the file that is being inspected
-  brought: 0, // files that the operator has brought
+  awaited: false, // whether the verdict on the file last brought is not on the screen; after a failure it stays so
   draft: null, // boxes being edited: {etag, boxes, chosen, category, empty}
   heat: null, // "loading" | "shown" for the inspection on the screen
   zoom: 1,

@@ -45,7 +45,7 @@ export function renderVerdict() {
       ? element("small", {}, `highest score ${item.score.toFixed(2)}, rejects from ${digits(item.threshold)}`)
       : "",
   );
-  $("subject").textContent = busy ?? (item ? `${item.name ?? "photograph"}, ${time(item.created_at)}` : "");
+  $("subject").textContent = item ? `${item.name ?? "photograph"}, ${time(item.created_at)}` : (busy ?? "");
   $("correction").textContent = item?.review
     ? `${item.review.verdict === item.verdict ? "Confirmed" : `Corrected, the detector said ${item.verdict};`} ${item.review.reviewer ? `by ${item.review.reviewer}, ` : ""}${time(item.review.reviewed_at)}`
     : item?.review_requested
