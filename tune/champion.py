@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -99,7 +100,7 @@ def _compared(newcomer: Newcomer, champion: ChampionInfo, tracker: Tracker) -> V
             predictor = open_predictor(path)
             check_categories(path, predictor, newcomer.data)
         except ModelError as error:
-            what = error.what.replace(str(path), path.name)  # the copy is gone by the time somebody reads it
+            what = error.what.replace(f"{path.parent}{os.sep}", "")  # the copy is gone by the time somebody reads it
             return _incomparable(f"{version} cannot be used: {what}")
         theirs = predictor.calibration
         if theirs is None:

@@ -130,14 +130,24 @@ def test_without_a_test_split_they_cannot_be_compared(registry: Tracker, bundle:
     assert "no test split" in verdict.reason
 
 
-@pytest.mark.parametrize(("spoil", "says"), [("calibration", "has no operating point"), ("weights", "cannot be used")])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("no calibration", "has no operating point"),
+        ("a damaged calibration", "cannot be used"),
+        ("no weights", "cannot be used"),
+    ],
+)
 def test_a_champion_that_cannot_be_run_stays(
     bundle: Path, data: Data, measured: Evaluated, tmp_path: Path, spoil: str, says: str
 ) -> None:
     old = tmp_path / "old"
     shutil.copytree(bundle, old)
     weights = old / "model.safetensors"
-    (calibration_path(weights) if spoil == "calibration" else weights).unlink()
+    if spoil == "a damaged calibration":
+        calibration_path(weights).write_text("{", encoding="utf-8")
+    else:
+        (weights if spoil == "no weights" else calibration_path(weights)).unlink()
     tracker = registered(Tracker(default_uri(tmp_path), artifacts=tmp_path / "files"), old)
     verdict = judge(newcomer(bundle, data, perfect(measured)), tracker, force=False)
     assert (verdict.decision, verdict.champion) == ("incomparable", False)
