@@ -25,7 +25,7 @@ def curves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recorded") / "curves.jsonl"
     lines = [
         {"params": {"learning_rate": rate, "batch_size": batch_size, "image_size": size}, "seed": 0,
-         "train_s": size / 2, "ap50": known_curve(rate, batch_size)}
+         "cpu_s": size / 2, "ap50": known_curve(rate, batch_size)}
         for rate in (3e-4, 6e-4, 1.2e-3, 2.4e-3, 4.8e-3, 1e-2) for batch_size in (2, 4, 8, 16) for size in (224, 448)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -46,7 +46,7 @@ def test_a_search_comes_near_the_best_in_less_than_all_epochs(curves: Path, labe
     rival = next(rival for rival in RIVALS if rival.label == label)
     found = simulate(rival, 0, curves=curves)
     assert found == simulate(rival, 0, curves=curves)
-    assert 0.0 <= found.proposed <= found.completed <= found.end + 1e-9
+    assert -0.001 < found.proposed <= found.completed <= found.end + 1e-9
     assert found.end < 0.03 < found.short[0]
     assert len(found.short) == len(MARKS_S)
     assert 30 < found.epochs < 300

@@ -9,9 +9,9 @@ With ``--share`` several processes train, each into a file of its own.
 
 ``search`` simulates searches of thirty trials, one at a time, on what was recorded. AP50 after each epoch is that of a
 Gaussian process through the recorded values, whose noise is fitted, and the residuals of a recorded training that ends
-about as high: so trainings scatter as they do. The table has how much the best trial so far, by what was measured,
-falls short in truth of the best there is: after so many seconds, at the end, and if the best one of all completed or
-of all proposed trials were known.
+about as high: so trainings scatter as they do. The table has how much the configuration that leads by what was measured
+so far would, after all epochs, fall short in truth of the best there is: after so many seconds, at the end, and if the
+best one of all completed or of all proposed trials were known. A search that ended sooner stays as it was.
 """
 
 from __future__ import annotations
@@ -74,15 +74,16 @@ def record(data_folder: Path, out: Path, *, seed: int, part: int, parts: int) ->
     choices = [settings.space[name].choices or () for name in ("batch_size", "image_size")]
     grid = [dict(zip(settings.space, values, strict=True)) for values in itertools.product(even, *choices)]
     random.Random(seed).shuffle(grid)
-    done = [json.loads(line)["params"] for line in whole_lines(out)] if out.exists() else []
+    lines = [json.loads(line) for line in whole_lines(out)] if out.exists() else []
+    done = [line["params"] for line in lines if line["seed"] == seed]
     with LineFile(out) as file:
         for params in grid[part::parts]:
             if params in done:
                 continue
-            started_s = time.monotonic()
+            started_s = time.process_time()  # the machine may be shared
             config = resolve_weights(with_params(settings.train, params).model_copy(update={"seed": seed}))[0]
             scores = [epoch.report.scores for epoch in train(config, data, cache=out.with_suffix(".cache"))]
-            line = {"params": params, "seed": seed, "train_s": round(time.monotonic() - started_s, 1),
+            line = {"params": params, "seed": seed, "cpu_s": round(time.process_time() - started_s, 1),
                     "ap50": [round(one.value("ap50"), 4) for one in scores]}  # fmt: skip
             file.append(json.dumps(line))
 
@@ -111,11 +112,12 @@ class Recorded:
         return np.array([process.predict(point)[0][0] for process in self.expected]).clip(0.0, 1.0)
 
     def scattered(self, curve: Array, rng: np.random.Generator) -> Array:
-        """The curve of one training of which this one is expected."""
+        """AP50 of one training, [epochs], of which ``curve`` is expected; residuals of a fit are rather small."""
         alike = np.argsort(np.abs(self.ends - curve[-1]), kind="stable")[:ALIKE]
         return np.asarray((curve + self.residuals[rng.choice(alike)]).clip(0.0, 1.0))
 
     def epoch_s(self, params: Params) -> float:
+        """CPU seconds of an epoch."""
         seconds = math.exp(self.duration.predict(np.array([self.space.to_unit(params)]))[0][0])
         return seconds / len(self.expected)
 
@@ -126,7 +128,7 @@ def recorded(path: Path) -> Recorded:
     lines = [json.loads(line) for line in whole_lines(path)]
     points = np.array([space.to_unit(line["params"]) for line in lines])
     values = np.array([line["ap50"] for line in lines])
-    seconds = np.log([line["train_s"] for line in lines])
+    seconds = np.log([line["cpu_s"] for line in lines])
     # The default prior of the noise is that of curves without any.
     process = partial(fit, unordered=space.unordered, noise_variance=NOISE_VARIANCE)
     expected, duration = tuple(process(points, column) for column in values.T), process(points, seconds)
@@ -147,7 +149,7 @@ def recorded(path: Path) -> Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Of one search: how much the best so far falls short at the marks and at the end, and what it took."""
+    """Of one search: by how much AP50 it falls short at the marks and at the end, and what it took."""
 
     short: tuple[float, ...]
     end: float
@@ -191,7 +193,9 @@ def simulate(rival: Rival, seed: int, *, curves: Path, rungs: Sequence[float] | 
             given_up.state = "stopped"
     ends = {number: curve[-1] for number, curve in expected.items()}
     return Outcome(
-        short=tuple(truth.best - next(ap50 for at_s, ap50 in reversed(history) if at_s <= mark) for mark in MARKS_S),
+        short=tuple(
+            truth.best - next((ap50 for at_s, ap50 in reversed(history) if at_s <= mark), 0.0) for mark in MARKS_S
+        ),
         end=truth.best - history[-1][1],
         completed=truth.best - max(ends[trial.number] for trial in table.completed),
         proposed=truth.best - max(ends.values()),
@@ -224,6 +228,8 @@ def show(curves: Path, rivals: Sequence[Rival], *, seeds: int, rungs: Sequence[f
 
 def _share(text: str) -> tuple[int, int]:
     part, parts = map(int, text.split("/"))
+    if not 0 <= part < parts:
+        raise argparse.ArgumentTypeError(f"expected 0/{parts} to {parts - 1}/{parts}, got {text}")
     return part, parts
 
 
@@ -246,6 +252,7 @@ def main() -> None:
         record(asked.data, asked.out, seed=asked.seed, part=asked.share[0], parts=asked.share[1])
         return
     rivals = [rival for rival in RIVALS if rival.label.startswith(tuple(asked.only)) and not rival.script]
+    rivals = [rival for rival in rivals if rival.opening != "oracle"]  # its other tasks are not recorded
     show(asked.curves, rivals, seeds=asked.seeds, rungs=asked.rungs, processes=asked.processes)
 
 
