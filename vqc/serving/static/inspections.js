@@ -37,14 +37,15 @@ function listed(item) {
   return !name || (name === "verdict" ? item.verdict === value : String(Boolean(item.review)) === value);
 }
 
-/** Into the list, newest first: an id sorts after all earlier ones. */
+/** Into the list, unless it is there or filtered out; newest first: an id sorts after all earlier ones. */
 function insert(item) {
+  if (!listed(item) || state.items.some((known) => known.id === item.id)) return;
   state.items = [item, ...state.items].sort((one, other) => (one.id < other.id ? 1 : -1));
 }
 
 export function arrived(item) {
   if (state.items.some((known) => known.id === item.id) || state.shown?.id === item.id) return changed(item);
-  if (listed(item)) insert(item);
+  insert(item);
   if (state.items.length > LONGEST_LIST) void attempt(readHistory);
   if (state.following && !state.draft && !state.busy) {
     if (!state.shown || item.id > state.shown.id) show(item, { itself: true });
@@ -73,7 +74,7 @@ export function show(item, { itself = false } = {}) {
 /** The photograph that is being inspected, else the newest inspection, whatever the filter, and those that follow. */
 export async function goLive() {
   $("filter").value = "";
-  Object.assign(state, { following: true, draft: null, missed: 0, awaited: Boolean(state.busy) });
+  Object.assign(state, { following: true, draft: null, missed: 0, awaited: false });
   if (state.busy) awaitVerdict();
   await attempt(readHistory);
 }
@@ -103,7 +104,7 @@ async function inspectOne(file) {
     render();
   }
   if (item) {
-    if (!state.items.some((known) => known.id === item.id) && listed(item)) insert(item);
+    insert(item);
     show(item);
     state.following = true;
   } else if (!state.shown) {
